@@ -1,0 +1,1 @@
+"""What the processes share. Imports none of them."""

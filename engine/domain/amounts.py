@@ -1,0 +1,64 @@
+"""Amounts: decimal text outside, integers in base units inside, binary floating point nowhere.
+
+An amount is a u64 on chain, so 1 .. 2**64 - 1 base units.
+"""
+
+from __future__ import annotations
+
+import re
+from decimal import ROUND_HALF_EVEN, Context, Decimal
+from typing import Final
+
+from engine.domain.tokens import Token
+
+MAX_AMOUNT: Final = 2**64 - 1
+"""In base units."""
+
+# Length and shape are checked before anything parses the text: `int(Decimal("1e300000"))` takes
+# seconds, and Decimal accepts "1_000", " 1 " and full-width digits.
+_DECIMAL: Final = re.compile(r"[0-9]{1,20}(?:\.[0-9]{1,18})?", re.ASCII)
+_PRICE: Final = Context(prec=12, rounding=ROUND_HALF_EVEN)
+
+
+def parse_amount(text: str, token: Token) -> int:
+    """Return the base units that a decimal number of whole tokens stands for.
+
+    Raises ValueError with a sentence for the user: not a plain decimal, more decimals than the
+    token has, zero, or more than 2**64 - 1 base units.
+    """
+    if not _DECIMAL.fullmatch(text):
+        shown = text if len(text) <= 40 else text[:37] + "..."
+        raise ValueError(f'was "{shown}"; must be a plain decimal number such as "1.5"')
+    whole, _, fraction = text.partition(".")
+    fraction = fraction.rstrip("0")
+    if len(fraction) > token.decimals:
+        raise ValueError(f"was {text}; {token.symbol} has at most {token.decimals} decimals")
+    amount = int(whole + fraction.ljust(token.decimals, "0"))
+    if amount == 0:
+        raise ValueError(f"was {text}; must be greater than zero")
+    if amount > MAX_AMOUNT:
+        raise ValueError(
+            f"was {text}; at most {format_amount(MAX_AMOUNT, token)} {token.symbol} fit on chain"
+        )
+    return amount
+
+
+def format_amount(amount: int, token: Token) -> str:
+    """Return base units as whole tokens, in plain decimal without trailing zeros: 1500000 -> "1.5"."""
+    digits = str(amount).rjust(token.decimals + 1, "0")
+    whole, fraction = (
+        digits[: len(digits) - token.decimals],
+        digits[len(digits) - token.decimals :].rstrip("0"),
+    )
+    return f"{whole}.{fraction}" if fraction else whole
+
+
+def format_price(input_amount: int, output_amount: int, input_token: Token, output_token: Token) -> str:
+    """Return output_token per input_token as plain decimal text, to 12 significant digits.
+
+    Amounts are in base units, greater than zero.
+    """
+    scaled_output = Decimal(output_amount).scaleb(input_token.decimals - output_token.decimals)
+    price = _PRICE.divide(scaled_output, Decimal(input_amount))
+    text = f"{price:f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text

@@ -1,0 +1,311 @@
+"""The life of an order. Read this file first.
+
+    PENDING -> ROUTING -> BUILDING -> SUBMITTED -> CONFIRMED     (or FAILED, CANCELLED, EXPIRED)
+
+Everything that affects an order's status is here, and nothing here does I/O. The rules:
+
+1. `next_step` says what to do with an order as it stands. It answers the same on the first run
+   and after a crash: recovery is the loop's first iteration.
+2. Doing it yields a fact (one of the dataclasses below). `apply` turns order + fact into the
+   order after it and the one event that tells of it. Nothing else makes an order.
+3. A move that TRANSITIONS does not list raises IllegalTransition. The database refuses it too.
+4. A transaction is recorded (Signed -> SUBMITTED) before its first byte leaves.
+5. From SUBMITTED only proof from the chain leads on: it landed, it failed for good, or it can
+   never land. No answer, a timeout, a cancel or expire_time prove nothing.
+6. `sequence` grows by one with every transition. A write is conditional on the sequence it was
+   decided from, so of two workers that hold the same order one is refused.
+
+The model check (tests/unit/engine/domain/test_lifecycle_model.py) walks every interleaving of two
+workers, crashes, lost sends, cancels, expiry and blocks through `next_step` and `apply`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from enum import Enum, auto
+from typing import Final
+
+from engine.domain.order import (
+    Attempt,
+    AttemptOutcome,
+    FailureReason,
+    Order,
+    OrderEvent,
+    OrderStatus,
+    RoutingDecision,
+)
+from engine.domain.retry import RetryPolicy
+
+PENDING, ROUTING, BUILDING, SUBMITTED = (
+    OrderStatus.PENDING,
+    OrderStatus.ROUTING,
+    OrderStatus.BUILDING,
+    OrderStatus.SUBMITTED,
+)
+CONFIRMED, FAILED, CANCELLED, EXPIRED = (
+    OrderStatus.CONFIRMED,
+    OrderStatus.FAILED,
+    OrderStatus.CANCELLED,
+    OrderStatus.EXPIRED,
+)
+
+TRANSITIONS: Final[Mapping[OrderStatus, frozenset[OrderStatus]]] = {
+    PENDING: frozenset({ROUTING, FAILED, CANCELLED, EXPIRED}),
+    ROUTING: frozenset({ROUTING, BUILDING, FAILED, CANCELLED, EXPIRED}),
+    BUILDING: frozenset({ROUTING, SUBMITTED, FAILED, CANCELLED, EXPIRED}),
+    # Not CANCELLED, not EXPIRED: a transaction cannot be recalled.
+    SUBMITTED: frozenset({ROUTING, CONFIRMED, FAILED}),
+    CONFIRMED: frozenset(),
+    FAILED: frozenset(),
+    CANCELLED: frozenset(),
+    EXPIRED: frozenset(),
+}
+
+CLOSED: Final = frozenset(status for status, after in TRANSITIONS.items() if not after)
+CANCELLABLE: Final = frozenset(status for status, after in TRANSITIONS.items() if CANCELLED in after)
+
+RETRYABLE: Final = frozenset(
+    {
+        FailureReason.NO_ROUTE,
+        FailureReason.SLIPPAGE_EXCEEDED,
+        FailureReason.TRANSACTION_EXPIRED,
+    }
+)
+"""What a fresh quote, or the same one a little later, may get past. The others are definitive."""
+
+
+class IllegalTransition(Exception):
+    """A move that TRANSITIONS does not list. Always a defect of ours."""
+
+
+class Step(Enum):
+    """What to do next with an order."""
+
+    START = auto()
+    """Take it up: PENDING -> ROUTING. A worker's claim does this in the same statement."""
+    ROUTE = auto()
+    """Quote the venues and choose a route, or find that there is none."""
+    BUILD = auto()
+    """Build and sign the transaction of the chosen route."""
+    SETTLE = auto()
+    """Send the recorded bytes (again) and look for proof of their outcome."""
+    EXPIRE = auto()
+    """Close it: expire_time has passed and nothing was broadcast."""
+    STOP = auto()
+    """Nothing: it is closed."""
+
+
+_STEPS: Final[Mapping[OrderStatus, Step]] = {
+    PENDING: Step.START,
+    ROUTING: Step.ROUTE,
+    BUILDING: Step.BUILD,
+}
+
+
+def next_step(order: Order, now: datetime) -> Step:
+    """Return what to do with the order as it stands; `now` is the database's clock."""
+    if order.status in CLOSED:
+        return Step.STOP
+    if order.status is SUBMITTED:
+        # Before expire_time is looked at: an open transaction is followed to its proof.
+        return Step.SETTLE
+    if order.spec.expire_time is not None and now >= order.spec.expire_time:
+        return Step.EXPIRE
+    return _STEPS[order.status]
+
+
+# ---- Facts: what became known by doing a step ----------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """A worker took the order up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Routed:
+    """A route was chosen."""
+
+    decision: RoutingDecision
+
+
+@dataclass(frozen=True, slots=True)
+class NotRouted:
+    """No pool can fill the order now."""
+
+    decision: RoutingDecision
+
+
+@dataclass(frozen=True, slots=True)
+class NotBuilt:
+    """No transaction could be built, or the node's simulation of it was refused; nothing was sent."""
+
+    reason: FailureReason
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Signed:
+    """The transaction is signed and about to be recorded. It has not been sent."""
+
+    attempt: Attempt
+
+
+@dataclass(frozen=True, slots=True)
+class Landed:
+    """Seen on chain without error. Amounts are what was really exchanged, in base units."""
+
+    input_amount: int
+    output_amount: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reverted:
+    """Seen on chain with an error, finalized: it had no effect and never will."""
+
+    reason: FailureReason
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Lapsed:
+    """Proved dead: finalized block height is beyond its last valid one, and it is not on chain."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """The client's cancel."""
+
+
+@dataclass(frozen=True, slots=True)
+class TimedOut:
+    """expire_time passed before broadcast."""
+
+
+Fact = Claimed | Routed | NotRouted | NotBuilt | Signed | Landed | Reverted | Lapsed | Cancelled | TimedOut
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """One move of an order: what it was, what it is, the event that tells of it."""
+
+    before: Order
+    order: Order
+    event: OrderEvent
+    delay_seconds: float = 0.0
+    """How long the order rests before it is due again."""
+    opened: Attempt | None = None
+    """To be recorded with this transition."""
+    closed: AttemptOutcome | None = None
+    """How the open attempt ended with this transition; None: not by this one."""
+
+
+def apply(order: Order, fact: Fact, policy: RetryPolicy, random: float = 0.0) -> Transition:
+    """Return the transition that `fact` makes of `order`.
+
+    `random` in [0, 1) spreads retries. Raises IllegalTransition when the order's status has no such
+    move: the caller acted on a state that `next_step` did not ask for.
+    """
+    match fact:
+        case Claimed():
+            return _move(order, ROUTING)
+        case Routed(decision):
+            route = decision.route
+            if route is None:
+                raise IllegalTransition("a Routed fact needs a route")
+            quoted = replace(
+                order,
+                route=route,
+                venue=route.venue,
+                input_amount=route.input_amount,
+                output_amount=route.output_amount,
+                # A later attempt starts clean; the events keep why the one before it ended.
+                tx_hash=None,
+                failure_reason=None,
+                failure_message=None,
+            )
+            return _move(quoted, BUILDING, before=order, decision=decision)
+        case NotRouted(decision):
+            return _retry_or_fail(
+                order, FailureReason.NO_ROUTE, decision.reason, policy, random, decision=decision
+            )
+        case NotBuilt(reason, message):
+            return _retry_or_fail(order, reason, message, policy, random)
+        case Signed(attempt):
+            signed = replace(order, tx_hash=attempt.tx_hash, open_attempt=attempt)
+            return _move(signed, SUBMITTED, before=order, opened=attempt)
+        case Landed(input_amount, output_amount):
+            landed = replace(order, input_amount=input_amount, output_amount=output_amount, open_attempt=None)
+            return _move(landed, CONFIRMED, before=order, closed=AttemptOutcome.LANDED)
+        case Reverted(reason, message):
+            return _retry_or_fail(order, reason, message, policy, random, closed=AttemptOutcome.REVERTED)
+        case Lapsed():
+            return _retry_or_fail(
+                order,
+                FailureReason.TRANSACTION_EXPIRED,
+                f"transaction {order.tx_hash} was not included before its blockhash expired",
+                policy,
+                random,
+                closed=AttemptOutcome.EXPIRED,
+            )
+        case Cancelled():
+            return _move(order, CANCELLED)
+        case TimedOut():
+            return _move(order, EXPIRED)
+
+
+def _retry_or_fail(
+    order: Order,
+    reason: FailureReason,
+    message: str,
+    policy: RetryPolicy,
+    random: float,
+    *,
+    decision: RoutingDecision | None = None,
+    closed: AttemptOutcome | None = None,
+) -> Transition:
+    explained = replace(order, failure_reason=reason, failure_message=message)
+    if closed is not None:
+        explained = replace(explained, open_attempt=None)
+    if reason not in RETRYABLE or order.attempt >= policy.max_attempts:
+        return _move(explained, FAILED, before=order, decision=decision, closed=closed)
+    return _move(
+        replace(explained, attempt=order.attempt + 1, route=None),
+        ROUTING,
+        before=order,
+        delay_seconds=policy.delay_seconds(order.attempt, random),
+        decision=decision,
+        closed=closed,
+    )
+
+
+def _move(
+    order: Order,
+    status: OrderStatus,
+    *,
+    before: Order | None = None,
+    delay_seconds: float = 0.0,
+    decision: RoutingDecision | None = None,
+    opened: Attempt | None = None,
+    closed: AttemptOutcome | None = None,
+) -> Transition:
+    before = before or order
+    if status not in TRANSITIONS[before.status]:
+        raise IllegalTransition(f"order {before.order_id}: {before.status} -> {status}")
+    after = replace(order, status=status, sequence=before.sequence + 1)
+    event = OrderEvent(
+        order_id=after.order_id,
+        sequence=after.sequence,
+        status=status,
+        attempt=after.attempt,
+        venue=after.venue,
+        input_amount=after.input_amount,
+        output_amount=after.output_amount,
+        tx_hash=after.tx_hash,
+        failure_reason=after.failure_reason,
+        failure_message=after.failure_message,
+        decision=decision,
+    )
+    return Transition(before, after, event, delay_seconds, opened, closed)

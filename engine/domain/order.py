@@ -1,0 +1,210 @@
+"""The nouns: an order, what was asked, what happened, what was offered.
+
+All frozen: a change is a new value. Amounts are integers in base units; an amount's token is the
+spec's input_token or output_token. Times are aware datetimes in UTC.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from uuid import UUID
+
+from engine.domain.amounts import format_price
+from engine.domain.order_types import MARKET, OrderType
+from engine.domain.tokens import Token
+
+
+class Side(StrEnum):
+    BUY = "buy"
+    """Exact output: receives exactly `amount` of output_token."""
+    SELL = "sell"
+    """Exact input: spends exactly `amount` of input_token."""
+
+
+class OrderStatus(StrEnum):
+    """Where an order is in its life. lifecycle.py holds the table of moves between them."""
+
+    PENDING = "pending"
+    """Accepted; waits for a worker or for its trigger. A worker's claim moves it on."""
+    ROUTING = "routing"
+    """Comparing venues. The worker that holds the lease moves it on."""
+    BUILDING = "building"
+    """Route chosen; building and signing. The worker that holds the lease moves it on."""
+    SUBMITTED = "submitted"
+    """Signed transaction recorded; it may be on the network. Only proof from the chain moves it on."""
+    CONFIRMED = "confirmed"
+    """Closed: the swap is on chain."""
+    FAILED = "failed"
+    """Closed: nothing was swapped and nothing can be."""
+    CANCELLED = "cancelled"
+    """Closed on the client's request, before broadcast."""
+    EXPIRED = "expired"
+    """Closed by expire_time, before broadcast."""
+
+
+class FailureReason(StrEnum):
+    """Why an attempt did not succeed; on a closed order, why it failed."""
+
+    NO_ROUTE = "no_route"
+    SLIPPAGE_EXCEEDED = "slippage_exceeded"
+    INSUFFICIENT_FUNDS = "insufficient_funds"
+    VENUE_REJECTED = "venue_rejected"
+    TRANSACTION_REVERTED = "transaction_reverted"
+    TRANSACTION_EXPIRED = "transaction_expired"
+    INTERNAL = "internal"
+
+
+class AttemptOutcome(StrEnum):
+    """How a recorded transaction ended. None, while it may still land."""
+
+    LANDED = "landed"
+    REVERTED = "reverted"
+    EXPIRED = "expired"
+
+
+@dataclass(frozen=True, slots=True)
+class OrderSpec:
+    """What the client asked for. Never changes."""
+
+    side: Side
+    amount: int
+    """Of input_token if SELL, of output_token if BUY."""
+    input_token: Token
+    output_token: Token
+    slippage_bps: int | None = None
+    """None: the server's default, whatever it is when the order is built."""
+    expire_time: datetime | None = None
+    """None: never."""
+    type: OrderType = MARKET
+
+    @property
+    def amount_token(self) -> Token:
+        return self.input_token if self.side is Side.SELL else self.output_token
+
+
+@dataclass(frozen=True, slots=True)
+class Quote:
+    """What one pool offers for the whole amount."""
+
+    venue: str
+    """As users read it: "Raydium", "Meteora"."""
+    kind: str
+    """The venue's program: "raydium_cpmm"."""
+    pool: str
+    """Base58 address."""
+    input_amount: int | None = None
+    """None if refused."""
+    output_amount: int | None = None
+    """None if refused."""
+    fee_ppm: int = 0
+    """Hundredths of a basis point of the leg the fee is taken from."""
+    price_impact_ppm: int = 0
+    refusal: str | None = None
+    """Why the pool cannot fill the order; None if it can."""
+
+
+@dataclass(frozen=True, slots=True)
+class RouteLeg:
+    venue: str
+    kind: str
+    pool: str
+    input_amount: int
+    output_amount: int
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """How an order is to be filled."""
+
+    legs: tuple[RouteLeg, ...]
+    input_amount: int
+    output_amount: int
+    threshold_amount: int
+    """Least output (SELL) or most input (BUY) the program will accept on chain."""
+
+    @property
+    def venue(self) -> str:
+        return self.legs[0].venue
+
+
+@dataclass(frozen=True, slots=True)
+class RoutingDecision:
+    """What every pool offered for one attempt, what was chosen, and why."""
+
+    attempt: int
+    slot: int
+    """The slot whose pool accounts were quoted."""
+    quotes: tuple[Quote, ...]
+    """Best first, refusals last."""
+    route: Route | None
+    """None if no pool could fill the order."""
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One signed transaction of an order. Recorded before it is broadcast."""
+
+    attempt: int
+    tx_hash: str
+    """Base58 of the first signature: the transaction's id on the network."""
+    raw_transaction: bytes
+    """The signed bytes. Only these are ever sent, however often."""
+    last_valid_block_height: int
+    """It can land up to and including this block height."""
+
+
+@dataclass(frozen=True, slots=True)
+class OrderEvent:
+    """One transition of one order, complete in itself."""
+
+    order_id: UUID
+    sequence: int
+    """1, 2, 3 ... per order, without gaps."""
+    status: OrderStatus
+    attempt: int
+    create_time: datetime | None = None
+    """The database's clock; None until it is stored."""
+    venue: str | None = None
+    input_amount: int | None = None
+    """Quoted until CONFIRMED, then realised."""
+    output_amount: int | None = None
+    tx_hash: str | None = None
+    failure_reason: FailureReason | None = None
+    """On FAILED why; on ROUTING, why the attempt before did not succeed."""
+    failure_message: str | None = None
+    decision: RoutingDecision | None = None
+    """On the event that a routing decision led to; None on all others."""
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """An order as it stands."""
+
+    order_id: UUID
+    spec: OrderSpec
+    status: OrderStatus = OrderStatus.PENDING
+    sequence: int = 1
+    """Of its latest event. Every write is conditional on it."""
+    attempt: int = 1
+    venue: str | None = None
+    input_amount: int | None = None
+    output_amount: int | None = None
+    tx_hash: str | None = None
+    failure_reason: FailureReason | None = None
+    failure_message: str | None = None
+    route: Route | None = None
+    """While BUILDING, and after; None before."""
+    open_attempt: Attempt | None = None
+    """The transaction that may still land; None if there is none."""
+    create_time: datetime | None = None
+    update_time: datetime | None = None
+
+
+def price_of(spec: OrderSpec, input_amount: int | None, output_amount: int | None) -> str | None:
+    """Return output_token per input_token as decimal text; None while there are no amounts."""
+    if not input_amount or output_amount is None:
+        return None
+    return format_price(input_amount, output_amount, spec.input_token, spec.output_token)

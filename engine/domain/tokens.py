@@ -1,0 +1,35 @@
+"""Tokens the engine trades: symbol, mint address, decimals.
+
+Mint addresses are those of Solana mainnet.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    symbol: str
+    mint: str
+    """Base58 address of the mint account."""
+    decimals: int
+    """One whole token is 10**decimals base units."""
+
+
+SOL: Final = Token("SOL", "So11111111111111111111111111111111111111112", 9)
+USDC: Final = Token("USDC", "EPjFWdd5AufqSSqeM2qN1xzybapC8G4wEGGkZwyTDt1v", 6)
+USDT: Final = Token("USDT", "Es9vMFrzaCERmJfrF4H2FYD4KCoNkY11McCe8BenwNYB", 6)
+BONK: Final = Token("BONK", "DezXAZ8z7PnrnRJjz3wXBoRgixCa6xjnB7YaB1pPB263", 5)
+JUP: Final = Token("JUP", "JUPyiwrYJFskUPiHa7hkeR8VUtAeFoSYbKedZNsDvCN", 6)
+RAY: Final = Token("RAY", "4k3Dyjzvzp8eMZWUXbBCjEvwSkkk59S5iCNLY3QrkX6R", 6)
+
+TOKENS: Final = (SOL, USDC, USDT, BONK, JUP, RAY)
+
+_BY_NAME: Final = {token.symbol: token for token in TOKENS} | {token.mint: token for token in TOKENS}
+
+
+def find_token(symbol_or_mint: str) -> Token | None:
+    """Return the token of that symbol (case matters) or mint address; None if it is not known."""
+    return _BY_NAME.get(symbol_or_mint)

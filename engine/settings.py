@@ -1,0 +1,176 @@
+"""Settings: every one, with its name in the environment, its default and what it means.
+
+Read from the environment, then from `.env` in the working folder, then the default. `.env.example`
+is this file's contents as users see them (a test keeps the two alike).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+
+class SettingsError(Exception):
+    """A setting cannot be used. The message is for the person who set it."""
+
+
+def _setting(default: Any, about: str) -> Any:
+    return field(default=default, metadata={"about": about})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    # ---- Addresses
+    host: str = _setting("127.0.0.1", "Address every port below is bound to; 0.0.0.0 for all interfaces")
+    port: int = _setting(3000, "REST, WebSocket and console")
+    grpc_port: int = _setting(50051, "gRPC OrderService")
+    grpc_host: str = _setting("127.0.0.1", "Where the gateway and the CLI find the gRPC server")
+    server_metrics_port: int = _setting(9101, "/metrics and /healthz of the server; 0 chooses a free one")
+    workers_metrics_port: int = _setting(
+        9102, "/metrics and /healthz of the first worker process; the next ones count up; 0 chooses"
+    )
+
+    # ---- Services. With `order-engine up`, an unset DB_HOST, REDIS_HOST or SOLANA_RPC_URL is embedded.
+    db_host: str = _setting("", "PostgreSQL host, or the folder of its socket; unset: embedded")
+    db_port: int = _setting(5432, "PostgreSQL port")
+    db_username: str = _setting("postgres", "PostgreSQL user")
+    db_password: str = _setting("", "PostgreSQL password")
+    db_name: str = _setting("order_execution_engine", "PostgreSQL database")
+    redis_host: str = _setting("", "Redis or Valkey host, or the path of its socket; unset: embedded")
+    redis_port: int = _setting(6379, "Redis port")
+    redis_password: str = _setting("", "Redis password")
+    solana_rpc_url: str = _setting("", "JSON-RPC address of a Solana node; unset: the embedded simnet")
+    solana_ws_url: str = _setting("", "Its WebSocket address; unset: the JSON-RPC address, port + 1")
+
+    # ---- Trading
+    wallet_path: str = _setting("", "Keypair file (JSON array of 64 numbers); unset: made in the data folder")
+    commitment: str = _setting(
+        "confirmed",
+        "confirmed or finalized: what CONFIRMED rests on",
+    )
+    slippage_bps: int = _setting(50, "Of orders that name none, in basis points")
+    max_attempts: int = _setting(3, "Transactions or routings an order may use up")
+    retry_base_seconds: float = _setting(0.5, "Backoff after the first attempt; doubles with each")
+    retry_cap_seconds: float = _setting(10.0, "Longest backoff")
+    resend_seconds: float = _setting(2.0, "How often an unconfirmed transaction's bytes are sent again")
+    priority_fee_micro_lamports: int = _setting(1000, "Compute unit price, in micro-lamports")
+
+    # ---- Capacity
+    max_open_orders: int = _setting(200_000, "Open orders before submits are refused with a retry hint")
+    max_in_flight: int = _setting(1000, "Orders one worker process executes at a time")
+    lease_seconds: float = _setting(10.0, "How long a silent worker's orders stay its own")
+    sweep_seconds: float = _setting(0.25, "How often workers look for due orders that nobody holds")
+
+    # ---- simnet
+    simnet_port: int = _setting(8899, "JSON-RPC of simnet; its WebSocket is on the next port")
+    simnet_slot_ms: int = _setting(400, "Slot length, 10 or more")
+    simnet_seed: int = _setting(1, "Same seed, same market")
+
+    # ---- Logs
+    log_level: str = _setting("INFO", "DEBUG, INFO, WARNING or ERROR")
+
+    def __post_init__(self) -> None:
+        """Raise SettingsError for values that make no sense together or alone."""
+        for name in ("port", "grpc_port", "server_metrics_port", "workers_metrics_port", "simnet_port"):
+            if not 0 <= getattr(self, name) <= 65535:
+                raise SettingsError(f"{name.upper()} was {getattr(self, name)}; must be between 0 and 65535")
+        if self.commitment not in ("confirmed", "finalized"):
+            raise SettingsError(f'COMMITMENT was "{self.commitment}"; must be confirmed or finalized')
+        if not 0 <= self.slippage_bps <= 10_000:
+            raise SettingsError(f"SLIPPAGE_BPS was {self.slippage_bps}; must be between 0 and 10000")
+        if self.max_attempts < 1:
+            raise SettingsError(f"MAX_ATTEMPTS was {self.max_attempts}; must be 1 or more")
+        if self.simnet_slot_ms < 10:
+            raise SettingsError(f"SIMNET_SLOT_MS was {self.simnet_slot_ms}; must be 10 or more")
+        if self.log_level not in ("DEBUG", "INFO", "WARNING", "ERROR"):
+            raise SettingsError(f'LOG_LEVEL was "{self.log_level}"; must be DEBUG, INFO, WARNING or ERROR')
+
+    @property
+    def database(self) -> str:
+        """libpq connection string. `db_host` may be a socket's folder."""
+        parts = {
+            "host": self.db_host or "127.0.0.1",
+            "port": str(self.db_port),
+            "user": self.db_username,
+            "password": self.db_password,
+            "dbname": self.db_name,
+        }
+        return " ".join(f"{key}='{_quoted(value)}'" for key, value in parts.items() if value)
+
+    @property
+    def redis_url(self) -> str:
+        """redis:// or, where `redis_host` is a path, unix://."""
+        secret = f":{self.redis_password}@" if self.redis_password else ""
+        if self.redis_host.startswith("/"):
+            return f"unix://{secret}{self.redis_host}"
+        return f"redis://{secret}{self.redis_host or '127.0.0.1'}:{self.redis_port}"
+
+    @property
+    def node_url(self) -> str:
+        return self.solana_rpc_url or f"http://127.0.0.1:{self.simnet_port}"
+
+    @property
+    def node_ws_url(self) -> str:
+        if self.solana_ws_url:
+            return self.solana_ws_url
+        node = urlsplit(self.node_url)
+        scheme = "wss" if node.scheme == "https" else "ws"
+        port = f":{node.port + 1}" if node.port else ""
+        return f"{scheme}://{node.hostname}{port}{node.path}"
+
+
+def load_settings(environ: Mapping[str, str] | None = None, env_file: Path | None = Path(".env")) -> Settings:
+    """Return the settings of this process. Raises SettingsError, naming the variable and what it may be."""
+    found = dict(_read_env_file(env_file)) if env_file is not None else {}
+    found.update(os.environ if environ is None else environ)
+    values: dict[str, Any] = {}
+    for setting in fields(Settings):
+        name = setting.name.upper()
+        text = found.get(name, "").strip()
+        if not text:
+            continue
+        kind = type(setting.default)
+        try:
+            values[setting.name] = kind(text)
+        except ValueError:
+            wanted = "a whole number" if kind is int else "a number"
+            raise SettingsError(f'{name} was "{text}"; must be {wanted}') from None
+    return Settings(**values)
+
+
+def settings_as_environ(settings: Settings) -> dict[str, str]:
+    """Return the environment that makes `load_settings` return these settings in a child process."""
+    return {setting.name.upper(): str(getattr(settings, setting.name)) for setting in fields(settings)}
+
+
+def env_example() -> str:
+    """Return the text of `.env.example`: every setting, its meaning and its default."""
+    lines = ["# Every setting with its default. Copy to .env and change what you need.", ""]
+    for setting in fields(Settings):
+        lines += [f"# {setting.metadata['about']}.", f"#{setting.name.upper()}={setting.default}", ""]
+    return "\n".join(lines).rstrip("\n") + "\n"
+
+
+def _read_env_file(path: Path) -> list[tuple[str, str]]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return []
+    pairs = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        line = line.strip()
+        if not line or line.startswith("#"):
+            continue
+        name, equals, value = line.removeprefix("export ").partition("=")
+        if not equals:
+            raise SettingsError(f'{path}, line {number}: "{line}" is not NAME=value')
+        pairs.append((name.strip(), value.strip().strip("\"'")))
+    return pairs
+
+
+def _quoted(value: str) -> str:
+    return value.replace("\\", "\\\\").replace("'", "\\'")
