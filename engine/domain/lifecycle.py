@@ -186,6 +186,22 @@ class TimedOut:
 
 Fact = Claimed | Routed | NotRouted | NotBuilt | Signed | Landed | Reverted | Lapsed | Cancelled | TimedOut
 
+_KNOWABLE: Final[Mapping[type[Fact], frozenset[OrderStatus]]] = {
+    Claimed: frozenset({PENDING}),
+    Routed: frozenset({ROUTING}),
+    NotRouted: frozenset({ROUTING}),
+    # Not SUBMITTED: it would open a second transaction beside the first.
+    NotBuilt: frozenset({PENDING, ROUTING, BUILDING}),
+    Signed: frozenset({BUILDING}),
+    Landed: frozenset({SUBMITTED}),
+    Reverted: frozenset({SUBMITTED}),
+    Lapsed: frozenset({SUBMITTED}),
+    Cancelled: CANCELLABLE,
+    TimedOut: frozenset({PENDING, ROUTING, BUILDING}),
+}
+"""In which statuses a fact can become known. The move alone does not tell: SUBMITTED -> ROUTING is
+right for Lapsed and would be a second swap for NotBuilt."""
+
 
 @dataclass(frozen=True, slots=True)
 class Transition:
@@ -205,9 +221,11 @@ class Transition:
 def apply(order: Order, fact: Fact, policy: RetryPolicy, random: float = 0.0) -> Transition:
     """Return the transition that `fact` makes of `order`.
 
-    `random` in [0, 1) spreads retries. Raises IllegalTransition when the order's status has no such
-    move: the caller acted on a state that `next_step` did not ask for.
+    `random` in [0, 1) spreads retries. Raises IllegalTransition when the fact cannot come of the
+    order's status: the caller acted on a state that `next_step` did not ask for.
     """
+    if order.status not in _KNOWABLE[type(fact)]:
+        raise IllegalTransition(f"order {order.order_id}: {type(fact).__name__} while {order.status}")
     match fact:
         case Claimed():
             return _move(order, ROUTING)
@@ -251,9 +269,14 @@ def apply(order: Order, fact: Fact, policy: RetryPolicy, random: float = 0.0) ->
                 closed=AttemptOutcome.EXPIRED,
             )
         case Cancelled():
-            return _move(order, CANCELLED)
+            return _move(_unexplained(order), CANCELLED, before=order)
         case TimedOut():
-            return _move(order, EXPIRED)
+            return _move(_unexplained(order), EXPIRED, before=order)
+
+
+def _unexplained(order: Order) -> Order:
+    """Return the order without the reason its attempt before did not succeed: it is not why it closes."""
+    return replace(order, failure_reason=None, failure_message=None)
 
 
 def _retry_or_fail(
