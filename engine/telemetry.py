@@ -1,0 +1,198 @@
+"""Logs and metrics: JSON lines on stderr, Prometheus figures, and the port they are served on.
+
+Every metric's name is here and nowhere else. They live in prometheus_client's default registry, which
+adds the process's CPU seconds and memory by itself. Each process has a registry of its own and
+serves it on its own port.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any, Final, Self
+
+from aiohttp import web
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
+
+# ---- Logs ----------------------------------------------------------------------------------------
+
+_STANDARD: Final = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
+"""What every record has. Whatever else a record carries came through `extra=`."""
+
+_CHATTY: Final = ("taskiq", "aiohttp.access", "asyncio")
+"""Libraries that write a line for each message or request at INFO."""
+
+
+class JsonFormatter(logging.Formatter):
+    """Writes a record as one line of JSON: time, level, process, logger, message, then what `extra=` gave.
+
+    JSON escapes CR, LF and, since it is kept to ASCII, every other character that could start a line
+    or steer a terminal: no logged text can forge a second entry.
+    """
+
+    def __init__(self, process: str) -> None:
+        super().__init__()
+        self._process = process
+
+    def format(self, record: logging.LogRecord) -> str:
+        moment = datetime.fromtimestamp(record.created, UTC)
+        entry: dict[str, Any] = {
+            "time": moment.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "level": record.levelname,
+            "process": self._process,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        for name, value in record.__dict__.items():
+            if name not in _STANDARD and name not in entry:
+                entry[name] = _plain(value)
+        if record.exc_info and record.exc_info[0] is not None:
+            entry["error"] = self.formatException(record.exc_info)
+        return json.dumps(entry, default=str)
+
+
+def _plain(value: Any) -> Any:
+    # NaN and infinity have no spelling in JSON; readers of the log would refuse the whole line.
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value
+
+
+def configure_logging(process: str, level: str) -> None:
+    """Send all logging to stderr as JSON lines that carry this process's name.
+
+    `level` is DEBUG, INFO, WARNING or ERROR. Say which order a line is about with
+    `extra={"order_id": order_id}`. Calling it again replaces what the call before set up.
+    """
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter(process))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level)
+    logging.captureWarnings(True)
+    for name in _CHATTY:
+        logging.getLogger(name).setLevel(logging.DEBUG if level == "DEBUG" else logging.WARNING)
+
+
+# ---- Metrics -------------------------------------------------------------------------------------
+
+# The moment each series was made is of no use here and doubles the lines of /metrics.
+disable_created_metrics()  # type: ignore[no-untyped-call]
+
+orders_by_status = Gauge("order_engine_orders", "Orders there are now, by status.", ["status"])
+transitions_total = Counter(
+    "order_engine_transitions", "Transitions committed, by status reached.", ["status"]
+)
+requests_total = Counter(
+    "order_engine_requests", "Calls answered, by method or route and by status code.", ["method", "code"]
+)
+retries_total = Counter("order_engine_retries", "Attempts that led to another, by reason.", ["reason"])
+
+stage_seconds = Histogram(
+    "order_engine_stage_seconds",
+    "Time an order spent in a stage: accept, queue, route, build, record, broadcast, land, total.",
+    ["stage"],
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120),
+)
+batch_size = Histogram(
+    "order_engine_batch_size",
+    "Items that crossed a process boundary together, by edge.",
+    ["edge"],
+    buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024),
+)
+
+sweeper_offered_total = Counter("order_engine_sweeper_offered", "Due orders the sweeper offered again.")
+sweeper_reclaimed_total = Counter(
+    "order_engine_sweeper_reclaimed", "Leases of dead workers the sweeper freed."
+)
+leases_held = Gauge("order_engine_leases_held", "Orders this process holds the lease of.")
+open_watches = Gauge("order_engine_open_watches", "Orders being watched through this process.")
+
+queue_messages_total = Counter(
+    "order_engine_queue_messages",
+    "Messages of the order queue, by what became of them: run, reclaimed, dropped.",
+    ["result"],
+)
+hints_dropped_total = Counter(
+    "order_engine_hints_dropped",
+    "Hints lost, by reason: publish_failed, offer_failed, malformed. Orders are late by them, never lost.",
+    ["reason"],
+)
+redis_up = Gauge("order_engine_redis_up", "1 while Redis answers this process, else 0.")
+node_errors_total = Counter(
+    "order_engine_node_errors", "Failed calls to the Solana node, by reason.", ["reason"]
+)
+
+
+def observe_batch(edge: str) -> Callable[[int], None]:
+    """Return what tells `batch_size` the size of each batch over this edge; for Coalescer(observe=...)."""
+    return batch_size.labels(edge).observe
+
+
+def render_metrics() -> tuple[bytes, str]:
+    """Return the body and the content type of a /metrics answer."""
+    return generate_latest(), CONTENT_TYPE_LATEST
+
+
+# ---- Probes --------------------------------------------------------------------------------------
+
+
+class ProbeServer:
+    """Serves /healthz and /metrics while its `async with` block runs.
+
+    `ready` returns None when the process does its work, else the reason why not. It is asked for
+    every probe and must not wait for anything.
+    """
+
+    def __init__(self, host: str, port: int, ready: Callable[[], str | None]) -> None:
+        self._host = host
+        self._ready = ready
+        self._runner: web.AppRunner | None = None
+        self.port = port
+        """Bound port; 0 becomes the one that was chosen when the block is entered."""
+
+    async def __aenter__(self) -> Self:
+        """Raise OSError when the port cannot be bound."""
+        app = web.Application()
+        app.add_routes([web.get("/healthz", self._healthz), web.get("/metrics", self._metrics)])
+        # A scrape under way at shutdown gets a second to finish.
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, self._host, self.port).start()
+        except OSError:
+            await runner.cleanup()
+            raise
+        self.port = runner.addresses[0][1]
+        self._runner = runner
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._runner is not None:
+            await self._runner.cleanup()
+            self._runner = None
+
+    async def _healthz(self, _request: web.Request) -> web.Response:
+        reason = self._ready()
+        return web.Response(text="ok\n") if reason is None else web.Response(text=f"{reason}\n", status=503)
+
+    async def _metrics(self, _request: web.Request) -> web.Response:
+        body, content_type = render_metrics()
+        return web.Response(body=body, headers={"Content-Type": content_type})

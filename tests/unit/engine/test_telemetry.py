@@ -1,0 +1,147 @@
+"""Logs are one JSON line an entry; metrics and health are served over HTTP."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Iterator
+from typing import Any
+from uuid import UUID
+
+import aiohttp
+import pytest
+
+from engine import telemetry
+from engine.coalesce import Coalescer
+
+ORDER_ID = UUID("01890a5d-ac96-774b-bcce-b302099a8057")
+
+
+@pytest.fixture
+def _logging_put_back() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    chatty = {name: logging.getLogger(name).level for name in telemetry._CHATTY}
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    logging.captureWarnings(False)
+    for name, before in chatty.items():
+        logging.getLogger(name).setLevel(before)
+
+
+def entry_of(**fields: Any) -> dict[str, Any]:
+    record = logging.makeLogRecord({"name": "engine.test", "levelname": "INFO", **fields})
+    line = telemetry.JsonFormatter("server").format(record)
+    assert "\n" not in line
+    assert "\r" not in line
+
+    def refuse(word: str) -> None:
+        raise AssertionError(f"{word} is not JSON")
+
+    entry: dict[str, Any] = json.loads(line, parse_constant=refuse)
+    return entry
+
+
+def test_an_entry_tells_when_how_grave_which_process_and_what() -> None:
+    entry = entry_of(msg="%d orders", args=(3,), created=1_700_000_000.25)
+    assert entry == {
+        "time": "2023-11-14T22:13:20.250Z",
+        "level": "INFO",
+        "process": "server",
+        "logger": "engine.test",
+        "message": "3 orders",
+    }
+
+
+def test_an_entry_carries_the_order_id_and_any_other_extra() -> None:
+    entry = entry_of(msg="claimed", order_id=ORDER_ID, attempt=2, venues=["Raydium", "Meteora"])
+    assert entry["order_id"] == str(ORDER_ID)
+    assert entry["attempt"] == 2
+    assert entry["venues"] == ["Raydium", "Meteora"]
+
+
+def test_line_breaks_in_logged_text_cannot_forge_an_entry() -> None:
+    text = 'x\r\n{"level":"ERROR"}\u2028\u0085\x1b[2J'
+    entry = entry_of(msg=text, order_id=text)
+    assert entry["message"] == text
+    assert entry["order_id"] == text
+
+
+def test_numbers_that_json_cannot_spell_stay_readable() -> None:
+    assert entry_of(msg="m", price=float("nan"))["price"] == "nan"
+
+
+def test_an_extra_cannot_replace_what_every_entry_says() -> None:
+    assert entry_of(msg="m", level="DEBUG", time="never")["level"] == "INFO"
+
+
+def test_an_exception_is_kept_with_its_traceback() -> None:
+    try:
+        raise ValueError("bad amount")
+    except ValueError:
+        entry = entry_of(msg="failed", exc_info=sys.exc_info())
+    assert entry["error"].startswith("Traceback")
+    assert entry["error"].endswith("ValueError: bad amount")
+
+
+@pytest.mark.usefixtures("_logging_put_back")
+def test_configured_logging_writes_lines_to_stderr_once(capsys: pytest.CaptureFixture[str]) -> None:
+    telemetry.configure_logging("workers", "INFO")
+    telemetry.configure_logging("workers", "INFO")
+    logger = logging.getLogger("engine.test")
+    logger.debug("too quiet")
+    logging.getLogger("taskiq.receiver").info("one for each message")
+    logger.info("heard", extra={"order_id": ORDER_ID})
+    lines = capsys.readouterr().err.splitlines()
+    assert [json.loads(line)["message"] for line in lines] == ["heard"]
+    assert json.loads(lines[0])["process"] == "workers"
+
+
+def sample(name: str, **labels: str) -> float:
+    value = telemetry.render_metrics()[0].decode()
+    label_text = ",".join(f'{key}="{text}"' for key, text in labels.items())
+    wanted = f"{name}{{{label_text}}} " if labels else f"{name} "
+    for line in value.splitlines():
+        if line.startswith(wanted):
+            return float(line.removeprefix(wanted))
+    return 0.0
+
+
+async def test_a_coalescer_reports_its_batches_by_edge() -> None:
+    async def perform(items: list[int]) -> list[int]:
+        return items
+
+    coalescer = Coalescer(perform, observe=telemetry.observe_batch("test"))
+    first, second = coalescer(1), coalescer(2)
+    assert [await first, await second] == [1, 2]
+    assert sample("order_engine_batch_size_sum", edge="test") == 2
+    assert sample("order_engine_batch_size_count", edge="test") == 1
+
+
+async def test_healthz_follows_readiness_and_metrics_are_served() -> None:
+    reason: str | None = "waiting for PostgreSQL"
+    async with (
+        telemetry.ProbeServer("127.0.0.1", 0, lambda: reason) as probe,
+        aiohttp.ClientSession(f"http://127.0.0.1:{probe.port}") as session,
+    ):
+        async with session.get("/healthz") as answer:
+            assert (answer.status, await answer.text()) == (503, "waiting for PostgreSQL\n")
+        reason = None
+        async with session.get("/healthz") as answer:
+            assert (answer.status, await answer.text()) == (200, "ok\n")
+        async with session.get("/metrics") as answer:
+            assert answer.status == 200
+            assert answer.content_type == "text/plain"
+            body = await answer.text()
+    assert "# TYPE order_engine_stage_seconds histogram" in body
+    assert "process_cpu_seconds_total" in body
+    assert "_created" not in body
+
+
+async def test_a_port_in_use_is_refused() -> None:
+    async with telemetry.ProbeServer("127.0.0.1", 0, lambda: None) as first:
+        with pytest.raises(OSError, match="address already in use"):
+            async with telemetry.ProbeServer("127.0.0.1", first.port, lambda: None):
+                raise AssertionError("two servers on one port")
