@@ -1,0 +1,1 @@
+"""The `order-engine` command: runs the engine, and speaks to one that runs."""

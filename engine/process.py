@@ -1,0 +1,105 @@
+"""The frame of every process: settings, logs, signals, exit codes.
+
+Imports little at the top, because `cli.child` loads this file in front of every child it starts.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from engine.settings import Settings
+
+_PR_SET_PDEATHSIG = 1  # prctl(2)
+
+UNUSABLE = 2
+"""Exit code of a process whose settings cannot be used or whose services cannot be reached."""
+
+
+class StartupError(Exception):
+    """The process cannot start. The message is one sentence for the person who started it."""
+
+
+def run(main: Callable[[Settings, asyncio.Event], Awaitable[None]], name: str) -> int:
+    """Run `main(settings, stopping)` as the process `name`; return the process's exit code.
+
+    `stopping` is set by the first SIGTERM or SIGINT: stop taking work, finish the step, return. The
+    second one ends the process at once, with the signal's own exit code. Settings that cannot be used
+    and a StartupError become one sentence on stderr and exit code 2.
+    """
+    import uvloop
+
+    from engine.settings import SettingsError, load_settings
+    from engine.telemetry import configure_logging
+
+    try:
+        settings = load_settings()
+        configure_logging(name, settings.log_level)
+        with _runner(uvloop.new_event_loop) as runner:
+            runner.run(_until_stopped(main, settings))
+    except (SettingsError, StartupError) as error:
+        print(f"{name}: {error}", file=sys.stderr)  # noqa: T201
+        return UNUSABLE
+    except BaseExceptionGroup as group:
+        # A TaskGroup of `main` wraps what its tasks raise.
+        refused, rest = group.split((SettingsError, StartupError))
+        if refused is None or rest is not None:
+            raise
+        print(f"{name}: {_first(refused)}", file=sys.stderr)  # noqa: T201
+        return UNUSABLE
+    return 0
+
+
+def die_with_parent(parent: int, signal_number: int = signal.SIGKILL) -> None:
+    """Have the kernel send this process `signal_number` when the process `parent` (a pid) ends, however it ends.
+
+    Linux only; elsewhere nothing happens. The setting survives exec, but not a change of user or of user
+    namespace: call it after those. It follows the *thread* that started this process, so start children
+    from a thread that lives as long as the process, the main one.
+    """
+    if sys.platform != "linux":
+        return
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_PDEATHSIG, int(signal_number), 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
+    # The parent may have ended before the setting was made: then nobody will send the signal.
+    if os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _runner(loop_factory: Callable[[], asyncio.AbstractEventLoop]) -> asyncio.Runner:
+    import asyncio
+
+    return asyncio.Runner(loop_factory=loop_factory)
+
+
+async def _until_stopped(main: Callable[[Settings, asyncio.Event], Awaitable[None]], settings: Settings) -> None:
+    import asyncio
+
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def stop(signal_number: signal.Signals) -> None:
+        if stopping.is_set():
+            signal.signal(signal_number, signal.SIG_DFL)
+            os.kill(os.getpid(), signal_number)
+        stopping.set()
+
+    for signal_number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signal_number, stop, signal_number)
+    await main(settings, stopping)
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
