@@ -133,7 +133,7 @@ def load_settings(environ: Mapping[str, str] | None = None, env_file: Path | Non
         text = found.get(name, "").strip()
         if not text:
             continue
-        kind = type(setting.default)
+        kind: type[str] | type[int] | type[float] = type(setting.default)
         try:
             values[setting.name] = kind(text)
         except ValueError:

@@ -1,0 +1,1 @@
+"""PostgreSQL is the truth: orders, their events, and the transactions broadcast for them."""

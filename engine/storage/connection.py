@@ -1,0 +1,109 @@
+"""One PostgreSQL connection that comes back, and says what a failure on it proves."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any, Final
+
+import psycopg
+from psycopg import adapt
+from psycopg.types.numeric import Int8BinaryDumper
+
+from engine.domain.errors import OutcomeUnknown, StoreUnavailable
+
+# Every statement is a look-up by key or a walk along an index, planned once for arrays of any length.
+# Planned on a fresh, empty database, a hash or merge join over a whole table would look as good, and
+# would stay in the prepared plan while the table grows.
+_OPTIONS: Final = (
+    "-c plan_cache_mode=force_generic_plan -c enable_seqscan=off -c enable_hashjoin=off"
+    " -c enable_mergejoin=off -c jit=off -c statement_timeout=10s -c TimeZone=UTC"
+    " -c client_connection_check_interval=2s"
+)
+
+# Refusals that pass: too many connections, out of memory or disk, starting up, shutting down,
+# deadlock, serialization, lock or statement timeout.
+_PASSING: Final = ("53", "57", "40", "55")
+
+
+class Connection:
+    """A connection of one edge of the store: connects when needed, one statement at a time.
+
+    Raises, from `run`:
+      StoreUnavailable  it did not happen: there is no connection, or the database refused for now
+      OutcomeUnknown    the connection broke while a write was under way: it may have happened
+      psycopg.Error     the database refused for good: a defect of ours
+    """
+
+    def __init__(self, conninfo: str, edge: str) -> None:
+        self._conninfo = conninfo
+        self._edge = edge
+        self._lock = asyncio.Lock()
+        self._connection: psycopg.AsyncConnection | None = None
+
+    async def run(self, statement: str, values: Mapping[str, Any], *, reads: bool = False) -> list[Any]:
+        """Run one statement and return its rows. A read whose connection broke is run once more."""
+        async with self._lock:
+            try:
+                return await self._run(statement, values)
+            except OutcomeUnknown as error:
+                if not reads:
+                    raise
+                try:
+                    return await self._run(statement, values)
+                except OutcomeUnknown:
+                    raise StoreUnavailable(str(error)) from error
+
+    async def close(self) -> None:
+        """Close the connection; a later `run` opens a new one."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.close()
+
+    async def _run(self, statement: str, values: Mapping[str, Any]) -> list[Any]:
+        connection = await self._connected()
+        try:
+            cursor = await connection.execute(statement, values, prepare=True, binary=True)
+            return await cursor.fetchall()
+        except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+            # The state an error leaves tells what it proves: a server that answers has not done it,
+            # a connection that broke has left us not knowing.
+            if connection.closed or connection.broken:
+                await self.close()
+                raise OutcomeUnknown(f"the connection to PostgreSQL broke: {_first_line(error)}") from error
+            if error.sqlstate is not None and error.sqlstate.startswith(_PASSING):
+                raise StoreUnavailable(f"PostgreSQL refused for now: {_first_line(error)}") from error
+            raise
+        except asyncio.CancelledError:
+            # psycopg has asked the server to cancel, and the answer was not read.
+            await self.close()
+            raise
+
+    async def _connected(self) -> psycopg.AsyncConnection:
+        if self._connection is not None and not self._connection.closed:
+            return self._connection
+        try:
+            connection = await psycopg.AsyncConnection.connect(
+                self._conninfo,
+                autocommit=True,
+                connect_timeout=3,
+                application_name=f"order-engine {self._edge}",
+                options=_OPTIONS,
+            )
+        except psycopg.OperationalError as error:
+            raise StoreUnavailable(f"PostgreSQL cannot be reached: {_first_line(error)}") from error
+        connection.prepared_max = 200
+        _fix_integer_width(connection.adapters)
+        self._connection = connection
+        return connection
+
+
+def _fix_integer_width(adapters: adapt.AdaptersMap) -> None:
+    # psycopg chooses int2, int4 or int8 by value, so that the same statement would be prepared once for
+    # every mixture of widths in its arrays.
+    adapters.register_dumper(int, Int8BinaryDumper)
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

@@ -1,0 +1,143 @@
+"""Rows to domain values and back. The only file that knows both shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+import msgspec
+
+from engine.domain.order import (
+    Attempt,
+    FailureReason,
+    Order,
+    OrderEvent,
+    OrderSpec,
+    OrderStatus,
+    RoutingDecision,
+    Side,
+)
+from engine.domain.order_types import ORDER_TYPES
+from engine.domain.tokens import Token, find_token
+
+_STATUS = {status.value: status for status in OrderStatus}
+_REASON = {reason.value: reason for reason in FailureReason}
+_SIDE = {side.value: side for side in Side}
+_encode_decision = msgspec.json.Encoder().encode
+_decode_decision = msgspec.json.Decoder(RoutingDecision).decode
+
+
+def decision_to_text(decision: RoutingDecision | None) -> str | None:
+    return None if decision is None else _encode_decision(decision).decode()
+
+
+def decision_from_text(text: str) -> RoutingDecision:
+    return _decode_decision(text)
+
+
+def token_from_mint(mint: str) -> Token:
+    """Raises LookupError for a token that was traded once and is no longer known to this program."""
+    token = find_token(mint)
+    if token is None:
+        raise LookupError(f"no token with mint {mint}")
+    return token
+
+
+def order_from_row(row: Sequence[Any]) -> Order:
+    """Return the order of a get_orders or claim_orders row."""
+    (
+        order_id,
+        type_name,
+        side,
+        amount,
+        input_mint,
+        output_mint,
+        slippage_bps,
+        expire_time,
+        status,
+        sequence,
+        attempt,
+        create_time,
+        update_time,
+        venue,
+        input_amount,
+        output_amount,
+        tx_hash,
+        failure_reason,
+        failure_message,
+        decision,
+        open_tx_hash,
+        open_raw_transaction,
+        open_last_valid_block_height,
+    ) = row
+    open_attempt = None
+    if open_tx_hash is not None:
+        open_attempt = Attempt(attempt, open_tx_hash, open_raw_transaction, open_last_valid_block_height)
+    return Order(
+        order_id=order_id,
+        spec=OrderSpec(
+            side=_SIDE[side],
+            amount=int(amount),
+            input_token=token_from_mint(input_mint),
+            output_token=token_from_mint(output_mint),
+            slippage_bps=slippage_bps,
+            expire_time=expire_time,
+            type=ORDER_TYPES[type_name](),
+        ),
+        status=_STATUS[status],
+        sequence=sequence,
+        attempt=attempt,
+        venue=venue,
+        input_amount=None if input_amount is None else int(input_amount),
+        output_amount=None if output_amount is None else int(output_amount),
+        tx_hash=tx_hash,
+        failure_reason=None if failure_reason is None else _REASON[failure_reason],
+        failure_message=failure_message,
+        route=None if decision is None else decision_from_text(decision).route,
+        open_attempt=open_attempt,
+        create_time=create_time,
+        update_time=update_time,
+    )
+
+
+def event_from_row(row: Sequence[Any]) -> OrderEvent:
+    """Return the event of an events_after row."""
+    (
+        order_id,
+        sequence,
+        status,
+        attempt,
+        create_time,
+        venue,
+        input_amount,
+        output_amount,
+        tx_hash,
+        failure_reason,
+        failure_message,
+    ) = row
+    return OrderEvent(
+        order_id=order_id,
+        sequence=sequence,
+        status=_STATUS[status],
+        attempt=attempt,
+        create_time=create_time,
+        venue=venue,
+        input_amount=None if input_amount is None else int(input_amount),
+        output_amount=None if output_amount is None else int(output_amount),
+        tx_hash=tx_hash,
+        failure_reason=None if failure_reason is None else _REASON[failure_reason],
+        failure_message=failure_message,
+    )
+
+
+def columns(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> dict[str, list[Any]]:
+    """Return rows as one array a column, the shape that unnest() takes."""
+    if not rows:
+        return {name: [] for name in names}
+    return {name: list(column) for name, column in zip(names, zip(*rows, strict=True), strict=True)}
+
+
+def uuid_ceiling() -> UUID:
+    """Return the id that every order id is less than."""
+    return UUID(int=(1 << 128) - 1)

@@ -1,0 +1,126 @@
+"""Bring the database to the schema this program is written for.
+
+Migrations are the numbered files in migrations/, applied in order, each in its own transaction,
+under one advisory lock so that processes that start together do not race. They only go forward, and a file
+that was applied is never edited: its checksum is kept and compared.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from importlib import resources
+from typing import Final
+
+import psycopg
+from psycopg import sql
+
+from engine.settings import Settings
+
+MINIMUM_POSTGRES: Final = 15
+_LOCK: Final = 0x6F72646572  # "order"
+
+
+class SchemaError(Exception):
+    """The database cannot be used by this program. One sentence, for an operator."""
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    number: int
+    name: str
+    text: str
+
+    @property
+    def checksum(self) -> str:
+        return hashlib.sha256(self.text.encode()).hexdigest()
+
+
+def read_migrations() -> list[Migration]:
+    """Return this program's migrations, in order. Raises SchemaError if the numbers are not 1, 2, 3 ..."""
+    found = []
+    for file in (resources.files("engine.storage") / "migrations").iterdir():
+        number, _, name = file.name.removesuffix(".sql").partition("_")
+        if file.name.endswith(".sql"):
+            found.append(Migration(int(number), name, file.read_text(encoding="utf-8")))
+    found.sort(key=lambda migration: migration.number)
+    if [migration.number for migration in found] != list(range(1, len(found) + 1)):
+        raise SchemaError("the migration files are not numbered 1, 2, 3 ...")
+    return found
+
+
+async def migrate(settings: Settings, migrations: list[Migration] | None = None) -> list[Migration]:
+    """Create the database if it is missing, apply what it lacks, and return what was applied.
+
+    Raises SchemaError: unreachable, too old, made by a newer program, or an applied migration differs.
+    """
+    migrations = read_migrations() if migrations is None else migrations
+    try:
+        connection = await _connect(settings)
+    except psycopg.OperationalError as error:
+        where = f"{settings.db_host or '127.0.0.1'}:{settings.db_port}"
+        raise SchemaError(f"PostgreSQL at {where} cannot be used: {_first_line(error)}") from error
+    try:
+        return await _apply(connection, migrations)
+    finally:
+        await connection.close()
+
+
+async def _connect(settings: Settings) -> psycopg.AsyncConnection:
+    try:
+        return await psycopg.AsyncConnection.connect(settings.database, autocommit=True, connect_timeout=5)
+    except psycopg.OperationalError as error:
+        # libpq reports a missing database without an SQLSTATE.
+        if f'database "{settings.db_name}" does not exist' not in str(error):
+            raise
+    maintenance = await psycopg.AsyncConnection.connect(
+        settings.database, dbname="postgres", autocommit=True, connect_timeout=5
+    )
+    try:
+        await maintenance.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(settings.db_name)))
+    except (psycopg.errors.DuplicateDatabase, psycopg.errors.UniqueViolation):
+        pass  # another process was quicker
+    finally:
+        await maintenance.close()
+    return await psycopg.AsyncConnection.connect(settings.database, autocommit=True, connect_timeout=5)
+
+
+async def _apply(connection: psycopg.AsyncConnection, migrations: list[Migration]) -> list[Migration]:
+    major = connection.info.server_version // 10000
+    if major < MINIMUM_POSTGRES:
+        raise SchemaError(f"PostgreSQL is version {major}; {MINIMUM_POSTGRES} or newer is needed")
+    applied_now = []
+    await connection.execute("SELECT pg_advisory_lock(%s)", (_LOCK,))
+    try:
+        await connection.execute(
+            "CREATE TABLE IF NOT EXISTS schema_migrations ("
+            " number integer PRIMARY KEY, name text NOT NULL, checksum text NOT NULL,"
+            " apply_time timestamptz NOT NULL DEFAULT now())"
+        )
+        cursor = await connection.execute("SELECT number, checksum FROM schema_migrations ORDER BY number")
+        applied: dict[int, str] = dict(await cursor.fetchall())
+        if applied and max(applied) > len(migrations):
+            raise SchemaError(
+                f"the database has migration {max(applied)}, this program knows {len(migrations)}: upgrade it"
+            )
+        for migration in migrations:
+            known = applied.get(migration.number)
+            if known is None:
+                async with connection.transaction():
+                    await connection.execute(migration.text.encode())
+                    await connection.execute(
+                        "INSERT INTO schema_migrations (number, name, checksum) VALUES (%s, %s, %s)",
+                        (migration.number, migration.name, migration.checksum),
+                    )
+                applied_now.append(migration)
+            elif known != migration.checksum:
+                raise SchemaError(
+                    f"migration {migration.number} ({migration.name}) was edited after it was applied"
+                )
+    finally:
+        await connection.execute("SELECT pg_advisory_unlock(%s)", (_LOCK,))
+    return applied_now
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,0 +1,413 @@
+"""The store: every SQL statement is run here, and many orders travel in each.
+
+Callers hand in one order at a time and await its result; the edges coalesce. Nothing here decides:
+transitions come from engine.domain.lifecycle and are written on the condition that the order still stands at
+the sequence they were decided from.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from importlib import resources
+from types import TracebackType
+from typing import Any, Final, Self
+from uuid import UUID
+
+from engine.coalesce import Coalescer
+from engine.domain.errors import OutcomeUnknown, RequestIdReused, StoreUnavailable
+from engine.domain.lifecycle import CLOSED, Transition
+from engine.domain.order import Order, OrderEvent, OrderSpec, OrderStatus, RoutingDecision
+from engine.domain.tokens import Token
+from engine.settings import Settings
+from engine.storage.connection import Connection
+from engine.storage.convert import (
+    columns,
+    decision_from_text,
+    decision_to_text,
+    event_from_row,
+    order_from_row,
+    token_from_mint,
+    uuid_ceiling,
+)
+
+_LOCK_CLASS: Final = 0x6F726472  # "ordr": the first half of a worker's advisory lock
+_MAX_BATCH: Final = 256
+
+
+def _read_queries() -> dict[str, str]:
+    text = (resources.files("engine.storage") / "queries.sql").read_text(encoding="utf-8")
+    parts = re.split(r"^-- name: (\w+)$", text, flags=re.MULTILINE)[1:]
+    return dict(zip(parts[::2], (query.strip() for query in parts[1::2]), strict=True))
+
+
+QUERIES: Final = _read_queries()
+"""The text of queries.sql by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewOrder:
+    """An order that is about to be stored."""
+
+    order_id: UUID
+    spec: OrderSpec
+    request_id: str | None
+    """None: the client wants no idempotency."""
+    fingerprint: bytes
+    """SHA-256 of what was asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    order: Order
+    deduplicated: bool
+    """True if the request_id was known and nothing new was stored."""
+
+
+@dataclass(frozen=True, slots=True)
+class WatchedOrder:
+    """What a watcher needs to know of an order before its first event."""
+
+    order_id: UUID
+    sequence: int
+    input_token: Token
+    output_token: Token
+
+
+Move = Sequence[Transition]
+"""One or more transitions of one order that follow from each other; stored together or not at all."""
+
+
+class Store:
+    """Orders in PostgreSQL. An async context manager; connects when first used.
+
+    Any method may raise StoreUnavailable (nothing happened, ask again later); writes may raise
+    OutcomeUnknown (read the order to learn what happened).
+    """
+
+    def __init__(
+        self, settings: Settings, observe: Callable[[str], Callable[[int], None]] | None = None
+    ) -> None:
+        """`observe(edge)` returns what is told the size of each of that edge's batches."""
+        self._connections = {
+            edge: Connection(settings.database, edge)
+            for edge in ("submit", "read", "watch", "list", "claim", "advance", "sweep", "lease")
+        }
+
+        def sizes(edge: str) -> Callable[[int], None] | None:
+            return observe(edge) if observe is not None else None
+
+        self.submit: Final = Coalescer(self._submit, max_batch=_MAX_BATCH, observe=sizes("submit"))
+        """NewOrder -> Submitted. Raises RequestIdReused."""
+        self.get: Final = Coalescer(self._get, max_batch=_MAX_BATCH, observe=sizes("get"))
+        """order_id -> Order | None."""
+        self.claim: Final = Coalescer(self._claim, max_batch=_MAX_BATCH, observe=sizes("claim"))
+        """(order_id, lease_owner) -> Order | None: None if it is not due or another has it."""
+        self.advance: Final = Coalescer(self._advance, max_batch=_MAX_BATCH, observe=sizes("advance"))
+        """Move -> Order | None: the order after it, None if it was superseded and nothing is stored."""
+        self.postpone: Final = Coalescer(self._postpone, max_batch=_MAX_BATCH)
+        """(order_id, lease_owner, delay_seconds) -> None: put down for a while, unchanged."""
+        # Until the first renewal answers, the host's clock stands in.
+        self._clock = (datetime.now(UTC), time.monotonic())
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for edge in (self.submit, self.get, self.claim, self.advance, self.postpone):
+            await edge.drain()
+        for connection in self._connections.values():
+            await connection.close()
+
+    # ---- Submitting and reading --------------------------------------------------------------
+
+    async def _submit(self, orders: list[NewOrder]) -> Sequence[Submitted | Exception]:
+        names = (
+            "order_id", "request_id", "request_fingerprint", "type", "side", "amount", "input_mint",
+            "output_mint", "slippage_bps", "expire_time",
+        )  # fmt: skip
+        rows = [
+            (
+                order.order_id,
+                order.request_id,
+                order.fingerprint,
+                order.spec.type.name,
+                order.spec.side.value,
+                str(order.spec.amount),
+                order.spec.input_token.mint,
+                order.spec.output_token.mint,
+                order.spec.slippage_bps,
+                order.spec.expire_time,
+            )
+            for order in orders
+        ]
+        try:
+            stored = dict(await self._write("submit", "submit_orders", columns(names, rows)))
+        except OutcomeUnknown as unknown:
+            # The connection broke around the COMMIT. What the record holds, happened.
+            stored = {
+                order.order_id: order.create_time
+                for order in await self._read_orders("submit", [order.order_id for order in orders])
+            }
+            if not stored:
+                raise StoreUnavailable("the order may not be stored: send it again") from unknown
+        taken = await self._taken([order for order in orders if order.order_id not in stored])
+        results: list[Submitted | Exception] = []
+        for order in orders:
+            if order.order_id in stored:
+                moment = stored[order.order_id]
+                fresh = Order(order.order_id, order.spec, create_time=moment, update_time=moment)
+                results.append(Submitted(fresh, deduplicated=False))
+            else:
+                results.append(taken[order.order_id])
+        return results
+
+    async def _taken(self, orders: list[NewOrder]) -> dict[UUID, Submitted | Exception]:
+        """Return, for each order that was not stored, the one its request_id names, or why there is none."""
+        if not orders:
+            return {}
+        wanted = [order.request_id for order in orders if order.request_id is not None]
+        rows = await self._read("submit", "orders_by_request_id", {"request_id": wanted})
+        known = {request_id: (order_id, fingerprint) for request_id, order_id, fingerprint in rows}
+        same = {
+            order.order_id: known[order.request_id][0]
+            for order in orders
+            if order.request_id in known and known[order.request_id][1] == order.fingerprint
+        }
+        found = await self._read_orders("submit", list(set(same.values())))
+        standing = {order.order_id: order for order in found}
+        results: dict[UUID, Submitted | Exception] = {}
+        for order in orders:
+            if order.order_id in same:
+                results[order.order_id] = Submitted(standing[same[order.order_id]], deduplicated=True)
+            elif order.request_id in known:
+                results[order.order_id] = RequestIdReused(str(order.request_id))
+            else:
+                results[order.order_id] = StoreUnavailable("the order was not stored: send it again")
+        return results
+
+    async def _get(self, order_ids: list[UUID]) -> Sequence[Order | None]:
+        found = {order.order_id: order for order in await self._read_orders("read", order_ids)}
+        return [found.get(order_id) for order_id in order_ids]
+
+    async def _read_orders(self, edge: str, order_ids: Iterable[UUID]) -> list[Order]:
+        rows = await self._read(edge, "get_orders", {"order_id": list(set(order_ids))})
+        return [order_from_row(row) for row in rows]
+
+    async def list_orders(
+        self, limit: int, before: UUID | None = None, statuses: Iterable[OrderStatus] = ()
+    ) -> list[Order]:
+        """Return up to `limit` orders older than `before`, newest first, of those statuses (none: all)."""
+        page = {"before": before or uuid_ceiling(), "limit": limit}
+        wanted = set(statuses)
+        closed, still_open = wanted & CLOSED, wanted - CLOSED
+        order_ids: set[UUID] = set()
+        if not wanted:
+            order_ids.update(row[0] for row in await self._read("list", "list_orders", page))
+        if closed:
+            rows = await self._read(
+                "list", "list_closed_orders", page | {"status": [status.value for status in closed]}
+            )
+            order_ids.update(row[0] for row in rows)
+        if still_open:
+            rows = await self._read(
+                "list", "list_open_orders", page | {"status": [status.value for status in still_open]}
+            )
+            order_ids.update(row[0] for row in rows)
+        orders = await self._read_orders("list", sorted(order_ids, reverse=True)[:limit])
+        return sorted(orders, key=lambda order: order.order_id, reverse=True)
+
+    async def routing_decisions(self, order_id: UUID) -> list[RoutingDecision]:
+        """Return every routing decision of an order, oldest first."""
+        rows = await self._read("list", "routing_decisions", {"order_id": order_id})
+        return [decision_from_text(row[0]) for row in rows]
+
+    async def open_orders_count(self, limit: int) -> int:
+        """Return how many orders are open, counting no further than `limit`."""
+        rows = await self._read("list", "open_orders_count", {"limit": limit})
+        return int(rows[0][0])
+
+    # ---- Watching -----------------------------------------------------------------------------
+
+    async def watched_orders(self, order_ids: Iterable[UUID]) -> dict[UUID, WatchedOrder]:
+        """Return what a watcher needs of each order that exists."""
+        rows = await self._read("watch", "watched_orders", {"order_id": list(order_ids)})
+        return {
+            order_id: WatchedOrder(
+                order_id, sequence, token_from_mint(input_mint), token_from_mint(output_mint)
+            )
+            for order_id, sequence, input_mint, output_mint in rows
+        }
+
+    async def events_after(self, cursors: Iterable[tuple[UUID, int]]) -> list[OrderEvent]:
+        """Return the events after each (order_id, sequence), in sequence per order."""
+        values = columns(("order_id", "after_sequence"), list(cursors))
+        return [event_from_row(row) for row in await self._read("watch", "events_after", values)]
+
+    # ---- Executing ----------------------------------------------------------------------------
+
+    async def _claim(self, claims: list[tuple[UUID, int]]) -> Sequence[Order | None]:
+        lease_owner = claims[-1][1]
+        # A claim made under a number this process has lost meanwhile takes nothing.
+        order_ids = [order_id for order_id, owner in claims if owner == lease_owner]
+        rows = await self._write("claim", "claim_orders", {"order_id": order_ids, "lease_owner": lease_owner})
+        claimed = {order.order_id: order for order in map(order_from_row, rows)}
+        return [claimed.pop(order_id, None) if owner == lease_owner else None for order_id, owner in claims]
+
+    async def _advance(self, moves: list[Move]) -> Sequence[Order | None]:
+        # Of two moves of one order only the first can be right; the second would break the statement.
+        first: dict[UUID, Move] = {}
+        for move in moves:
+            first.setdefault(move[0].before.order_id, move)
+        rows = await self._write("advance", "advance_orders", _advance_values(first.values()))
+        moved = {row[0] for row in rows}
+        results = []
+        for move in moves:
+            order_id = move[0].before.order_id
+            results.append(move[-1].order if order_id in moved and first[order_id] is move else None)
+        return results
+
+    async def _postpone(self, items: list[tuple[UUID, int, float]]) -> Sequence[None]:
+        groups: dict[tuple[int, float], list[UUID]] = {}
+        for order_id, lease_owner, delay_seconds in items:
+            groups.setdefault((lease_owner, delay_seconds), []).append(order_id)
+        for (lease_owner, delay_seconds), order_ids in groups.items():
+            await self._write(
+                "sweep",
+                "postpone_orders",
+                {"order_id": order_ids, "lease_owner": lease_owner, "delay_seconds": delay_seconds},
+            )
+        return [None] * len(items)
+
+    # ---- Leases -------------------------------------------------------------------------------
+
+    async def due_orders(self, limit: int, hint_seconds: float) -> list[UUID]:
+        """Return orders that are due and that nobody alive holds; new ones after `hint_seconds`."""
+        rows = await self._read("sweep", "due_orders", {"limit": limit, "hint_seconds": hint_seconds})
+        return [row[0] for row in rows]
+
+    async def leased_orders(self, lease_owner: int) -> list[UUID]:
+        """Return the open orders that the record says this worker holds."""
+        rows = await self._read("sweep", "leased_orders", {"lease_owner": lease_owner})
+        return [row[0] for row in rows]
+
+    async def start_lease_owner(self, lease_seconds: float) -> int:
+        """Register a worker process and return its number; its leases live while the connection does."""
+        rows = await self._write(
+            "lease", "start_lease_owner", {"lease_seconds": lease_seconds, "lock_class": _LOCK_CLASS}
+        )
+        return int(rows[0][0])
+
+    async def renew_lease(self, lease_owner: int, lease_seconds: float) -> bool:
+        """Keep all of a worker's leases; False if the worker has been declared dead meanwhile."""
+        rows = await self._write(
+            "lease", "renew_lease", {"lease_owner": lease_owner, "lease_seconds": lease_seconds}
+        )
+        if rows:
+            self._clock = (rows[0][0], time.monotonic())
+        return bool(rows)
+
+    async def end_lease_owner(self, lease_owner: int) -> None:
+        """Free whatever the worker still holds, and its advisory lock."""
+        await self._write("lease", "end_lease_owner", {"lease_owner": lease_owner})
+        await self._connections["lease"].close()
+
+    async def free_dead_owners(self, lease_owner: int) -> int:
+        """Free the leases of workers that are gone; return how many workers that were."""
+        rows = await self._write(
+            "sweep", "free_dead_owners", {"lease_owner": lease_owner, "lock_class": _LOCK_CLASS}
+        )
+        return len(rows)
+
+    # ---- The database's clock -----------------------------------------------------------------
+
+    def now(self) -> datetime:
+        """Return the database's time, the only clock that decides expiry; as of the last lease renewal."""
+        database_time, read_at = self._clock
+        return database_time + timedelta(seconds=time.monotonic() - read_at)
+
+    # ---- Statements ---------------------------------------------------------------------------
+
+    async def _read(self, edge: str, query: str, values: dict[str, Any]) -> list[Any]:
+        return await self._connections[edge].run(QUERIES[query], values, reads=True)
+
+    async def _write(self, edge: str, query: str, values: dict[str, Any]) -> list[Any]:
+        return await self._connections[edge].run(QUERIES[query], values)
+
+
+def _advance_values(moves: Iterable[Move]) -> dict[str, list[Any]]:
+    """Return moves as the arrays of advance_orders."""
+    positions, events, opened, closed = [], [], [], []
+    for move in moves:
+        before, last = move[0].before, move[-1]
+        after = last.order
+        positions.append(
+            (
+                after.order_id,
+                before.sequence,
+                after.sequence,
+                after.status.value,
+                after.attempt,
+                # Between attempts and once closed nobody holds it.
+                last.delay_seconds > 0 or after.status in CLOSED,
+                last.delay_seconds,
+            )
+        )
+        for transition in move:
+            event = transition.event
+            events.append(
+                (
+                    event.order_id,
+                    event.sequence,
+                    transition.before.status.value,
+                    event.status.value,
+                    event.attempt,
+                    event.venue,
+                    None if event.input_amount is None else str(event.input_amount),
+                    None if event.output_amount is None else str(event.output_amount),
+                    event.tx_hash,
+                    None if event.failure_reason is None else event.failure_reason.value,
+                    event.failure_message,
+                    decision_to_text(event.decision),
+                )
+            )
+            if (attempt := transition.opened) is not None:
+                opened.append(
+                    (
+                        event.order_id,
+                        attempt.attempt,
+                        attempt.tx_hash,
+                        attempt.raw_transaction,
+                        attempt.last_valid_block_height,
+                    )
+                )
+            if transition.closed is not None:
+                # The attempt that ended is the one the order stood at before this transition.
+                closed.append((event.order_id, transition.before.attempt, transition.closed.value))
+    return (
+        columns(_POSITION_COLUMNS, positions)
+        | columns(_EVENT_COLUMNS, events)
+        | columns(_OPENED_COLUMNS, opened)
+        | columns(_CLOSED_COLUMNS, closed)
+    )
+
+
+_POSITION_COLUMNS: Final = (
+    "order_id", "expected_sequence", "sequence", "status", "attempt", "rests", "delay_seconds",
+)  # fmt: skip
+_EVENT_COLUMNS: Final = tuple(
+    f"event_{name}"
+    for name in (
+        "order_id", "sequence", "previous_status", "status", "attempt", "venue", "input_amount",
+        "output_amount", "tx_hash", "failure_reason", "failure_message", "decision",
+    )
+)  # fmt: skip
+_OPENED_COLUMNS: Final = tuple(
+    f"opened_{name}" for name in ("order_id", "attempt", "tx_hash", "raw_transaction", "last_valid")
+)
+_CLOSED_COLUMNS: Final = ("closed_order_id", "closed_attempt", "closed_outcome")

@@ -1,0 +1,251 @@
+-- Every statement the engine runs on orders. postgres.py runs them; nothing else holds SQL but the
+-- migrations. Many orders travel in one statement, as arrays that unnest() lines up.
+
+-- name: submit_orders
+-- Store new orders with their first event. A request_id that is taken inserts nothing and returns
+-- nothing: its order is read by orders_by_request_id, in a second statement, because this one's
+-- snapshot may be older than the winner's commit.
+WITH submitted AS (
+    INSERT INTO orders (
+        order_id, request_id, request_fingerprint, type, side, amount, input_mint, output_mint, slippage_bps,
+        expire_time
+    )
+    SELECT * FROM unnest(
+        %(order_id)s::uuid[], %(request_id)s::text[], %(request_fingerprint)s::bytea[], %(type)s::text[],
+        %(side)s::order_side[], %(amount)s::numeric[], %(input_mint)s::text[], %(output_mint)s::text[],
+        %(slippage_bps)s::integer[], %(expire_time)s::timestamptz[]
+    )
+    ON CONFLICT (request_id) DO NOTHING
+    RETURNING order_id, create_time
+), told AS (
+    INSERT INTO order_events (order_id, sequence, status, attempt)
+    SELECT order_id, 1, 'pending', 1 FROM submitted
+)
+SELECT order_id, create_time FROM submitted;
+
+-- name: orders_by_request_id
+-- Which order each request_id names, and what was asked with it.
+SELECT request_id, order_id, request_fingerprint
+FROM orders
+WHERE request_id = ANY (%(request_id)s::text[]);
+
+-- name: get_orders
+-- Orders as they stand: spec, position, and what their latest event knows.
+SELECT o.order_id, o.type, o.side, o.amount, o.input_mint, o.output_mint, o.slippage_bps, o.expire_time,
+    o.status, o.sequence, o.attempt, o.create_time, o.update_time,
+    e.venue, e.input_amount, e.output_amount, e.tx_hash, e.failure_reason, e.failure_message,
+    CASE WHEN o.status = 'building' THEN e.decision::text END,
+    a.tx_hash, a.raw_transaction, a.last_valid_block_height
+FROM unnest(%(order_id)s::uuid[]) AS wanted (order_id)
+JOIN orders o ON o.order_id = wanted.order_id
+JOIN order_events e ON e.order_id = o.order_id AND e.sequence = o.sequence
+LEFT JOIN attempts a ON a.order_id = o.order_id AND a.outcome IS NULL;
+
+-- name: list_orders
+-- A page of orders, newest first: order ids are made from the time, so they sort by it.
+SELECT order_id
+FROM orders
+WHERE order_id < %(before)s::uuid
+ORDER BY order_id DESC
+LIMIT %(limit)s::bigint;
+
+-- name: list_closed_orders
+-- The same, of some closed statuses.
+SELECT page.order_id
+FROM unnest(%(status)s::order_status[]) AS wanted (status)
+CROSS JOIN LATERAL (
+    SELECT order_id
+    FROM orders
+    WHERE closed_status = wanted.status AND closed_status IS NOT NULL AND order_id < %(before)s::uuid
+    ORDER BY order_id DESC
+    LIMIT %(limit)s::bigint
+) AS page
+ORDER BY page.order_id DESC
+LIMIT %(limit)s::bigint;
+
+-- name: list_open_orders
+-- The same, of some open statuses. Walks the open orders only.
+SELECT order_id
+FROM orders
+WHERE closed_status IS NULL AND status = ANY (%(status)s::order_status[]) AND order_id < %(before)s::uuid
+ORDER BY order_id DESC
+LIMIT %(limit)s::bigint;
+
+-- name: routing_decisions
+-- Every routing decision of one order, oldest first.
+SELECT decision::text
+FROM order_events
+WHERE order_id = %(order_id)s::uuid AND decision IS NOT NULL
+ORDER BY sequence;
+
+-- name: watched_orders
+-- What a watcher needs before its first event: that the order exists, where it stands, its tokens.
+SELECT order_id, sequence, input_mint, output_mint
+FROM orders
+WHERE order_id = ANY (%(order_id)s::uuid[]);
+
+-- name: events_after
+-- The events of many orders, each after its watcher's cursor, in sequence per order.
+SELECT e.order_id, e.sequence, e.status, e.attempt, e.create_time, e.venue, e.input_amount, e.output_amount,
+    e.tx_hash, e.failure_reason, e.failure_message
+FROM unnest(%(order_id)s::uuid[], %(after_sequence)s::bigint[]) AS watched (order_id, after_sequence)
+CROSS JOIN LATERAL (
+    SELECT *
+    FROM order_events
+    WHERE order_id = watched.order_id AND sequence > watched.after_sequence
+    ORDER BY sequence
+) AS e;
+
+-- name: claim_orders
+-- Take up orders that are due and that nobody alive holds, or that this owner holds already. Those
+-- that are pending become routing in the same statement, unless they expired while they waited.
+WITH candidate AS (
+    SELECT order_id
+    FROM orders
+    WHERE order_id = ANY (%(order_id)s::uuid[])
+      AND closed_status IS NULL
+      AND due_time <= now()
+      AND (lease_owner IS NULL OR lease_owner = %(lease_owner)s::bigint OR NOT EXISTS (
+          SELECT FROM lease_owners owner
+          WHERE owner.lease_owner = orders.lease_owner AND owner.expire_time > now()))
+    FOR UPDATE SKIP LOCKED
+), claimed AS (
+    UPDATE orders o
+    SET lease_owner = %(lease_owner)s::bigint,
+        status = CASE WHEN starts THEN 'routing' ELSE o.status END,
+        sequence = CASE WHEN starts THEN o.sequence + 1 ELSE o.sequence END,
+        update_time = now()
+    FROM candidate,
+        LATERAL (SELECT o.status = 'pending' AND (o.expire_time IS NULL OR o.expire_time > now())) AS s (starts)
+    WHERE o.order_id = candidate.order_id
+    RETURNING o.*, starts
+), told AS (
+    INSERT INTO order_events (order_id, sequence, previous_status, status, attempt)
+    SELECT order_id, sequence, 'pending', 'routing', attempt FROM claimed WHERE starts
+)
+SELECT o.order_id, o.type, o.side, o.amount, o.input_mint, o.output_mint, o.slippage_bps, o.expire_time,
+    o.status, o.sequence, o.attempt, o.create_time, o.update_time,
+    e.venue, e.input_amount, e.output_amount, e.tx_hash, e.failure_reason, e.failure_message,
+    CASE WHEN o.status = 'building' THEN e.decision::text END,
+    a.tx_hash, a.raw_transaction, a.last_valid_block_height
+FROM claimed o
+LEFT JOIN order_events e ON e.order_id = o.order_id AND e.sequence = o.sequence AND NOT o.starts
+LEFT JOIN attempts a ON a.order_id = o.order_id AND a.outcome IS NULL AND NOT o.starts;
+
+-- name: advance_orders
+-- Move many orders, each by one or more transitions, each only if it still stands at the sequence the
+-- move was decided from. Returns those that moved; the others were superseded and nothing of theirs
+-- is stored.
+WITH moved AS (
+    UPDATE orders o
+    SET status = m.status,
+        sequence = m.sequence,
+        attempt = m.attempt,
+        due_time = CASE WHEN m.rests THEN now() + m.delay_seconds * interval '1 second' ELSE o.due_time END,
+        lease_owner = CASE WHEN m.rests THEN NULL ELSE o.lease_owner END,
+        update_time = now()
+    FROM unnest(
+        %(order_id)s::uuid[], %(expected_sequence)s::bigint[], %(sequence)s::bigint[],
+        %(status)s::order_status[], %(attempt)s::integer[], %(rests)s::boolean[],
+        %(delay_seconds)s::double precision[]
+    ) AS m (order_id, expected_sequence, sequence, status, attempt, rests, delay_seconds)
+    WHERE o.order_id = m.order_id AND o.sequence = m.expected_sequence
+    RETURNING o.order_id
+), opened AS (
+    INSERT INTO attempts (order_id, attempt, tx_hash, raw_transaction, last_valid_block_height)
+    SELECT * FROM unnest(
+        %(opened_order_id)s::uuid[], %(opened_attempt)s::integer[], %(opened_tx_hash)s::text[],
+        %(opened_raw_transaction)s::bytea[], %(opened_last_valid)s::bigint[]
+    ) AS a (order_id, attempt, tx_hash, raw_transaction, last_valid_block_height)
+    WHERE a.order_id = ANY (ARRAY(SELECT order_id FROM moved))
+), closed AS (
+    UPDATE attempts a
+    SET outcome = c.outcome
+    FROM unnest(
+        %(closed_order_id)s::uuid[], %(closed_attempt)s::integer[], %(closed_outcome)s::attempt_outcome[]
+    ) AS c (order_id, attempt, outcome)
+    WHERE a.order_id = c.order_id AND a.attempt = c.attempt
+      AND c.order_id = ANY (ARRAY(SELECT order_id FROM moved))
+), told AS (
+    INSERT INTO order_events (
+        order_id, sequence, previous_status, status, attempt, venue, input_amount, output_amount, tx_hash,
+        failure_reason, failure_message, decision
+    )
+    SELECT * FROM unnest(
+        %(event_order_id)s::uuid[], %(event_sequence)s::bigint[], %(event_previous_status)s::order_status[],
+        %(event_status)s::order_status[], %(event_attempt)s::integer[], %(event_venue)s::text[],
+        %(event_input_amount)s::numeric[], %(event_output_amount)s::numeric[], %(event_tx_hash)s::text[],
+        %(event_failure_reason)s::failure_reason[], %(event_failure_message)s::text[],
+        %(event_decision)s::jsonb[]
+    ) AS e (
+        order_id, sequence, previous_status, status, attempt, venue, input_amount, output_amount, tx_hash,
+        failure_reason, failure_message, decision
+    )
+    WHERE e.order_id = ANY (ARRAY(SELECT order_id FROM moved))
+)
+SELECT order_id FROM moved;
+
+-- name: postpone_orders
+-- Put orders down for a while, unchanged: what they need (the node, fresh prices) is not to be had.
+UPDATE orders
+SET due_time = now() + %(delay_seconds)s::double precision * interval '1 second',
+    lease_owner = NULL
+WHERE order_id = ANY (%(order_id)s::uuid[]) AND lease_owner = %(lease_owner)s::bigint;
+
+-- name: due_orders
+-- The sweeper's question: orders that are due and that nobody alive holds. A new order is left to its
+-- hint for a moment.
+SELECT order_id
+FROM orders
+WHERE closed_status IS NULL
+  AND due_time <= now()
+  AND (sequence > 1 OR due_time <= now() - %(hint_seconds)s::double precision * interval '1 second')
+  AND (lease_owner IS NULL OR NOT EXISTS (
+      SELECT FROM lease_owners owner
+      WHERE owner.lease_owner = orders.lease_owner AND owner.expire_time > now()))
+ORDER BY due_time
+LIMIT %(limit)s::bigint;
+
+-- name: leased_orders
+-- What the record says this worker holds. What it does not know of is claimed again: the answer to
+-- that claim, or to a write, was lost on the way.
+SELECT order_id
+FROM orders
+WHERE closed_status IS NULL AND due_time <= now() AND lease_owner = %(lease_owner)s::bigint;
+
+-- name: start_lease_owner
+-- A new worker process. Its number is also its session advisory lock.
+WITH started AS (
+    INSERT INTO lease_owners (expire_time)
+    VALUES (now() + %(lease_seconds)s::double precision * interval '1 second')
+    RETURNING lease_owner
+)
+SELECT lease_owner, pg_advisory_lock(%(lock_class)s::integer, lease_owner::integer) FROM started;
+
+-- name: renew_lease
+-- Keep all of a worker's leases: one row, however many orders it holds. Returns nothing if others
+-- have declared the worker dead meanwhile. Also tells the database's time.
+UPDATE lease_owners
+SET expire_time = now() + %(lease_seconds)s::double precision * interval '1 second'
+WHERE lease_owner = %(lease_owner)s::bigint
+RETURNING clock_timestamp();
+
+-- name: end_lease_owner
+-- The worker leaves: whatever it still holds is free at once.
+DELETE FROM lease_owners WHERE lease_owner = %(lease_owner)s::bigint;
+
+-- name: free_dead_owners
+-- Remove workers that are gone: who can take an owner's advisory lock has proved it dead, and
+-- need not wait for its expire_time. The lock is released when the statement's transaction ends.
+DELETE FROM lease_owners
+WHERE lease_owner <> %(lease_owner)s::bigint
+  AND (expire_time < now() - interval '1 hour'
+       OR pg_try_advisory_xact_lock(%(lock_class)s::integer, lease_owner::integer))
+RETURNING lease_owner;
+
+-- name: database_time
+SELECT clock_timestamp();
+
+-- name: open_orders_count
+-- Open orders, counted no further than the limit.
+SELECT count(*) FROM (SELECT FROM orders WHERE closed_status IS NULL LIMIT %(limit)s::bigint) AS open_orders;
