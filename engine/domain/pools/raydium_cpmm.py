@@ -1,0 +1,261 @@
+"""Raydium CPMM: constant product, trade fee on the input, an optional creator fee on either leg.
+
+Source of the mathematics: raydium-io/raydium-cp-swap at 609780f, programs/cp-swap/src/curve and
+instructions/swap_base_{input,output}.rs (Apache-2.0).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from fractions import Fraction
+from typing import Final
+
+from engine.domain.pools.pool import (
+    U64_MAX,
+    Clock,
+    FeeSide,
+    Swap,
+    SwapError,
+    SwapRefusal,
+    ceil_div,
+)
+
+RATE_ONE: Final = 1_000_000
+"""Rates are per this many."""
+_U128_MAX: Final = 2**128 - 1
+SWAP_DISABLED: Final = 4
+"""The bit of `status` that switches swaps off."""
+
+
+class CreatorFeeOn(IntEnum):
+    """Which token the creator fee is taken in."""
+
+    INPUT = 0
+    ONLY_TOKEN_0 = 1
+    ONLY_TOKEN_1 = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Per million."""
+
+    trade: int
+    """Of the input."""
+    creator: int
+    """Of the input or the output; 0 where the pool has no creator fee."""
+    protocol: int
+    """Of the trade fee."""
+    fund: int
+    """Of the trade fee."""
+
+
+@dataclass(frozen=True, slots=True)
+class CurveSwap:
+    """A swap as the curve sees it, oriented: `input` is whichever token comes in."""
+
+    input_amount: int
+    output_amount: int
+    trade_fee: int
+    """Includes protocol_fee and fund_fee; the rest of it stays in the pool."""
+    protocol_fee: int
+    fund_fee: int
+    creator_fee: int
+    new_reserve_in: int
+    """Without the trade fee that stays."""
+    new_reserve_out: int
+
+
+def swap_base_input(
+    amount_in: int, reserve_in: int, reserve_out: int, rates: Rates, creator_fee_on_input: bool
+) -> CurveSwap:
+    """Return the swap that spends `amount_in`; its output may be 0. Raises SwapError."""
+    if creator_fee_on_input:
+        trade_fee, creator_fee = _split_input_fee(ceil_div(amount_in * _input_rate(rates), RATE_ONE), rates)
+        net = amount_in - trade_fee - creator_fee
+    else:
+        trade_fee, creator_fee = ceil_div(amount_in * rates.trade, RATE_ONE), 0
+        net = amount_in - trade_fee
+    gross_out = net * reserve_out // (reserve_in + net)
+    if not creator_fee_on_input:
+        creator_fee = ceil_div(gross_out * rates.creator, RATE_ONE)
+    return CurveSwap(
+        input_amount=amount_in,
+        output_amount=gross_out if creator_fee_on_input else gross_out - creator_fee,
+        trade_fee=trade_fee,
+        protocol_fee=trade_fee * rates.protocol // RATE_ONE,
+        fund_fee=trade_fee * rates.fund // RATE_ONE,
+        creator_fee=creator_fee,
+        new_reserve_in=reserve_in + net,
+        new_reserve_out=reserve_out - gross_out,
+    )
+
+
+def swap_base_output(
+    amount_out: int, reserve_in: int, reserve_out: int, rates: Rates, creator_fee_on_input: bool
+) -> CurveSwap:
+    """Return the swap that receives `amount_out`. Its input may not fit a u64. Raises SwapError."""
+    gross_out = amount_out if creator_fee_on_input else _before_fee(amount_out, rates.creator)
+    if gross_out >= reserve_out:
+        raise SwapError(SwapRefusal.INSUFFICIENT_LIQUIDITY, "holds too little of the output token")
+    net = ceil_div(reserve_in * gross_out, reserve_out - gross_out)
+    if creator_fee_on_input:
+        input_amount = _before_fee(net, _input_rate(rates))
+        trade_fee, creator_fee = _split_input_fee(input_amount - net, rates)
+    else:
+        input_amount = _before_fee(net, rates.trade)
+        trade_fee, creator_fee = input_amount - net, gross_out - amount_out
+    return CurveSwap(
+        input_amount=input_amount,
+        output_amount=amount_out,
+        trade_fee=trade_fee,
+        protocol_fee=_u128(trade_fee * rates.protocol) // RATE_ONE,
+        fund_fee=_u128(trade_fee * rates.fund) // RATE_ONE,
+        creator_fee=creator_fee,
+        new_reserve_in=reserve_in + net,
+        new_reserve_out=reserve_out - gross_out,
+    )
+
+
+def _input_rate(rates: Rates) -> int:
+    return rates.trade + rates.creator
+
+
+def _split_input_fee(fee: int, rates: Rates) -> tuple[int, int]:
+    """Return the trade and the creator part of a fee taken from the input at the sum of both rates."""
+    total_rate = _input_rate(rates)
+    if total_rate == 0:
+        # The program divides by the sum of the rates, and fails where it is zero.
+        raise SwapError(SwapRefusal.UNDEFINED, "charges no fee, and its program fails without one")
+    creator_fee = _u128(fee * rates.creator) // total_rate
+    return fee - creator_fee, creator_fee
+
+
+def _before_fee(net: int, rate: int) -> int:
+    """Return the least amount that leaves at least `net` after a fee of `rate`."""
+    if rate == 0:
+        return net
+    if rate >= RATE_ONE:
+        raise SwapError(SwapRefusal.OVERFLOW, "keeps everything as its fee")
+    return ceil_div(_u128(net * RATE_ONE), RATE_ONE - rate)
+
+
+def _u128(product: int) -> int:
+    """Return the product as the program keeps it; it fails where 128 bits do not hold it."""
+    if product > _U128_MAX:
+        raise SwapError(SwapRefusal.OVERFLOW, "cannot reckon with so large an amount")
+    return product
+
+
+@dataclass(frozen=True, slots=True)
+class RaydiumCpmmPool:
+    """A pool's balances and rates. Fees accrued for others lie in the vaults but are not traded with."""
+
+    vault_0: int
+    """Balance of the vault of token 0, in base units."""
+    vault_1: int
+    rates: Rates
+    creator_fee_on: CreatorFeeOn = CreatorFeeOn.INPUT
+    protocol_fees_0: int = 0
+    protocol_fees_1: int = 0
+    fund_fees_0: int = 0
+    fund_fees_1: int = 0
+    creator_fees_0: int = 0
+    creator_fees_1: int = 0
+    status: int = 0
+    """Bits that switch off deposits (1), withdrawals (2) and swaps (4)."""
+    open_time: int = 0
+    """Unix seconds."""
+
+    @property
+    def reserve_0(self) -> int:
+        """What of token 0 is traded with, in base units."""
+        return self.vault_0 - self.protocol_fees_0 - self.fund_fees_0 - self.creator_fees_0
+
+    @property
+    def reserve_1(self) -> int:
+        """What of token 1 is traded with, in base units."""
+        return self.vault_1 - self.protocol_fees_1 - self.fund_fees_1 - self.creator_fees_1
+
+    def swap_exact_in(self, a_to_b: bool, input_amount: int, clock: Clock) -> Swap:
+        """Spend exactly `input_amount`. Raises SwapError."""
+        self._check_open(clock)
+        if input_amount <= 0:
+            raise SwapError(SwapRefusal.ZERO_AMOUNT, "was offered nothing")
+        reserve_in, reserve_out = self._reserves(a_to_b)
+        return self._swapped(
+            a_to_b,
+            swap_base_input(
+                input_amount, reserve_in, reserve_out, self.rates, self._creator_fee_on_input(a_to_b)
+            ),
+        )
+
+    def swap_exact_out(self, a_to_b: bool, output_amount: int, clock: Clock) -> Swap:
+        """Receive exactly `output_amount`. Raises SwapError."""
+        self._check_open(clock)
+        if output_amount <= 0:
+            raise SwapError(SwapRefusal.ZERO_AMOUNT, "was asked for nothing")
+        reserve_in, reserve_out = self._reserves(a_to_b)
+        return self._swapped(
+            a_to_b,
+            swap_base_output(
+                output_amount, reserve_in, reserve_out, self.rates, self._creator_fee_on_input(a_to_b)
+            ),
+        )
+
+    def price(self, a_to_b: bool) -> Fraction:
+        """Return base units of output per base unit of input, before fees."""
+        reserve_in, reserve_out = self._reserves(a_to_b)
+        return Fraction(reserve_out, reserve_in)
+
+    def _reserves(self, a_to_b: bool) -> tuple[int, int]:
+        reserves = (self.reserve_0, self.reserve_1) if a_to_b else (self.reserve_1, self.reserve_0)
+        if min(reserves) <= 0:
+            raise SwapError(SwapRefusal.INSUFFICIENT_LIQUIDITY, "is empty")
+        return reserves
+
+    def _creator_fee_on_input(self, a_to_b: bool) -> bool:
+        if self.creator_fee_on is CreatorFeeOn.INPUT:
+            return True
+        return a_to_b is (self.creator_fee_on is CreatorFeeOn.ONLY_TOKEN_0)
+
+    def _check_open(self, clock: Clock) -> None:
+        if self.status & SWAP_DISABLED:
+            raise SwapError(SwapRefusal.DISABLED, "has swaps switched off")
+        if clock.unix_timestamp < self.open_time:
+            raise SwapError(SwapRefusal.NOT_OPEN, "has not opened yet")
+
+    def _swapped(self, a_to_b: bool, swap: CurveSwap) -> Swap:
+        if swap.output_amount <= 0:
+            raise SwapError(SwapRefusal.ZERO_OUTPUT, "gives nothing for so little")
+        vault_in, vault_out = (self.vault_0, self.vault_1) if a_to_b else (self.vault_1, self.vault_0)
+        vault_in += swap.input_amount
+        vault_out -= swap.output_amount
+        if swap.input_amount > U64_MAX or vault_in > U64_MAX:
+            raise SwapError(SwapRefusal.OVERFLOW, "cannot hold so much of the input token")
+        on_input = self._creator_fee_on_input(a_to_b)
+        # Protocol and fund take their parts out of the trade fee, so always on the input.
+        protocol_0, protocol_1 = (swap.protocol_fee, 0) if a_to_b else (0, swap.protocol_fee)
+        fund_0, fund_1 = (swap.fund_fee, 0) if a_to_b else (0, swap.fund_fee)
+        creator_0, creator_1 = (swap.creator_fee, 0) if on_input is a_to_b else (0, swap.creator_fee)
+        after = RaydiumCpmmPool(
+            vault_0=vault_in if a_to_b else vault_out,
+            vault_1=vault_out if a_to_b else vault_in,
+            rates=self.rates,
+            creator_fee_on=self.creator_fee_on,
+            protocol_fees_0=self.protocol_fees_0 + protocol_0,
+            protocol_fees_1=self.protocol_fees_1 + protocol_1,
+            fund_fees_0=self.fund_fees_0 + fund_0,
+            fund_fees_1=self.fund_fees_1 + fund_1,
+            creator_fees_0=self.creator_fees_0 + creator_0,
+            creator_fees_1=self.creator_fees_1 + creator_1,
+            status=self.status,
+            open_time=self.open_time,
+        )
+        return Swap(
+            input_amount=swap.input_amount,
+            output_amount=swap.output_amount,
+            fee_amount=swap.trade_fee + (swap.creator_fee if on_input else 0),
+            fee_side=FeeSide.INPUT,
+            pool=after,
+        )

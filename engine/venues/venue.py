@@ -1,0 +1,155 @@
+"""What every venue offers: the one interface between a program on chain and the engine.
+
+A venue is one file in this folder with a `VENUE`. It knows its program's account layouts and swap
+instructions; the curve itself is in engine/domain/pools. The same file serves both ends: the engine
+decodes accounts and makes instructions, simnet creates accounts, reads instructions and writes the
+swapped pool back.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Generic, TypeVar
+
+from solders.instruction import Instruction
+from solders.pubkey import Pubkey
+
+from engine.domain.order import FailureReason, Side
+from engine.domain.pools.pool import Pool, SwapRefusal
+from engine.solana.programs import TOKEN_PROGRAM
+
+
+@dataclass(frozen=True, slots=True)
+class AccountFilter:
+    """Which of a program's accounts are meant, as getProgramAccounts takes it."""
+
+    data_size: int
+    """Of the account, in bytes."""
+    prefix: bytes
+    """What its first bytes are."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolKeys:
+    """What never changes in a pool: the addresses that a swap names. Token a is the program's first mint."""
+
+    pool: Pubkey
+    mint_a: Pubkey
+    mint_b: Pubkey
+    vault_a: Pubkey
+    vault_b: Pubkey
+    token_program_a: Pubkey = TOKEN_PROGRAM
+    token_program_b: Pubkey = TOKEN_PROGRAM
+
+
+@dataclass(frozen=True, slots=True)
+class SwapCall:
+    """A swap instruction of any venue, read back: what it asks of which pool."""
+
+    pool: Pubkey
+    a_to_b: bool
+    side: Side
+    amount: int
+    """Exact: of the input if SELL, of the output if BUY."""
+    threshold_amount: int
+    """Least output (SELL) or most input (BUY)."""
+    owner: Pubkey
+    """Who signs for the input token account."""
+    input_account: Pubkey
+    output_account: Pubkey
+
+
+@dataclass(frozen=True, slots=True)
+class NewAccount:
+    """An account to be created."""
+
+    owner: Pubkey
+    """The program that owns it."""
+    data: bytes
+
+
+Keys = TypeVar("Keys", bound=PoolKeys)
+
+
+class Venue(ABC, Generic[Keys]):
+    """One program. It keeps no state: everything comes in as arguments."""
+
+    name: ClassVar[str]
+    """As users read it: "Raydium"."""
+    kind: ClassVar[str]
+    """The program, as developers read it: "raydium_cpmm"."""
+    program: ClassVar[Pubkey]
+    pool_filter: ClassVar[AccountFilter]
+    """Which accounts of the program are pools."""
+    mints_slice: ClassVar[tuple[int, int]]
+    """Where in a pool account its two mints lie, token a first: offset and length (64)."""
+    compute_units: ClassVar[int]
+    """What one swap uses at most, with room to spare."""
+
+    @abstractmethod
+    def keys(self, pool: Pubkey, data: bytes) -> Keys | None:
+        """Return what a pool account says for ever; None for a pool this venue cannot swap exactly.
+
+        Raises WireError for an account that is not a pool.
+        """
+
+    @abstractmethod
+    def quote_accounts(self, keys: Keys) -> tuple[Pubkey, ...]:
+        """Return every account whose bytes `pool` needs, the pool itself first."""
+
+    @abstractmethod
+    def pool(self, keys: Keys, accounts: Mapping[Pubkey, bytes]) -> Pool:
+        """Return the pool as those accounts have it. Raises KeyError for a missing account, or WireError."""
+
+    @abstractmethod
+    def written(self, keys: Keys, accounts: Mapping[Pubkey, bytes], after: Pool) -> dict[Pubkey, bytes]:
+        """Return the accounts that differ once the pool is `after`, vaults included; `accounts` are from before."""
+
+    @abstractmethod
+    def swap_instruction(
+        self,
+        keys: Keys,
+        *,
+        a_to_b: bool,
+        side: Side,
+        amount: int,
+        threshold_amount: int,
+        owner: Pubkey,
+        input_account: Pubkey,
+        output_account: Pubkey,
+    ) -> Instruction:
+        """Return the program's swap: exact input if SELL, exact output if BUY."""
+
+    @abstractmethod
+    def read_swap(
+        self, accounts: Sequence[Pubkey], data: bytes, mint_of: Mapping[Pubkey, Pubkey]
+    ) -> SwapCall:
+        """Return what a swap instruction of this program asks for.
+
+        `mint_of` gives the mint of the token accounts it names. Raises ValueError for anything else than
+        a swap instruction, and KeyError for a token account that `mint_of` lacks.
+        """
+
+    @abstractmethod
+    def new_pool(
+        self, mint_a: Pubkey, mint_b: Pubkey, amount_a: int, amount_b: int, fee_ppm: int, *, index: int = 0
+    ) -> tuple[Pubkey, dict[Pubkey, NewAccount]]:
+        """Return the address of a new pool of these balances, and all accounts it consists of.
+
+        The mints may come in either order; `index` tells pools of one pair apart. For simulations and tests.
+        """
+
+    @abstractmethod
+    def error_code(self, refusal: SwapRefusal) -> int:
+        """Return the custom error the program ends with."""
+
+    slippage_error: ClassVar[int]
+    """The custom error of a swap that misses its threshold."""
+
+    def failure_reason(self, error: int) -> tuple[FailureReason, str]:
+        """Return what a custom error of this program means for the order, with a sentence for its user."""
+        if error == self.slippage_error:
+            return FailureReason.SLIPPAGE_EXCEEDED, f"the price on {self.name} moved beyond the slippage allowed"
+        return FailureReason.VENUE_REJECTED, f"{self.name} refused the swap (error {error})"
