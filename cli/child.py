@@ -6,7 +6,8 @@ It ties the child to its parent (`signal` is sent when the parent ends, kill -9 
 program that refuses to run as root, gives it another identity:
 
     same        none; what the launcher is
-    namespace   a user namespace of its own, in which root reads as uid 1000. Files stay root's
+    namespace   a user namespace of its own, in which this user reads as one that has a name (initdb asks
+                for it) and is not root. Files stay this user's
     <uid>       that uid and gid, with CAP_DAC_OVERRIDE kept where the kernel allows it, so that a data
                 folder or an interpreter below a 0700 home is still within reach
 
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import pwd
 import signal
 import struct
 import sys
@@ -24,13 +26,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from engine.process import die_with_parent  # noqa: E402
+from engine.process import die_with_parent
 
 _CLONE_NEWUSER = 0x10000000  # sched.h
 _CAP_DAC_OVERRIDE = 1  # linux/capability.h, as is the next
 _CAPABILITY_VERSION_3 = 0x20080522
 _PR_SET_KEEPCAPS, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE = 8, 47, 2  # prctl(2)
-_NAMESPACE_UID = 1000
 
 
 def main(arguments: list[str]) -> None:
@@ -44,14 +45,15 @@ def main(arguments: list[str]) -> None:
 
 
 def enter_namespace() -> None:
-    """Become uid 1000 of a new user namespace. Raises OSError where that is not allowed (a container)."""
+    """Become a named user of a new user namespace. Raises OSError where that is not allowed (a container)."""
     uid, gid = os.getuid(), os.getgid()
+    named = max(user.pw_uid for user in pwd.getpwall())  # nobody, as a rule
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.unshare(_CLONE_NEWUSER) != 0:
         raise OSError(ctypes.get_errno(), "unshare(CLONE_NEWUSER)")
     Path("/proc/self/setgroups").write_text("deny")
-    Path("/proc/self/uid_map").write_text(f"{_NAMESPACE_UID} {uid} 1")
-    Path("/proc/self/gid_map").write_text(f"{_NAMESPACE_UID} {gid} 1")
+    Path("/proc/self/uid_map").write_text(f"{named} {uid} 1")
+    Path("/proc/self/gid_map").write_text(f"{named} {gid} 1")
 
 
 def become(uid: int) -> None:

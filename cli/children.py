@@ -76,7 +76,7 @@ class Child:
                 stderr=log,
                 cwd=self._cwd,
                 env=None if self._environ is None else dict(self._environ),
-                start_new_session=True,  # Ctrl-C in the terminal is for the launcher, which stops them in order.
+                start_new_session=True,  # Ctrl-C in the terminal is for the launcher alone.
             )
 
     def last_words(self) -> str:

@@ -10,6 +10,7 @@ import hashlib
 import importlib.util
 import os
 import platform
+import pwd
 import re
 import shutil
 import signal
@@ -40,7 +41,7 @@ _POSTGRES_OPTIONS: Mapping[str, str] = {
     "max_wal_size": "1GB",
     "wal_level": "minimal",  # No replicas here: less to write.
     "max_wal_senders": "0",
-    "max_parallel_workers_per_gather": "0",  # Small statements only; spares /dev/shm, which containers keep small.
+    "max_parallel_workers_per_gather": "0",  # They need /dev/shm, which containers keep small.
     "jit": "off",
     "timezone": "UTC",
     "log_timezone": "UTC",
@@ -91,17 +92,24 @@ class _Embedded:
         return self.child.running
 
     def start(self, seconds: float = _READY_SECONDS) -> None:
-        """Start it and return once it answers. Raises EmbeddedError if it ends or takes longer than `seconds`."""
+        """Start it and return once it answers.
+
+        Raises EmbeddedError if it ends instead, or takes longer than `seconds`.
+        """
         deadline = time.monotonic() + seconds
         self.spawn()
         while not self.ready():
             if not self.running:
                 if not self.child.logged("shared memory block") or time.monotonic() > deadline:
-                    raise EmbeddedError(f"{self.name} did not start: {self.child.last_words()} ({self.child.log})")
+                    raise EmbeddedError(
+                        f"{self.name} did not start: {self.child.last_words()} ({self.child.log})"
+                    )
                 self.spawn()  # The backends of a killed PostgreSQL are still leaving.
             elif time.monotonic() > deadline:
                 self.stop()
-                raise EmbeddedError(f"{self.name} was not ready after {seconds:.0f} s; its log is {self.child.log}")
+                raise EmbeddedError(
+                    f"{self.name} was not ready after {seconds:.0f} s; its log is {self.child.log}"
+                )
             time.sleep(0.02)
 
     def stop(self, seconds: float = 15.0) -> None:
@@ -269,7 +277,10 @@ class Valkey(_Embedded):
         self._socket.unlink(missing_ok=True)
         self.child = Child(
             self.name,
-            [_valkey_binary(), *(part for name, value in self._options.items() for part in (f"--{name}", value))],
+            [
+                _valkey_binary(),
+                *(part for name, value in self._options.items() for part in (f"--{name}", value)),
+            ],
             log=self._logs / "valkey.log",
             environ=_bare_environ(),
             cwd="/",
@@ -308,24 +319,38 @@ def _postgres_binaries(folder: Path) -> tuple[int, Path]:
         return next(iter(found.items()))
     if made_with not in found:
         raise EmbeddedError(
-            f"{folder} was made by PostgreSQL {made_with}, which is not installed here; choose another --data-dir"
+            f"{folder} was made by PostgreSQL {made_with}, which is not installed; choose another --data-dir"
         )
     return made_with, found[made_with]
 
 
 def _postgres_identity(folder: Path, binary: Path) -> str:
-    """Return the identity (see cli/child.py) under which PostgreSQL, which refuses root, can run."""
-    if os.geteuid() != 0:
+    """Return the identity (see cli/child.py) under which PostgreSQL can run.
+
+    It refuses root, and users without a name, as containers have them.
+    """
+    if os.geteuid() != 0 and _has_name(os.geteuid()):
         return "same"
-    # In a user namespace root's folders stay within reach, those of others do not; containers often forbid it.
+    # Containers often forbid user namespaces; and in one, root cannot enter other users' folders.
     within_reach = "import os, sys; sys.exit(not all(os.access(path, os.X_OK) for path in sys.argv[1:]))"
     probe = in_front(
-        [sys.executable, "-I", "-S", "-c", within_reach, str(folder.parent), str(binary)], identity="namespace"
+        [sys.executable, "-I", "-S", "-c", within_reach, str(folder.parent), str(binary)],
+        identity="namespace",
     )
     if subprocess.run(probe, capture_output=True, check=False).returncode == 0:
         return "namespace"
+    if os.geteuid() != 0:
+        return "same"  # It will say what it lacks.
     owners = [path.stat().st_uid for path in (folder, *folder.parents)]
-    return str(next((uid for uid in owners if uid != 0), _NOBODY))
+    return str(next((uid for uid in owners if uid != 0 and _has_name(uid)), _NOBODY))
+
+
+def _has_name(uid: int) -> bool:
+    try:
+        pwd.getpwuid(uid)
+    except KeyError:
+        return False
+    return True
 
 
 def _valkey_binary() -> str:
@@ -345,7 +370,9 @@ def _valkey_binary() -> str:
         version = re.search(r"v=(\d+)", said)
         if version is not None and int(version[1]) >= _OLDEST_VALKEY:
             return installed
-    raise EmbeddedError("there is no embedded Valkey for this machine; set REDIS_HOST to a Valkey or Redis >= 7")
+    raise EmbeddedError(
+        "there is no embedded Valkey for this machine; set REDIS_HOST to a Valkey or Redis >= 7"
+    )
 
 
 def _runs_in(pid: int, folder: Path) -> bool:
@@ -355,7 +382,9 @@ def _runs_in(pid: int, folder: Path) -> bool:
             return os.readlink(f"/proc/{pid}/cwd") == str(folder)
         except OSError:
             return False
-    said = subprocess.run(["ps", "-o", "command=", "-p", str(pid)], capture_output=True, text=True, check=False)
+    said = subprocess.run(
+        ["ps", "-o", "command=", "-p", str(pid)], capture_output=True, text=True, check=False
+    )
     return str(folder) in said.stdout
 
 

@@ -57,7 +57,7 @@ def run(main: Callable[[Settings, asyncio.Event], Awaitable[None]], name: str) -
 
 
 def die_with_parent(parent: int, signal_number: int = signal.SIGKILL) -> None:
-    """Have the kernel send this process `signal_number` when the process `parent` (a pid) ends, however it ends.
+    """Have the kernel send this process `signal_number` when its parent (a pid) ends, however it ends.
 
     Linux only; elsewhere nothing happens. The setting survives exec, but not a change of user or of user
     namespace: call it after those. It follows the *thread* that started this process, so start children
@@ -81,7 +81,9 @@ def _runner(loop_factory: Callable[[], asyncio.AbstractEventLoop]) -> asyncio.Ru
     return asyncio.Runner(loop_factory=loop_factory)
 
 
-async def _until_stopped(main: Callable[[Settings, asyncio.Event], Awaitable[None]], settings: Settings) -> None:
+async def _until_stopped(
+    main: Callable[[Settings, asyncio.Event], Awaitable[None]], settings: Settings
+) -> None:
     import asyncio
 
     stopping = asyncio.Event()
