@@ -1,0 +1,77 @@
+"""The order API for Python programs: submit orders, watch them execute, read them back, cancel them.
+
+async with OrderClient("127.0.0.1:50051") as client:
+    order = await client.submit(OrderSpec(Side.SELL, "1.5", "SOL", "USDC"))
+    async for event in client.watch(order.order_id):
+        print(event.sequence, event.status, event.price)
+"""
+
+from client.errors import (
+    FieldViolation,
+    InternalError,
+    InvalidOrder,
+    NodeUnavailable,
+    NoRoute,
+    OrderClosed,
+    OrderError,
+    OrderInFlight,
+    OrderNotFound,
+    Refused,
+    RequestIdReused,
+    SequenceAhead,
+    ServerUnavailable,
+    TooManyOrders,
+    Unavailable,
+)
+from client.order import (
+    FailureReason,
+    Order,
+    OrderDetails,
+    OrderEvent,
+    OrderPage,
+    OrderSpec,
+    OrderStatus,
+    OrderType,
+    Quote,
+    Route,
+    RouteLeg,
+    RoutingDecision,
+    Side,
+    Submission,
+    SubmittedOrder,
+)
+from client.order_client import OrderClient
+
+__all__ = [
+    "FailureReason",
+    "FieldViolation",
+    "InternalError",
+    "InvalidOrder",
+    "NoRoute",
+    "NodeUnavailable",
+    "Order",
+    "OrderClient",
+    "OrderClosed",
+    "OrderDetails",
+    "OrderError",
+    "OrderEvent",
+    "OrderInFlight",
+    "OrderNotFound",
+    "OrderPage",
+    "OrderSpec",
+    "OrderStatus",
+    "OrderType",
+    "Quote",
+    "Refused",
+    "RequestIdReused",
+    "Route",
+    "RouteLeg",
+    "RoutingDecision",
+    "SequenceAhead",
+    "ServerUnavailable",
+    "Side",
+    "Submission",
+    "SubmittedOrder",
+    "TooManyOrders",
+    "Unavailable",
+]

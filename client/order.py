@@ -1,0 +1,211 @@
+"""The nouns of the order API, as a program that uses it sees them.
+
+All frozen. Amounts and prices are decimal text in whole tokens, never floats: "1.5". What is not
+(yet) known is None. Times are aware datetimes in UTC.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from enum import StrEnum
+from typing import Final
+
+
+class Side(StrEnum):
+    BUY = "buy"
+    """Exact output: receives exactly `amount` of output_token."""
+    SELL = "sell"
+    """Exact input: spends exactly `amount` of input_token."""
+
+
+class OrderType(StrEnum):
+    """When to execute."""
+
+    MARKET = "market"
+    """Now, at the best price."""
+
+
+class OrderStatus(StrEnum):
+    PENDING = "pending"
+    """Accepted; waits for a worker or for its trigger."""
+    ROUTING = "routing"
+    """Comparing venues."""
+    BUILDING = "building"
+    """Venue chosen; building and signing the transaction."""
+    SUBMITTED = "submitted"
+    """A signed transaction is recorded and may be on the network. No longer cancellable."""
+    CONFIRMED = "confirmed"
+    """Closed: the swap is on chain."""
+    FAILED = "failed"
+    """Closed: nothing was swapped and nothing can be."""
+    CANCELLED = "cancelled"
+    """Closed on request, before broadcast."""
+    EXPIRED = "expired"
+    """Closed by expire_time, before broadcast."""
+    UNKNOWN = "unknown"
+    """A status newer than this client. The order is open."""
+
+    @property
+    def closed(self) -> bool:
+        """Nothing follows: no further event will come."""
+        return self in CLOSED
+
+
+CLOSED: Final = frozenset(
+    {OrderStatus.CONFIRMED, OrderStatus.FAILED, OrderStatus.CANCELLED, OrderStatus.EXPIRED}
+)
+
+
+class FailureReason(StrEnum):
+    NO_ROUTE = "no_route"
+    SLIPPAGE_EXCEEDED = "slippage_exceeded"
+    INSUFFICIENT_FUNDS = "insufficient_funds"
+    VENUE_REJECTED = "venue_rejected"
+    TRANSACTION_REVERTED = "transaction_reverted"
+    TRANSACTION_EXPIRED = "transaction_expired"
+    INTERNAL = "internal"
+    UNKNOWN = "unknown"
+    """A reason newer than this client."""
+
+
+@dataclass(frozen=True, slots=True)
+class OrderSpec:
+    """What is asked for."""
+
+    side: Side
+    amount: str | int | Decimal
+    """Of input_token if SELL, of output_token if BUY. A float is refused: 0.1 has no exact float."""
+    input_token: str
+    """Symbol ("SOL") or base58 mint address."""
+    output_token: str
+    slippage_bps: int | None = None
+    """Worst acceptable move from the quoted price, in basis points. None: the server's default."""
+    expire_time: datetime | None = None
+    """Aware. The order expires if not broadcast by then. None: never."""
+    type: OrderType = OrderType.MARKET
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """One order of `submit_many` that brings its own request_id."""
+
+    spec: OrderSpec
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """An order as it stood when it was read."""
+
+    order_id: str
+    spec: OrderSpec
+    status: OrderStatus
+    sequence: int
+    """Of its latest event: watch from here to see only what comes next."""
+    attempt: int = 1
+    venue: str | None = None
+    price: str | None = None
+    """output_token per input_token. Quoted until CONFIRMED, then realised."""
+    input_amount: str | None = None
+    output_amount: str | None = None
+    tx_hash: str | None = None
+    failure_reason: FailureReason | None = None
+    failure_message: str | None = None
+    create_time: datetime | None = None
+    update_time: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SubmittedOrder(Order):
+    deduplicated: bool = False
+    """True if the request_id had been seen before and nothing new was created."""
+
+
+@dataclass(frozen=True, slots=True)
+class OrderEvent:
+    """One step of an order's life, complete in itself."""
+
+    order_id: str
+    sequence: int
+    """1, 2, 3 ... per order, without gaps."""
+    status: OrderStatus
+    attempt: int = 1
+    venue: str | None = None
+    price: str | None = None
+    input_amount: str | None = None
+    output_amount: str | None = None
+    tx_hash: str | None = None
+    failure_reason: FailureReason | None = None
+    """Why it FAILED; on a ROUTING event of a later attempt, why the one before did not succeed."""
+    failure_message: str | None = None
+    create_time: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Quote:
+    """What one pool offers for the whole amount."""
+
+    venue: str
+    kind: str
+    """The venue's program: "raydium_cpmm"."""
+    pool: str
+    """Base58 address."""
+    input_amount: str | None = None
+    output_amount: str | None = None
+    price: str | None = None
+    fee_ppm: int = 0
+    """Hundredths of a basis point of the leg the fee is taken from."""
+    price_impact_ppm: int = 0
+    refusal: str | None = None
+    """Why the pool cannot fill it; None if it can."""
+
+
+@dataclass(frozen=True, slots=True)
+class RouteLeg:
+    venue: str
+    kind: str
+    pool: str
+    input_amount: str
+    output_amount: str
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    legs: tuple[RouteLeg, ...]
+    input_amount: str
+    output_amount: str
+    price: str
+    threshold_amount: str
+    """Least output (SELL) or most input (BUY) that the program accepts on chain."""
+
+
+@dataclass(frozen=True, slots=True)
+class RoutingDecision:
+    """What every pool offered, what was chosen, and why."""
+
+    slot: int
+    """The slot whose pool accounts were quoted."""
+    quotes: tuple[Quote, ...]
+    """Best first, refusals last."""
+    reason: str
+    route: Route | None = None
+    """None if no pool could fill the order."""
+    attempt: int | None = None
+    """Which attempt of the order this was for; None for a quote without an order."""
+
+
+@dataclass(frozen=True, slots=True)
+class OrderDetails:
+    order: Order
+    routing_decisions: tuple[RoutingDecision, ...]
+    """One for each attempt that was routed, oldest first."""
+
+
+@dataclass(frozen=True, slots=True)
+class OrderPage:
+    orders: tuple[Order, ...]
+    """Newest first."""
+    next_page_token: str | None = None
+    """None on the last page."""

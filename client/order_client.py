@@ -1,0 +1,335 @@
+"""OrderClient: the order API over gRPC, made convenient and safe to repeat."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from random import random
+from typing import Final, Protocol, Self, TypeVar
+from uuid import uuid4
+
+import grpc
+from google.protobuf.message import Message
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from orders.v1 import orders_pb2 as pb
+from orders.v1 import orders_pb2_grpc
+
+from client.backoff import Backoff
+from client.convert import (
+    decision_of,
+    order_of,
+    spec_to_message,
+    status_name,
+    submitted_order_of,
+)
+from client.errors import (
+    InternalError,
+    OrderClosed,
+    OrderError,
+    ServerUnavailable,
+    TooManyOrders,
+    Unavailable,
+    error_of_call,
+    error_of_status,
+)
+from client.order import (
+    Order,
+    OrderDetails,
+    OrderEvent,
+    OrderPage,
+    OrderSpec,
+    OrderStatus,
+    RoutingDecision,
+    Submission,
+    SubmittedOrder,
+)
+from client.watches import Watches
+from engine.coalesce import Coalescer
+
+SERVICE_NAME: Final = "orders.v1.OrderService"
+MAX_TRIES: Final = 5
+"""Of one call. With the backoff between them they span about a restart of the server."""
+SUBMIT_BATCH: Final = 500
+"""Most orders of one BatchSubmitOrders; the contract allows 1,000."""
+SUBMIT_CONCURRENCY: Final = 2
+"""Batches under way at once: one fills and is encoded while the server stores the other."""
+
+_CHANNEL_OPTIONS: Final = (
+    # The default is to wait up to two minutes before trying a server that was restarted again.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    # Find out about a peer that is gone without a word.
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    # Batches of answers, and pages of 500 orders with their texts.
+    ("grpc.max_receive_message_length", 16 * 1024 * 1024),
+    # Two clients of one process are two connections.
+    ("grpc.use_local_subchannel_pool", 1),
+)
+
+Request = TypeVar("Request", bound=Message)
+Response = TypeVar("Response", bound=Message)
+RequestIn = TypeVar("RequestIn", bound=Message, contravariant=True)
+ResponseOut = TypeVar("ResponseOut", bound=Message, covariant=True)
+
+
+class _Method(Protocol[RequestIn, ResponseOut]):
+    def __call__(self, request: RequestIn, *, timeout: float | None = None) -> Awaitable[ResponseOut]: ...
+
+
+class OrderClient:
+    """A connection to the order service. An async context manager; share one in a whole program.
+
+    Calls are repeated when that is safe, up to a bound: reads and cancels when the server cannot be
+    reached, submits always under a request_id. What stays refused or unavailable is raised as one of
+    `client.errors`. Concurrent submits travel together, and all watches share one stream.
+    """
+
+    def __init__(
+        self,
+        target: str = "127.0.0.1:50051",
+        *,
+        timeout_seconds: float = 10.0,
+        observe_batch: Callable[[int], None] | None = None,
+        random: Callable[[], float] = random,
+    ) -> None:
+        """`target` is "host:port" of the server.
+
+        `timeout_seconds` bounds each call, all its repetitions included. `observe_batch` is told how
+        many orders each BatchSubmitOrders carried. `random` answers numbers in [0, 1) that spread retries.
+        """
+        self._target = target
+        self._timeout_seconds = timeout_seconds
+        self._observe_batch = observe_batch
+        self._random = random
+
+    async def __aenter__(self) -> Self:
+        self._channel = grpc.aio.insecure_channel(self._target, options=_CHANNEL_OPTIONS)
+        self._stub = orders_pb2_grpc.OrderServiceStub(self._channel)
+        self._health = health_pb2_grpc.HealthStub(self._channel)
+        self._watches = Watches(lambda: self._stub.WatchOrders(), random=self._random)
+        self._submits: Coalescer[pb.SubmitOrderRequest, SubmittedOrder] = Coalescer(
+            self._submit_batch,
+            max_batch=SUBMIT_BATCH,
+            max_concurrent=SUBMIT_CONCURRENCY,
+            observe=self._observe_batch,
+        )
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._watches.close()
+        await self._submits.drain()
+        await self._channel.close()
+
+    # ---- Submit ----------------------------------------------------------------------------------
+
+    async def submit(self, spec: OrderSpec, *, request_id: str | None = None) -> SubmittedOrder:
+        """Submit one order; return it as it stands. Execution goes on by itself: `watch` it.
+
+        The same `request_id` (1 to 64 printable ASCII characters) with the same order answers the same
+        order, for ever; with None the client makes one. An Unavailable that is raised in the end
+        carries it as `request_id`: submit again with it, for the order may have been stored.
+
+        Raises InvalidOrder, RequestIdReused, TooManyOrders, Unavailable; TypeError for a float amount.
+        """
+        request = pb.SubmitOrderRequest(
+            spec=spec_to_message(spec), request_id=str(uuid4()) if request_id is None else request_id
+        )
+        return await self._submit(request)
+
+    async def submit_many(
+        self, orders: Iterable[OrderSpec | Submission]
+    ) -> list[SubmittedOrder | OrderError]:
+        """Submit many orders; return for each, in order, the order or why it was not accepted.
+
+        One that is refused does not refuse its neighbours. A Submission brings its own request_id.
+        """
+        requests = [
+            pb.SubmitOrderRequest(spec=spec_to_message(order.spec), request_id=order.request_id)
+            if isinstance(order, Submission)
+            else pb.SubmitOrderRequest(spec=spec_to_message(order), request_id=str(uuid4()))
+            for order in orders
+        ]
+        results = await asyncio.gather(
+            *(self._submit(request) for request in requests), return_exceptions=True
+        )
+        answers: list[SubmittedOrder | OrderError] = []
+        for result in results:
+            if isinstance(result, BaseException) and not isinstance(result, OrderError):
+                raise result
+            answers.append(result)
+        return answers
+
+    async def _submit(self, request: pb.SubmitOrderRequest) -> SubmittedOrder:
+        try:
+            async with asyncio.timeout(self._timeout_seconds):
+                return await self._repeated(lambda: self._submits(request))
+        except TimeoutError:
+            error: OrderError = ServerUnavailable(
+                f"no answer within {self._timeout_seconds:g} s; submit again with the same request_id"
+            )
+        except OrderError as refused:
+            error = refused
+        error.request_id = request.request_id
+        raise error
+
+    async def _submit_batch(
+        self, requests: list[pb.SubmitOrderRequest]
+    ) -> Sequence[SubmittedOrder | Exception]:
+        try:
+            response = await self._call(
+                self._stub.BatchSubmitOrders,
+                pb.BatchSubmitOrdersRequest(requests=requests),
+                self._timeout_seconds,
+            )
+        except OrderError as error:
+            # One for each caller: an exception that is raised in many tasks is a tangle to read.
+            return [
+                type(error)(error.message, reason=error.reason, retry_seconds=error.retry_seconds)
+                for _ in requests
+            ]
+        if len(response.results) != len(requests):
+            return [InternalError("the server answered another number of orders") for _ in requests]
+        return [
+            submitted_order_of(result.response)
+            if result.HasField("response")
+            else error_of_status(result.error)
+            for result in response.results
+        ]
+
+    # ---- Read ------------------------------------------------------------------------------------
+
+    async def quote(self, spec: OrderSpec) -> RoutingDecision:
+        """Return what each pool offers for the order now, and the route that would be chosen.
+
+        Raises InvalidOrder, NoRoute, Unavailable.
+        """
+        request = pb.GetQuoteRequest(spec=spec_to_message(spec))
+        return decision_of((await self._ask(self._stub.GetQuote, request)).decision)
+
+    async def get(self, order_id: str) -> OrderDetails:
+        """Return the order as it stands and the routing decision of each attempt.
+
+        Raises OrderNotFound, Unavailable.
+        """
+        response = await self._ask(self._stub.GetOrder, pb.GetOrderRequest(order_id=order_id))
+        decisions = tuple(decision_of(decision) for decision in response.routing_decisions)
+        return OrderDetails(order_of(response.order), decisions)
+
+    async def list_page(
+        self, *, statuses: Iterable[OrderStatus] = (), page_size: int = 50, page_token: str = ""
+    ) -> OrderPage:
+        """Return one page of orders, newest first; `page_token` is the page before's `next_page_token`.
+
+        Raises InvalidOrder for a page_token that is none, Unavailable.
+        """
+        request = pb.ListOrdersRequest(
+            page_size=page_size,
+            page_token=page_token,
+            statuses=[status_name(status) for status in statuses],
+        )
+        response = await self._ask(self._stub.ListOrders, request)
+        return OrderPage(
+            tuple(order_of(order) for order in response.orders), response.next_page_token or None
+        )
+
+    async def list(
+        self, *, statuses: Iterable[OrderStatus] = (), page_size: int = 50
+    ) -> AsyncIterator[Order]:
+        """Go through all orders, newest first; pages are fetched as they are needed."""
+        wanted = tuple(statuses)
+        page_token: str | None = ""
+        while page_token is not None:
+            page = await self.list_page(statuses=wanted, page_size=page_size, page_token=page_token)
+            for order in page.orders:
+                yield order
+            page_token = page.next_page_token
+
+    async def watch(self, order_id: str, after_sequence: int = 0) -> AsyncIterator[OrderEvent]:
+        """Follow the order's events after `after_sequence`, past ones first, to the closing one.
+
+        Every event comes once and in sequence. A lost connection is made again for as long as it
+        takes, and the watch goes on where it was; use `asyncio.timeout` to give up. Watching, and
+        leaving, never affect the order.
+
+        Raises OrderNotFound; SequenceAhead if the order has fewer events than `after_sequence`.
+        """
+        watcher = self._watches.join(order_id, after_sequence)
+        try:
+            async for event in watcher:
+                yield event
+        finally:
+            watcher.close()
+
+    async def unready_reason(self, timeout_seconds: float = 1.0) -> str | None:
+        """Return None if the server answers and says that it serves, else a sentence why it does not."""
+        request = health_pb2.HealthCheckRequest(service=SERVICE_NAME)
+        try:
+            response = await self._call(self._health.Check, request, timeout_seconds)
+        except OrderError as error:
+            return f"gRPC server {self._target}: {error.message}"
+        if response.status != health_pb2.HealthCheckResponse.SERVING:
+            return f"gRPC server {self._target} is not serving"
+        return None
+
+    @property
+    def watched_order_count(self) -> int:
+        return self._watches.order_count
+
+    # ---- Cancel ----------------------------------------------------------------------------------
+
+    async def cancel(self, order_id: str) -> Order:
+        """Cancel the order; on return it is CANCELLED.
+
+        Raises OrderNotFound; OrderInFlight or OrderClosed when it came too late; Unavailable.
+        """
+        request = pb.CancelOrderRequest(order_id=order_id)
+        try:
+            return order_of((await self._ask(self._stub.CancelOrder, request)).order)
+        except OrderClosed:
+            # It may have been this call that closed it: a try whose answer was lost.
+            order = (await self.get(order_id)).order
+            if order.status is OrderStatus.CANCELLED:
+                return order
+            raise
+
+    # ---- Calls -----------------------------------------------------------------------------------
+
+    async def _ask(self, method: _Method[Request, Response], request: Request) -> Response:
+        """Call a method that may be repeated, for up to `timeout_seconds` in all."""
+        try:
+            async with asyncio.timeout(self._timeout_seconds):
+                return await self._repeated(lambda: self._call(method, request, self._timeout_seconds))
+        except TimeoutError:
+            raise ServerUnavailable(f"no answer within {self._timeout_seconds:g} s") from None
+
+    async def _repeated(self, call: Callable[[], Awaitable[Answer]]) -> Answer:
+        backoff = Backoff(self._random, base_seconds=0.2)
+        while True:
+            try:
+                return await call()
+            except TooManyOrders:
+                # Whoever submits has to slow down; repeating on its behalf would only add to the load.
+                raise
+            except Unavailable:
+                if backoff.failure_count + 1 >= MAX_TRIES:
+                    raise
+                await asyncio.sleep(backoff.next_delay_seconds())
+
+    async def _call(
+        self, method: _Method[Request, Response], request: Request, timeout_seconds: float
+    ) -> Response:
+        try:
+            return await method(request, timeout=timeout_seconds)
+        except grpc.aio.AioRpcError as error:
+            raise error_of_call(error) from None
+        except asyncio.CancelledError:
+            # grpc.aio tells a call that the server cancelled in this way too.
+            task = asyncio.current_task()
+            if task is not None and task.cancelling() > 0:
+                raise
+            raise ServerUnavailable("the server cancelled the call") from None
+
+
+Answer = TypeVar("Answer")

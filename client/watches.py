@@ -1,0 +1,333 @@
+"""All watches of one client on one WatchOrders stream.
+
+    watcher --join--> Feed (one an order) --request--> stream --events--> Feed --accept--> watchers
+
+What makes it right is one rule: a watcher accepts an event only if its sequence is the one after
+the last it accepted. Events may therefore come twice, from an older request or after a reconnect,
+and nothing is repeated or missed. All else here sees to it that the next event does come:
+
+* An order is asked for again, from the least cursor among its watchers, whenever the stream was
+  lost, a watcher joins that needs earlier events, or a slow one has caught up with its buffer.
+* A watcher's buffer is bounded. When it is full, events are let go, and asked for again later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from random import random
+from typing import Final
+
+import grpc
+from google.rpc import code_pb2, status_pb2
+from orders.v1 import orders_pb2 as pb
+
+from client.backoff import Backoff
+from client.convert import event_of
+from client.errors import InternalError, OrderError, SequenceAhead, error_of_call, error_of_status
+from client.order import CLOSED, OrderEvent
+
+WATCHER_BUFFER: Final = 64
+"""Events held for one watcher that reads slower than they come."""
+
+# Ends of a stream, or of one order on it, that coming back may get past.
+_PASSING: Final = frozenset(
+    {
+        code_pb2.UNAVAILABLE,
+        code_pb2.DEADLINE_EXCEEDED,
+        code_pb2.CANCELLED,
+        code_pb2.ABORTED,
+        code_pb2.RESOURCE_EXHAUSTED,
+    }
+)
+# A connection that breaks is told as one of these too; of one order they would be the server's answer.
+_PASSING_FOR_STREAM: Final = _PASSING | {code_pb2.INTERNAL, code_pb2.UNKNOWN}
+
+
+WatchCall = grpc.aio.StreamStreamCall[pb.WatchOrdersRequest, pb.WatchOrdersResponse]
+
+
+class Watcher:
+    """One reader of one order's events. Ends after the closing event; raises what the server refused."""
+
+    __slots__ = ("_buffer", "_error", "_feed", "_waiter", "_watches", "behind", "finished", "sequence")
+
+    def __init__(self, watches: Watches, feed: Feed, after_sequence: int) -> None:
+        self._watches = watches
+        self._feed = feed
+        self._buffer: deque[OrderEvent] = deque()
+        self._waiter: asyncio.Future[None] | None = None
+        self._error: OrderError | None = None
+        self.finished = False
+        """Nothing will be accepted any more; the buffer may still hold events."""
+        self.sequence = after_sequence
+        """Of the last event accepted."""
+        self.behind = False
+        """Events were let go because the buffer was full."""
+
+    def __aiter__(self) -> Watcher:
+        return self
+
+    async def __anext__(self) -> OrderEvent:
+        while not self._buffer:
+            if self._error is not None:
+                raise self._error
+            if self.finished:
+                raise StopAsyncIteration
+            if self.behind:
+                self.behind = False
+                self._watches.request(self._feed)
+            self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        return self._buffer.popleft()
+
+    def close(self) -> None:
+        """Leave. The order is not affected."""
+        self._watches.leave(self._feed, self)
+
+    def accept(self, event: OrderEvent) -> bool:
+        """Take the event if it is the next one; answer whether the watcher is finished."""
+        closing = event.status in CLOSED
+        if event.sequence == self.sequence + 1 and not self.behind:
+            if len(self._buffer) >= WATCHER_BUFFER:
+                self.behind = True
+                return False
+            self.sequence = event.sequence
+            self._buffer.append(event)
+            if closing:
+                self.finish()
+            else:
+                self._wake()
+        elif closing and event.sequence == self.sequence:
+            self.finish()
+        elif closing and event.sequence < self.sequence:
+            self.finish(
+                SequenceAhead(
+                    f"after_sequence was {self.sequence}, but the last event of order {event.order_id} "
+                    f"is {event.sequence}"
+                )
+            )
+        return self.finished
+
+    def finish(self, error: OrderError | None = None) -> None:
+        self.finished = True
+        self._error = error
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+
+class Feed:
+    """One watched order. It has at least one watcher."""
+
+    __slots__ = ("active", "backoff", "look_back", "order_id", "position", "watchers")
+
+    def __init__(self, order_id: str, backoff: Backoff) -> None:
+        self.order_id = order_id
+        self.backoff = backoff
+        self.watchers: list[Watcher] = []
+        self.active = False
+        """A request for it has been written to the present stream and has not ended."""
+        self.position = 0
+        """The stream goes on with the event after this one."""
+        self.look_back = False
+        """The order has closed, but a watcher has not seen how: it may have begun after the closing event."""
+
+    def cursor(self) -> int | None:
+        """Return the sequence to ask for events after; None if all watchers have full buffers."""
+        least = min((watcher.sequence for watcher in self.watchers if not watcher.behind), default=None)
+        return max(0, least - 1) if least is not None and self.look_back else least
+
+
+class Watches:
+    """Opens a stream with the first watch, and another whenever it is lost while orders are watched."""
+
+    def __init__(self, open_stream: Callable[[], WatchCall], *, random: Callable[[], float] = random) -> None:
+        """`random` answers numbers in [0, 1) that spread the attempts to reconnect."""
+        self._open_stream = open_stream
+        self._random = random
+        self._feeds: dict[str, Feed] = {}
+        # Orders about which the stream has to be told something. A dict, for a set that keeps its order.
+        self._to_write: dict[str, None] = {}
+        self._something_to_write = asyncio.Event()
+        # Orders that the present stream was asked for, whether or not anyone still watches them.
+        self._asked: set[str] = set()
+        self._runner: asyncio.Task[None] | None = None
+
+    @property
+    def order_count(self) -> int:
+        """Orders watched now."""
+        return len(self._feeds)
+
+    def join(self, order_id: str, after_sequence: int) -> Watcher:
+        """Return a new watcher of the order's events after `after_sequence`."""
+        feed = self._feeds.get(order_id)
+        if feed is None:
+            feed = self._feeds[order_id] = Feed(order_id, Backoff(self._random))
+        watcher = Watcher(self, feed, after_sequence)
+        feed.watchers.append(watcher)
+        # Also when the watcher is ahead of the stream: it may be ahead of the record, which the server knows.
+        if not feed.active or after_sequence != feed.position:
+            self.request(feed)
+        if self._runner is None:
+            self._runner = asyncio.get_running_loop().create_task(self._run(), name="watch-orders")
+        return watcher
+
+    def leave(self, feed: Feed, watcher: Watcher) -> None:
+        """Remove the watcher, if it has not finished; with the last one the order is no longer watched."""
+        if watcher in feed.watchers:
+            self._remove(feed, watcher)
+            if not feed.watchers and feed.order_id in self._asked:
+                self._write_soon(feed.order_id)
+
+    def request(self, feed: Feed) -> None:
+        """Have the stream send the order's events from its watchers' least cursor on."""
+        if self._feeds.get(feed.order_id) is feed:
+            self._write_soon(feed.order_id)
+
+    async def close(self) -> None:
+        """End all watches and the stream."""
+        if self._runner is not None:
+            self._runner.cancel()
+            await asyncio.wait([self._runner])
+            self._runner = None
+        self._fail_all(OrderError("the client was closed", reason="CLIENT_CLOSED"))
+
+    # ---- The stream ------------------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        """Keep a stream open for as long as orders are watched, through every failure."""
+        backoff = Backoff(self._random)
+        try:
+            while True:
+                await self._something_to_write.wait()
+                if self._feeds:
+                    await self._follow(backoff)
+                    await asyncio.sleep(backoff.next_delay_seconds())
+                # The stream is lost, and what it was asked for with it.
+                self._asked.clear()
+                self._to_write = dict.fromkeys(self._feeds)
+                for feed in self._feeds.values():
+                    feed.active = False
+                if not self._feeds:
+                    self._something_to_write.clear()
+        except Exception:
+            # A defect. Watchers are told, for nothing would ever wake them.
+            self._runner = None
+            self._fail_all(InternalError("watching stopped unexpectedly"))
+            raise
+
+    async def _follow(self, backoff: Backoff) -> None:
+        """Open one stream and read it to its end."""
+        call = self._open_stream()
+        writer = asyncio.get_running_loop().create_task(self._write(call), name="watch-orders-writer")
+        try:
+            while True:
+                response = await call.read()
+                if not isinstance(response, pb.WatchOrdersResponse):
+                    # It ended with OK: the server asks its watchers to come back.
+                    return
+                backoff.reset()
+                self._dispatch(response)
+        except grpc.aio.AioRpcError as error:
+            if error.code().value[0] not in _PASSING_FOR_STREAM:
+                self._fail_all(error_of_call(error))
+        except asyncio.CancelledError:
+            # grpc.aio tells a stream that the server cancelled in this way too.
+            if _is_cancelled():
+                raise
+        finally:
+            call.cancel()
+            writer.cancel()
+            await asyncio.wait([writer])
+
+    async def _write(self, call: WatchCall) -> None:
+        """Tell the stream what to send, one message at a time: a call takes one write at once."""
+        with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):  # Ended; its reader knows why.
+            while True:
+                await self._something_to_write.wait()
+                while self._to_write:
+                    order_id = next(iter(self._to_write))
+                    del self._to_write[order_id]
+                    if order_id in self._asked:
+                        # A request starts over only once the one before it is withdrawn.
+                        self._asked.discard(order_id)
+                        await call.write(pb.WatchOrdersRequest(unwatch=order_id))
+                    feed = self._feeds.get(order_id)
+                    cursor = None if feed is None else feed.cursor()
+                    if feed is None or cursor is None:
+                        continue
+                    self._asked.add(order_id)
+                    feed.active = True
+                    feed.position = cursor
+                    watch = pb.WatchOrderRequest(order_id=order_id, after_sequence=cursor)
+                    await call.write(pb.WatchOrdersRequest(watch=watch))
+                self._something_to_write.clear()
+
+    def _dispatch(self, response: pb.WatchOrdersResponse) -> None:
+        for message in response.events:
+            feed = self._feeds.get(message.order_id)
+            if feed is None:
+                continue
+            feed.position = message.sequence
+            feed.backoff.reset()
+            # Made once, whoever watches.
+            event = event_of(message)
+            for watcher in tuple(feed.watchers):
+                if watcher.accept(event):
+                    self._remove(feed, watcher)
+        for ended in response.ended:
+            feed = self._feeds.get(ended.order_id)
+            if feed is None:
+                self._asked.discard(ended.order_id)
+            else:
+                feed.active = False
+                self._end(feed, ended.status)
+
+    def _end(self, feed: Feed, status: status_pb2.Status) -> None:
+        """The server has nothing more to send for the order on this request."""
+        if status.code == code_pb2.OK:
+            feed.look_back = True
+        elif status.code == code_pb2.OUT_OF_RANGE:
+            # The one that is furthest is ahead of the record for certain; the others may not be.
+            furthest = max(watcher.sequence for watcher in feed.watchers)
+            self._fail(feed, error_of_status(status), only_at=furthest)
+        elif status.code not in _PASSING:
+            self._fail(feed, error_of_status(status))
+        if feed.cursor() is not None:
+            # Someone still waits: this was the end of an older request, the events could not be read just
+            # now, or there is a look back to take. Those behind ask once their buffers are empty.
+            delay = feed.backoff.next_delay_seconds()
+            asyncio.get_running_loop().call_later(delay, self.request, feed)
+
+    def _fail(self, feed: Feed, error: OrderError, only_at: int | None = None) -> None:
+        for watcher in tuple(feed.watchers):
+            if only_at is None or watcher.sequence == only_at:
+                watcher.finish(error)
+                self._remove(feed, watcher)
+
+    def _fail_all(self, error: OrderError) -> None:
+        for feed in tuple(self._feeds.values()):
+            self._fail(feed, error)
+
+    def _remove(self, feed: Feed, watcher: Watcher) -> None:
+        feed.watchers.remove(watcher)
+        if not feed.watchers:
+            del self._feeds[feed.order_id]
+
+    def _write_soon(self, order_id: str) -> None:
+        self._to_write[order_id] = None
+        self._something_to_write.set()
+
+
+def _is_cancelled() -> bool:
+    """Whether the running task was asked to stop."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
