@@ -54,7 +54,6 @@ boolean = Annotated[bool, WireType("?")]
 pubkey = Annotated[Pubkey, WireType("32s", Pubkey.from_bytes, bytes)]
 
 
-
 def raw(size: int) -> WireType:
     """Return the type of `size` bytes that this engine carries without reading them."""
     return WireType(f"{size}s")

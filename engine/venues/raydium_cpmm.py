@@ -15,8 +15,8 @@ from solders.instruction import AccountMeta, Instruction
 from solders.pubkey import Pubkey
 
 from engine.domain.order import Side
-from engine.domain.pools.pool import Pool, SwapRefusal
-from engine.domain.pools.raydium_cpmm import CreatorFeeOn, RaydiumCpmmPool, Rates
+from engine.domain.pools.pool import Swap, SwapRefusal
+from engine.domain.pools.raydium_cpmm import CreatorFeeOn, Rates, RaydiumCpmmPool
 from engine.solana.accounts import TOKEN_ACCOUNT, TokenAccount, token_amount
 from engine.solana.programs import TOKEN_PROGRAM, program_address
 from engine.solana.wire import (
@@ -30,7 +30,7 @@ from engine.solana.wire import (
     u16,
     u64,
 )
-from engine.venues.venue import AccountFilter, NewAccount, PoolKeys, SwapCall, Venue
+from engine.venues.venue import AccountFilter, NewAccount, PoolKeys, SwapCall, Venue, vaults_after
 
 PROGRAM: Final = Pubkey.from_string("CPMMoo8L3F4NbTegBCKVNunggL7H1ZpdTHKxQB5qKP1C")
 AUTHORITY: Final = program_address(PROGRAM, b"vault_and_lp_mint_auth_seed")
@@ -192,9 +192,10 @@ class RaydiumCpmm(Venue[RaydiumCpmmKeys]):
         )
 
     def written(
-        self, keys: RaydiumCpmmKeys, accounts: Mapping[Pubkey, bytes], after: Pool
+        self, keys: RaydiumCpmmKeys, accounts: Mapping[Pubkey, bytes], a_to_b: bool, swap: Swap
     ) -> dict[Pubkey, bytes]:
-        """The price history stays as it was: no quote reads it."""
+        # The price history stays as it was: no quote reads it.
+        after = swap.pool
         assert isinstance(after, RaydiumCpmmPool)
         return {
             keys.pool: POOL_STATE.patch(
@@ -206,8 +207,7 @@ class RaydiumCpmm(Venue[RaydiumCpmmKeys]):
                 creator_fees_token_0=after.creator_fees_0,
                 creator_fees_token_1=after.creator_fees_1,
             ),
-            keys.vault_a: TOKEN_ACCOUNT.patch(accounts[keys.vault_a], amount=after.vault_0),
-            keys.vault_b: TOKEN_ACCOUNT.patch(accounts[keys.vault_b], amount=after.vault_1),
+            **vaults_after(keys, accounts, a_to_b, swap),
         }
 
     def swap_instruction(
@@ -330,11 +330,13 @@ class RaydiumCpmm(Venue[RaydiumCpmmKeys]):
         return pool, {
             pool: NewAccount(PROGRAM, POOL_STATE.encode(state)),
             config: NewAccount(PROGRAM, AMM_CONFIG.encode(amm_config)),
-            vault_0: NewAccount(TOKEN_PROGRAM, TOKEN_ACCOUNT.encode(TokenAccount(mint_0, AUTHORITY, amount_0))),
-            vault_1: NewAccount(TOKEN_PROGRAM, TOKEN_ACCOUNT.encode(TokenAccount(mint_1, AUTHORITY, amount_1))),
-            observation: NewAccount(
-                PROGRAM, OBSERVATION_STATE.encode(ObservationState(True, 0, pool))
+            vault_0: NewAccount(
+                TOKEN_PROGRAM, TOKEN_ACCOUNT.encode(TokenAccount(mint_0, AUTHORITY, amount_0))
             ),
+            vault_1: NewAccount(
+                TOKEN_PROGRAM, TOKEN_ACCOUNT.encode(TokenAccount(mint_1, AUTHORITY, amount_1))
+            ),
+            observation: NewAccount(PROGRAM, OBSERVATION_STATE.encode(ObservationState(True, 0, pool))),
         }
 
     def error_code(self, refusal: SwapRefusal) -> int:

@@ -17,7 +17,8 @@ from solders.instruction import Instruction
 from solders.pubkey import Pubkey
 
 from engine.domain.order import FailureReason, Side
-from engine.domain.pools.pool import Pool, SwapRefusal
+from engine.domain.pools.pool import Pool, Swap, SwapRefusal
+from engine.solana.accounts import TOKEN_ACCOUNT, token_amount
 from engine.solana.programs import TOKEN_PROGRAM
 
 
@@ -104,8 +105,10 @@ class Venue(ABC, Generic[Keys]):
         """Return the pool as those accounts have it. Raises KeyError for a missing account, or WireError."""
 
     @abstractmethod
-    def written(self, keys: Keys, accounts: Mapping[Pubkey, bytes], after: Pool) -> dict[Pubkey, bytes]:
-        """Return the accounts that differ once the pool is `after`, vaults included; `accounts` are from before."""
+    def written(
+        self, keys: Keys, accounts: Mapping[Pubkey, bytes], a_to_b: bool, swap: Swap
+    ) -> dict[Pubkey, bytes]:
+        """Return the pool and its vaults as the swap leaves them; `accounts` has these from before it."""
 
     @abstractmethod
     def swap_instruction(
@@ -151,5 +154,20 @@ class Venue(ABC, Generic[Keys]):
     def failure_reason(self, error: int) -> tuple[FailureReason, str]:
         """Return what a custom error of this program means for the order, with a sentence for its user."""
         if error == self.slippage_error:
-            return FailureReason.SLIPPAGE_EXCEEDED, f"the price on {self.name} moved beyond the slippage allowed"
+            return (
+                FailureReason.SLIPPAGE_EXCEEDED,
+                f"the price on {self.name} moved beyond the slippage allowed",
+            )
         return FailureReason.VENUE_REJECTED, f"{self.name} refused the swap (error {error})"
+
+
+def vaults_after(
+    keys: PoolKeys, accounts: Mapping[Pubkey, bytes], a_to_b: bool, swap: Swap
+) -> dict[Pubkey, bytes]:
+    """Return both vaults' accounts after a swap: the input goes in, the output comes out, fees lie still."""
+    came_in, went_out = (keys.vault_a, keys.vault_b) if a_to_b else (keys.vault_b, keys.vault_a)
+    before_in, before_out = accounts[came_in], accounts[went_out]
+    return {
+        came_in: TOKEN_ACCOUNT.patch(before_in, amount=token_amount(before_in) + swap.input_amount),
+        went_out: TOKEN_ACCOUNT.patch(before_out, amount=token_amount(before_out) - swap.output_amount),
+    }

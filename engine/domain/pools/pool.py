@@ -90,7 +90,7 @@ class Pool(Protocol):
         ...
 
     def price(self, a_to_b: bool) -> Fraction:
-        """Return base units of output per base unit of input, of the next infinitely small swap, before fees."""
+        """Return base units of output per base unit of input at the margin, before fees."""
         ...
 
 
