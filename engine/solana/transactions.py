@@ -1,0 +1,186 @@
+"""Transactions: a wallet, and the swap transaction of one attempt, signed.
+
+Building is deterministic: the same order, attempt, route and blockhash give the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Final
+from uuid import UUID
+
+from solders.hash import Hash
+from solders.instruction import Instruction
+from solders.keypair import Keypair
+from solders.message import MessageV0, to_bytes_versioned
+from solders.pubkey import Pubkey
+from solders.transaction import VersionedTransaction
+
+from engine.domain.order import Attempt
+from engine.solana.accounts import RENT_OF_TOKEN_ACCOUNT
+from engine.solana.instructions import (
+    close_token_account,
+    create_token_account,
+    memo,
+    set_compute_unit_limit,
+    set_compute_unit_price,
+    sync_native,
+    transfer_lamports,
+)
+from engine.solana.programs import WRAPPED_SOL_MINT, associated_token_account
+
+MAX_TRANSACTION_SIZE: Final = 1232
+"""Bytes, signatures included: one network packet."""
+SIGNATURE_FEE: Final = 5000
+"""Lamports a signature; charged for transactions that fail on chain too."""
+OVERHEAD_COMPUTE_UNITS: Final = 120_000
+"""What everything but the swap uses at most: two token accounts, wrapping, closing, the memo."""
+FEE_RESERVE: Final = 2 * RENT_OF_TOKEN_ACCOUNT + 1_000_000
+"""Lamports to leave in a wallet so that it can open two token accounts and pay for its transactions."""
+
+
+@dataclass(frozen=True, slots=True)
+class Blockhash:
+    """What dates a transaction: it can land until the chain is higher than last_valid_block_height."""
+
+    value: str
+    last_valid_block_height: int
+
+
+class WalletError(Exception):
+    """The keypair file cannot be used. The message is for the person who named it."""
+
+
+class Wallet:
+    """The keypair that owns the funds and signs."""
+
+    def __init__(self, keypair: Keypair) -> None:
+        self._keypair = keypair
+        self.pubkey: Final = keypair.pubkey()
+
+    @classmethod
+    def load(cls, path: Path) -> Wallet:
+        """Read a keypair file as solana-keygen writes it: a JSON array of 64 numbers. Raises WalletError."""
+        try:
+            numbers = json.loads(path.read_text(encoding="utf-8"))
+            return cls(Keypair.from_bytes(bytes(numbers)))
+        except OSError as error:
+            raise WalletError(f"wallet {path} cannot be read: {error.strerror}") from None
+        except (ValueError, TypeError):
+            raise WalletError(f"wallet {path} is not a keypair: a JSON array of 64 numbers") from None
+
+    @classmethod
+    def create(cls, path: Path) -> Wallet:
+        """Make a new keypair and its file, readable by its owner alone. Raises WalletError if it exists."""
+        keypair = Keypair()
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except OSError as error:
+            raise WalletError(f"wallet {path} cannot be made: {error.strerror}") from None
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(json.dumps(list(bytes(keypair))))
+            # A wallet that funds are sent to must survive a power cut.
+            file.flush()
+            os.fsync(file.fileno())
+        return cls(keypair)
+
+    def sign(self, message: bytes) -> bytes:
+        """Return the ed25519 signature, 64 bytes; the same message always gives the same."""
+        return bytes(self._keypair.sign_message(message))
+
+    def sign_transaction(self, instructions: Sequence[Instruction], blockhash: str) -> VersionedTransaction:
+        """Return a version 0 transaction that this wallet pays for and alone signs."""
+        message = MessageV0.try_compile(self.pubkey, instructions, [], _hash(blockhash))
+        return VersionedTransaction.populate(
+            message, [self._keypair.sign_message(to_bytes_versioned(message))]
+        )
+
+
+def swap_instructions(
+    owner: Pubkey,
+    input_mint: Pubkey,
+    output_mint: Pubkey,
+    max_input_amount: int,
+    swap: Instruction,
+) -> list[Instruction]:
+    """Return the swap with what it needs around it: its token accounts, and SOL wrapped and unwrapped.
+
+    The one place that knows that SOL swaps as a token: `max_input_amount` of it (lamports) is wrapped
+    before, and whatever is left over or came out is unwrapped after.
+    """
+    instructions = []
+    if input_mint == WRAPPED_SOL_MINT:
+        wrapped = associated_token_account(owner, WRAPPED_SOL_MINT)
+        instructions += [
+            _create_token_account(owner, WRAPPED_SOL_MINT),
+            transfer_lamports(owner, wrapped, max_input_amount),
+            _sync_native(wrapped),
+        ]
+    instructions += [_create_token_account(owner, output_mint), swap]
+    if WRAPPED_SOL_MINT in (input_mint, output_mint):
+        instructions.append(_unwrap(owner))
+    return instructions
+
+
+def build_swap(
+    wallet: Wallet,
+    instructions: Sequence[Instruction],
+    blockhash: Blockhash,
+    order_id: UUID,
+    attempt: int,
+    *,
+    compute_units: int,
+    priority_fee_micro_lamports: int,
+) -> Attempt:
+    """Return the signed transaction of an order's attempt; nothing is sent.
+
+    `compute_units` is what the swap itself uses. The memo names the order and the attempt, so that the
+    chain itself says what a transaction was for. Raises ValueError for one too large for the network.
+    """
+    transaction = wallet.sign_transaction(
+        [
+            _compute_unit_limit(compute_units + OVERHEAD_COMPUTE_UNITS),
+            _compute_unit_price(priority_fee_micro_lamports),
+            *instructions,
+            memo(f"{order_id}:{attempt}", wallet.pubkey),
+        ],
+        blockhash.value,
+    )
+    raw_transaction = bytes(transaction)
+    if len(raw_transaction) > MAX_TRANSACTION_SIZE:
+        raise ValueError(
+            f"the transaction has {len(raw_transaction)} bytes; at most {MAX_TRANSACTION_SIZE} fit"
+        )
+    return Attempt(
+        attempt=attempt,
+        tx_hash=str(transaction.signatures[0]),
+        raw_transaction=raw_transaction,
+        last_valid_block_height=blockhash.last_valid_block_height,
+    )
+
+
+def program_of_instruction(raw_transaction: bytes, index: int) -> Pubkey | None:
+    """Return the program that a transaction's instruction calls; None if it has no such instruction."""
+    message = VersionedTransaction.from_bytes(raw_transaction).message
+    instructions = message.instructions
+    if not 0 <= index < len(instructions):
+        return None
+    return message.account_keys[instructions[index].program_id_index]
+
+
+# What does not change from order to order is made once.
+_create_token_account = lru_cache(maxsize=4096)(lambda owner, mint: create_token_account(owner, owner, mint))
+_sync_native = lru_cache(maxsize=64)(sync_native)
+_compute_unit_limit = lru_cache(maxsize=64)(set_compute_unit_limit)
+_compute_unit_price = lru_cache(maxsize=64)(set_compute_unit_price)
+_hash = lru_cache(maxsize=64)(Hash.from_string)
+
+
+@lru_cache(maxsize=64)
+def _unwrap(owner: Pubkey) -> Instruction:
+    return close_token_account(associated_token_account(owner, WRAPPED_SOL_MINT), owner, owner)
