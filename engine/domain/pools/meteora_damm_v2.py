@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from enum import IntEnum
-from fractions import Fraction
 from math import isqrt
 from typing import Final
 
@@ -202,11 +201,10 @@ class MeteoraDammV2Pool:
             clock,
         )
 
-    def price(self, a_to_b: bool) -> Fraction:
-        """Return base units of output per base unit of input, before fees."""
-        if a_to_b:
-            return Fraction(self.token_b_amount, self.token_a_amount)
-        return Fraction(self.token_a_amount, self.token_b_amount)
+    def price(self, a_to_b: bool) -> tuple[int, int]:
+        """Return base units of output per base unit of input, before fees: numerator and denominator."""
+        amounts = (self.token_b_amount, self.token_a_amount)
+        return amounts if a_to_b else amounts[::-1]
 
     def _fee_numerator(self, clock: Clock) -> int:
         """Return the whole fee per 10**9. Raises SwapError where the pool does not trade."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from fractions import Fraction
 from typing import Final, Protocol
 
 U64_MAX: Final = 2**64 - 1
@@ -89,8 +88,8 @@ class Pool(Protocol):
         """Receive exactly `output_amount`. Raises SwapError."""
         ...
 
-    def price(self, a_to_b: bool) -> Fraction:
-        """Return base units of output per base unit of input at the margin, before fees."""
+    def price(self, a_to_b: bool) -> tuple[int, int]:
+        """Return base units of output per base unit of input, before fees: numerator and denominator."""
         ...
 
 

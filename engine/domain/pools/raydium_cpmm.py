@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
-from fractions import Fraction
 from typing import Final
 
 from engine.domain.pools.pool import (
@@ -203,10 +202,10 @@ class RaydiumCpmmPool:
             ),
         )
 
-    def price(self, a_to_b: bool) -> Fraction:
-        """Return base units of output per base unit of input, before fees."""
+    def price(self, a_to_b: bool) -> tuple[int, int]:
+        """Return base units of output per base unit of input, before fees: numerator and denominator."""
         reserve_in, reserve_out = self._reserves(a_to_b)
-        return Fraction(reserve_out, reserve_in)
+        return reserve_out, reserve_in
 
     def _reserves(self, a_to_b: bool) -> tuple[int, int]:
         reserves = (self.reserve_0, self.reserve_1) if a_to_b else (self.reserve_1, self.reserve_0)

@@ -1,0 +1,394 @@
+"""A Solana node, over JSON-RPC and its WebSocket.
+
+Whatever is asked in one turn of the loop travels in one HTTP request, as a JSON-RPC batch. Sending
+transactions and reading have separate lanes, so that a broadcast never waits behind a large read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from base64 import b64decode, b64encode
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Final, Self
+
+import aiohttp
+import msgspec
+from solders.pubkey import Pubkey
+
+from engine.coalesce import Coalescer
+from engine.domain.errors import NodeUnavailable, Refused
+from engine.solana.transactions import Blockhash
+from engine.telemetry import node_errors_total, observe_batch
+
+logger = logging.getLogger(__name__)
+
+MAX_ACCOUNTS: Final = 100
+"""Accounts a node answers in one getMultipleAccounts."""
+MAX_SIGNATURES: Final = 256
+"""Signatures a node answers in one getSignatureStatuses."""
+
+_UNHEALTHY: Final = frozenset({-32004, -32005, -32014, -32016})
+"""Errors that say: this node is behind. It may catch up, or another may know."""
+_PREFLIGHT_FAILURE: Final = -32002
+_RECONNECT_SECONDS: Final = 1.0
+_POLL_SECONDS: Final = 0.4
+
+
+class RpcError(Refused):
+    """The node answered, and refused."""
+
+    reason = "NODE_REFUSED"
+
+    def __init__(self, method: str, code: int, message: str, data: Any = None) -> None:
+        self.code = code
+        self.data = data
+        super().__init__(f"{method}: {message} ({code})")
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    lamports: int
+    owner: str
+    """Base58 address of the program that owns it."""
+    data_base64: str
+    """As it came: two equal texts are two equal accounts, and need no decoding."""
+
+    @property
+    def data(self) -> bytes:
+        return b64decode(self.data_base64)
+
+
+@dataclass(frozen=True, slots=True)
+class SignatureStatus:
+    """What the chain says of a transaction that it has seen."""
+
+    slot: int
+    err: Any
+    """None: it did what it should. Else the TransactionError as JSON."""
+    confirmation_status: str
+    """processed, confirmed or finalized."""
+
+    def reached(self, commitment: str) -> bool:
+        """Say whether it is as final as `commitment` asks."""
+        return _FINALITY.index(self.confirmation_status) >= _FINALITY.index(commitment)
+
+
+_FINALITY: Final = ("processed", "confirmed", "finalized")
+
+
+@dataclass(frozen=True, slots=True)
+class TokenBalance:
+    """What a transaction did to one token account, in base units."""
+
+    mint: str
+    owner: str
+    before: int
+    after: int
+
+
+@dataclass(frozen=True, slots=True)
+class TransactionRecord:
+    """A transaction as it went."""
+
+    slot: int
+    err: Any
+    """None: it did what it should."""
+    fee: int
+    """Lamports."""
+    token_balances: tuple[TokenBalance, ...]
+
+    def exchanged(self, wallet: str, input_mint: str, output_mint: str) -> tuple[int, int]:
+        """Return what the pools took of input_mint and gave of output_mint, in base units.
+
+        Seen from the pools, because a wallet's SOL also pays fees and rent.
+        """
+        taken = given = 0
+        for balance in self.token_balances:
+            if balance.owner != wallet:
+                if balance.mint == input_mint:
+                    taken += balance.after - balance.before
+                elif balance.mint == output_mint:
+                    given += balance.before - balance.after
+        return taken, given
+
+
+class NodeClient:
+    """Calls one node. Use as `async with`.
+
+    Every method raises NodeUnavailable when there was no answer (unreachable, too slow, overloaded or
+    behind), which says nothing about what became of a transaction; and RpcError when the node refused.
+    """
+
+    def __init__(self, url: str, ws_url: str, *, timeout_seconds: float = 5.0) -> None:
+        self._url = url
+        self._ws_url = ws_url
+        self._timeout = aiohttp.ClientTimeout(total=timeout_seconds)
+        self._session: aiohttp.ClientSession | None = None
+        # 50 calls a batch: what public nodes accept.
+        self._read = Coalescer[_Call, Any](
+            self._post, max_batch=50, max_concurrent=4, observe=observe_batch("node_read")
+        )
+        self._send = Coalescer[_Call, Any](
+            self._post, max_batch=50, max_concurrent=4, observe=observe_batch("node_send")
+        )
+
+    async def __aenter__(self) -> Self:
+        self._session = aiohttp.ClientSession(timeout=self._timeout)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._read.drain()
+        await self._send.drain()
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    # ---- Time
+
+    async def latest_blockhash(self, commitment: str = "confirmed") -> Blockhash:
+        """Return the newest blockhash, and how long it is good for."""
+        value = (await self._read(("getLatestBlockhash", [{"commitment": commitment}])))["value"]
+        return Blockhash(value["blockhash"], value["lastValidBlockHeight"])
+
+    async def block_height(self, commitment: str = "confirmed") -> int:
+        """Return the height of the newest block; `finalized` for proof that a transaction expired."""
+        height: int = await self._read(("getBlockHeight", [{"commitment": commitment}]))
+        return height
+
+    async def slot(self, commitment: str = "processed") -> int:
+        """Return the newest slot."""
+        slot: int = await self._read(("getSlot", [{"commitment": commitment}]))
+        return slot
+
+    async def slots(self) -> AsyncGenerator[int, None]:
+        """Yield each new slot, for ever: as the node announces it, else by asking for it."""
+        newest = -1
+        while True:
+            try:
+                async with aclosing(self._announced_slots()) as announced:
+                    async for slot in announced:
+                        if slot > newest:
+                            newest = slot
+                            yield slot
+            except (aiohttp.ClientError, OSError, TimeoutError, msgspec.DecodeError) as error:
+                logger.warning("slot announcements lost, polling: %r", error)
+                node_errors_total.labels("slots_lost").inc()
+            # Polls until it is time to try the WebSocket again.
+            for _ in range(max(1, round(_RECONNECT_SECONDS / _POLL_SECONDS))):
+                try:
+                    slot = await self.slot()
+                except NodeUnavailable:
+                    pass
+                else:
+                    if slot > newest:
+                        newest = slot
+                        yield slot
+                await asyncio.sleep(_POLL_SECONDS)
+
+    async def _announced_slots(self) -> AsyncGenerator[int, None]:
+        async with self._connected().ws_connect(self._ws_url, heartbeat=15.0) as socket:
+            await socket.send_str('{"jsonrpc":"2.0","id":1,"method":"slotSubscribe"}')
+            async for message in socket:
+                if message.type is not aiohttp.WSMsgType.TEXT:
+                    continue
+                answer = msgspec.json.decode(message.data)
+                if answer.get("method") == "slotNotification":
+                    yield answer["params"]["result"]["slot"]
+
+    # ---- Accounts
+
+    async def multiple_accounts(
+        self, addresses: Sequence[Pubkey], commitment: str = "processed"
+    ) -> tuple[int, list[Account | None]]:
+        """Return any number of accounts in order, None where there is none.
+
+        The slot is the oldest of those that the answer's parts were read at.
+        """
+        options = {"encoding": "base64", "commitment": commitment}
+        answers = [
+            self._read(("getMultipleAccounts", [[str(address) for address in chunk], options]))
+            for chunk in _chunks(addresses, MAX_ACCOUNTS)
+        ]
+        slots, accounts = [], []
+        for answer in await _all(answers):
+            slots.append(answer["context"]["slot"])
+            accounts += [None if value is None else _account(value) for value in answer["value"]]
+        return min(slots, default=0), accounts
+
+    async def program_accounts(
+        self,
+        program: Pubkey,
+        *,
+        data_size: int,
+        prefix: bytes = b"",
+        data_slice: tuple[int, int] | None = None,
+        commitment: str = "confirmed",
+    ) -> list[tuple[Pubkey, bytes]]:
+        """Return a program's accounts of that size that start with `prefix`, or only a slice of each.
+
+        `data_slice` is offset and length, in bytes.
+        """
+        filters: list[dict[str, Any]] = [{"dataSize": data_size}]
+        if prefix:
+            filters.append(
+                {"memcmp": {"offset": 0, "bytes": b64encode(prefix).decode(), "encoding": "base64"}}
+            )
+        options: dict[str, Any] = {"encoding": "base64", "commitment": commitment, "filters": filters}
+        if data_slice is not None:
+            options["dataSlice"] = {"offset": data_slice[0], "length": data_slice[1]}
+        found = await self._read(("getProgramAccounts", [str(program), options]))
+        return [(Pubkey.from_string(item["pubkey"]), b64decode(item["account"]["data"][0])) for item in found]
+
+    async def balance(self, address: Pubkey, commitment: str = "confirmed") -> int:
+        """Return an account's lamports; 0 where there is none."""
+        answer = await self._read(("getBalance", [str(address), {"commitment": commitment}]))
+        lamports: int = answer["value"]
+        return lamports
+
+    async def token_balance(self, address: Pubkey, commitment: str = "confirmed") -> int:
+        """Return a token account's balance in base units. Raises RpcError where there is none."""
+        answer = await self._read(("getTokenAccountBalance", [str(address), {"commitment": commitment}]))
+        return int(answer["value"]["amount"])
+
+    # ---- Transactions
+
+    async def send_transaction(self, raw_transaction: bytes) -> None:
+        """Hand a signed transaction to the node, which forwards it without checking it.
+
+        The node does not resend it on its own: whoever recorded it does, and knows when to stop.
+        """
+        options = {"encoding": "base64", "skipPreflight": True, "maxRetries": 0}
+        try:
+            await self._send(("sendTransaction", [b64encode(raw_transaction).decode(), options]))
+        except RpcError as error:
+            # Sent before and landed: what was to happen has happened.
+            if (
+                error.code != _PREFLIGHT_FAILURE
+                or not isinstance(error.data, Mapping)
+                or error.data.get("err") != "AlreadyProcessed"
+            ):
+                raise
+
+    async def signature_statuses(self, signatures: Sequence[str]) -> list[SignatureStatus | None]:
+        """Return what the chain says of any number of transactions, in order; None: it has not seen it."""
+        answers = [
+            self._read(("getSignatureStatuses", [list(chunk), {"searchTransactionHistory": True}]))
+            for chunk in _chunks(signatures, MAX_SIGNATURES)
+        ]
+        return [
+            None if value is None else _signature_status(value)
+            for answer in await _all(answers)
+            for value in answer["value"]
+        ]
+
+    async def transactions(
+        self, signatures: Sequence[str], commitment: str = "confirmed"
+    ) -> list[TransactionRecord | None]:
+        """Return how transactions went, in order; None where the node has none of that signature."""
+        options = {"encoding": "base64", "commitment": commitment, "maxSupportedTransactionVersion": 0}
+        answers = await _all(
+            [self._read(("getTransaction", [signature, options])) for signature in signatures]
+        )
+        return [None if answer is None else _transaction_record(answer) for answer in answers]
+
+    # ---- The wire
+
+    def _connected(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            raise RuntimeError("NodeClient is used outside of its `async with`")
+        return self._session
+
+    async def _post(self, calls: list[_Call]) -> list[Any]:
+        """Make the calls in one HTTP request; an answer that is an exception belongs to its caller alone."""
+        requests = [
+            {"jsonrpc": "2.0", "id": index, "method": method, "params": params}
+            for index, (method, params) in enumerate(calls)
+        ]
+        # Alone it goes as itself: some nodes count a batch of one as a batch.
+        body = msgspec.json.encode(requests if len(requests) > 1 else requests[0])
+        try:
+            async with self._connected().post(
+                self._url, data=body, headers={"Content-Type": "application/json"}
+            ) as response:
+                text = await response.read()
+                if response.status == 429 or response.status >= 500:
+                    raise _unavailable(f"http_{response.status}", f"answered HTTP {response.status}")
+        except TimeoutError:
+            raise _unavailable("timeout", "did not answer in time") from None
+        except (aiohttp.ClientError, OSError) as error:
+            raise _unavailable("unreachable", f"is unreachable: {error}") from error
+        try:
+            answers = msgspec.json.decode(text)
+        except msgspec.DecodeError:
+            raise _unavailable("not_json", "answered something that is not JSON") from None
+        by_id = {
+            answer.get("id"): answer
+            for answer in (answers if isinstance(answers, list) else [answers])
+            if isinstance(answer, dict)
+        }
+        return [_result(method, by_id.get(index)) for index, (method, _) in enumerate(calls)]
+
+
+_Call = tuple[str, list[Any]]
+"""Method and parameters."""
+
+
+def _result(method: str, answer: dict[str, Any] | None) -> Any:
+    if answer is None or not ("result" in answer or "error" in answer):
+        return _unavailable("no_answer", f"did not answer {method}")
+    error = answer.get("error")
+    if error is None:
+        return answer["result"]
+    code, message = error.get("code", 0), error.get("message", "")
+    if code in _UNHEALTHY:
+        return _unavailable("unhealthy", f"is not healthy: {message}")
+    node_errors_total.labels(str(code)).inc()
+    return RpcError(method, code, message, error.get("data"))
+
+
+def _unavailable(reason: str, what: str) -> NodeUnavailable:
+    node_errors_total.labels(reason).inc()
+    return NodeUnavailable(f"the Solana node {what}")
+
+
+async def _all(answers: Sequence[asyncio.Future[Any]]) -> list[Any]:
+    """Return every answer, or raise the first error once all have come: none is left unread."""
+    results = await asyncio.gather(*answers, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return results
+
+
+def _chunks(items: Sequence[Any], size: int) -> list[Sequence[Any]]:
+    return [items[start : start + size] for start in range(0, len(items), size)]
+
+
+def _account(value: Mapping[str, Any]) -> Account:
+    return Account(value["lamports"], value["owner"], value["data"][0])
+
+
+def _signature_status(value: Mapping[str, Any]) -> SignatureStatus:
+    return SignatureStatus(value["slot"], value["err"], value["confirmationStatus"])
+
+
+def _transaction_record(answer: Mapping[str, Any]) -> TransactionRecord:
+    meta = answer["meta"]
+    balances: dict[int, TokenBalance] = {}
+    # An account that was opened or closed on the way is missing from one of the two lists: it held nothing.
+    for entry in meta.get("preTokenBalances") or ():
+        amount = int(entry["uiTokenAmount"]["amount"])
+        balances[entry["accountIndex"]] = TokenBalance(entry["mint"], entry["owner"], amount, 0)
+    for entry in meta.get("postTokenBalances") or ():
+        amount = int(entry["uiTokenAmount"]["amount"])
+        known = balances.get(entry["accountIndex"])
+        balances[entry["accountIndex"]] = TokenBalance(
+            entry["mint"], entry["owner"], known.before if known else 0, amount
+        )
+    return TransactionRecord(answer["slot"], meta["err"], meta["fee"], tuple(balances.values()))
