@@ -1,0 +1,315 @@
+"""`order-engine`: its commands, their options and help. What a command does is imported when it runs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+REFUSED, UNUSABLE = 1, 2
+"""Exit codes: the order was refused or failed; wrong usage, unusable settings, or nobody answers."""
+
+app = typer.Typer(
+    help="""Execute swap orders on Solana venues.
+
+    [bold]order-engine up[/bold] starts everything; then, in another terminal:
+
+      order-engine quote sell 1.5 SOL USDC
+      order-engine submit sell 1.5 SOL USDC --watch
+    """,
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Server = Annotated[
+    str | None,
+    typer.Option("--server", metavar="HOST:PORT", help="gRPC server; else GRPC_HOST and GRPC_PORT."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, one line for each answer or event.")]
+SideName = Annotated[
+    str,
+    typer.Argument(
+        metavar="SIDE",
+        help="sell: spend exactly AMOUNT of INPUT. buy: receive exactly AMOUNT of OUTPUT.",
+    ),
+]
+Amount = Annotated[str, typer.Argument(metavar="AMOUNT", help="Decimal, in whole tokens: 1.5")]
+InputToken = Annotated[str, typer.Argument(metavar="INPUT", help="Token to spend: symbol or mint address.")]
+OutputToken = Annotated[str, typer.Argument(metavar="OUTPUT", help="Token to receive.")]
+OrderId = Annotated[str, typer.Argument(metavar="ORDER_ID")]
+Slippage = Annotated[
+    int | None,
+    typer.Option(help="Worst acceptable move from the quoted price, in basis points; else the server's."),
+]
+
+_RUN = "Run the engine"
+_ORDERS = "Orders"
+_PROCESSES = "One process, for operators (settings come from the environment and .env)"
+
+
+@app.command(rich_help_panel=_RUN)
+def up(
+    data_dir: Annotated[
+        Path, typer.Option(help="Where orders, wallet, logs and the simulated chain are kept.")
+    ] = Path(".data"),
+    ephemeral: Annotated[bool, typer.Option("--ephemeral", help="Keep nothing.")] = False,
+    workers: Annotated[int, typer.Option(min=1, max=64, help="Worker processes.")] = 1,
+) -> None:
+    """Start everything, show it, and stop it all on Ctrl-C.
+
+    PostgreSQL, Valkey and a simulated Solana come embedded, unless DB_HOST, REDIS_HOST or SOLANA_RPC_URL, in
+    the environment or in .env, name yours.
+
+      order-engine up
+      order-engine up --ephemeral --workers 4
+      PORT=8080 order-engine up --data-dir /var/lib/orders
+    """
+    from cli.up import up as run_up
+
+    raise typer.Exit(run_up(None if ephemeral else data_dir, workers))
+
+
+@app.command(rich_help_panel=_ORDERS)
+def submit(
+    side: SideName,
+    amount: Amount,
+    input_token: InputToken,
+    output_token: OutputToken,
+    watch: Annotated[
+        bool, typer.Option("--watch", "-w", help="Follow it; exit code 0 only if it is confirmed.")
+    ] = False,
+    slippage_bps: Slippage = None,
+    expire_seconds: Annotated[
+        float | None, typer.Option(min=0.001, help="Give up unless it is broadcast by then.")
+    ] = None,
+    request_id: Annotated[
+        str | None, typer.Option(help="Your own name for it: submitting it again is the same order.")
+    ] = None,
+    server: Server = None,
+    json: Json = False,
+) -> None:
+    """Submit a market order.
+
+    order-engine submit sell 1.5 SOL USDC --watch      spend exactly 1.5 SOL
+    order-engine submit buy 100 SOL USDC               receive exactly 100 USDC, paid in SOL
+    order-engine submit sell 1 SOL USDC --json --request-id rent-october
+    """
+    from cli import orders
+
+    _run(
+        lambda: orders.submit(
+            _target(server),
+            _spec(side, amount, input_token, output_token, slippage_bps),
+            request_id=request_id,
+            expire_seconds=expire_seconds,
+            watch=watch,
+            json=json,
+        )
+    )
+
+
+@app.command(rich_help_panel=_ORDERS)
+def watch(
+    order_id: OrderId,
+    after: Annotated[int, typer.Option(min=0, help="Only events after this sequence.")] = 0,
+    server: Server = None,
+    json: Json = False,
+) -> None:
+    """Follow an order: what has happened, then what happens, to its end.
+
+    The exit code is 0 only if it is confirmed.
+
+      order-engine watch 0198c2f0-5b7e-7d31-a4c2-9f6e2b1d8a77
+      order-engine watch 0198c2f0-5b7e-7d31-a4c2-9f6e2b1d8a77 --after 3 --json
+    """
+    from cli import orders
+
+    _run(lambda: orders.watch(_target(server), order_id, after, json=json))
+
+
+@app.command(rich_help_panel=_ORDERS)
+def quote(
+    side: SideName,
+    amount: Amount,
+    input_token: InputToken,
+    output_token: OutputToken,
+    slippage_bps: Slippage = None,
+    server: Server = None,
+    json: Json = False,
+) -> None:
+    """Compare what the venues offer, without executing anything.
+
+    order-engine quote sell 1.5 SOL USDC
+    order-engine quote buy 1000000 USDC BONK --json
+    """
+    from cli import orders
+
+    _run(
+        lambda: orders.quote(
+            _target(server), _spec(side, amount, input_token, output_token, slippage_bps), json=json
+        )
+    )
+
+
+@app.command(rich_help_panel=_ORDERS)
+def get(order_id: OrderId, server: Server = None, json: Json = False) -> None:
+    """Show an order as it stands, and how each attempt was routed.
+
+    order-engine get 0198c2f0-5b7e-7d31-a4c2-9f6e2b1d8a77
+    """
+    from cli import orders
+
+    _run(lambda: orders.get(_target(server), order_id, json=json))
+
+
+@app.command("list", rich_help_panel=_ORDERS)
+def list_orders(
+    status: Annotated[
+        list[str] | None, typer.Option("--status", "-s", help="Only these; may be given more than once.")
+    ] = None,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="At most this many.")] = 20,
+    server: Server = None,
+    json: Json = False,
+) -> None:
+    """List orders, newest first.
+
+    order-engine list
+    order-engine list --status failed --status expired --limit 100
+    order-engine list --json | jq .orderId
+    """
+    from cli import orders
+    from client import OrderStatus
+
+    known = [name for name in OrderStatus if name is not OrderStatus.UNKNOWN]
+    for name in status or ():
+        if name not in known:
+            raise typer.BadParameter(f'"{name}" is not one of {", ".join(known)}', param_hint="--status")
+    statuses = [OrderStatus(name) for name in status or ()]
+    _run(lambda: orders.list_orders(_target(server), statuses, limit, json=json))
+
+
+@app.command(rich_help_panel=_ORDERS)
+def cancel(order_id: OrderId, server: Server = None, json: Json = False) -> None:
+    """Cancel an order that has not been broadcast.
+
+    order-engine cancel 0198c2f0-5b7e-7d31-a4c2-9f6e2b1d8a77
+    """
+    from cli import orders
+
+    _run(lambda: orders.cancel(_target(server), order_id, json=json))
+
+
+@app.command(rich_help_panel=_PROCESSES)
+def server() -> None:
+    """Run the gRPC server."""
+    _become("server")
+
+
+@app.command(rich_help_panel=_PROCESSES)
+def workers() -> None:
+    """Run the workers."""
+    _become("workers")
+
+
+@app.command(rich_help_panel=_PROCESSES)
+def gateway() -> None:
+    """Run the REST and WebSocket gateway with the console."""
+    _become("gateway")
+
+
+@app.command(rich_help_panel=_PROCESSES)
+def simnet() -> None:
+    """Run the simulated Solana."""
+    _become("simnet")
+
+
+@app.command(rich_help_panel=_PROCESSES)
+def migrate() -> None:
+    """Bring the database to the schema of this version."""
+    from engine.settings import load_settings
+    from engine.storage.migrate import SchemaError
+    from engine.storage.migrate import migrate as apply
+
+    async def run() -> int:
+        try:
+            applied = await apply(load_settings())
+        except SchemaError as error:
+            return _refuse(str(error), UNUSABLE)
+        for migration in applied:
+            typer.echo(f"applied {migration.number:04d} {migration.name}")
+        typer.echo("the database is up to date")
+        return 0
+
+    _run(run)
+
+
+def main() -> None:
+    try:
+        app()
+    except BrokenPipeError:
+        # `order-engine list | head`: the reader has left. Python would complain while closing stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+
+
+def _run(command: Callable[[], Coroutine[Any, Any, int]]) -> None:
+    """Run a command to its exit code; errors become one sentence on stderr."""
+    import asyncio
+
+    from client.errors import InvalidOrder, OrderError, Unavailable
+    from engine.settings import SettingsError
+
+    try:
+        code = asyncio.run(command())
+    except SettingsError as error:
+        code = _refuse(str(error), UNUSABLE)
+    except InvalidOrder as error:
+        lines = "; ".join(
+            f"{line.field.removeprefix('spec.')} {line.description}" for line in error.violations
+        )
+        code = _refuse(lines or error.message, REFUSED)
+    except OrderError as error:
+        said = error.message
+        if said.startswith("failed to connect"):
+            said = "no server answers; start one with `order-engine up`, or name it with --server"
+        if isinstance(error, Unavailable) and error.request_id is not None:
+            # It may have been stored all the same.
+            said += f" (to submit it again safely, add --request-id {error.request_id})"
+        code = _refuse(said, UNUSABLE if isinstance(error, Unavailable) else REFUSED)
+    except KeyboardInterrupt:
+        code = 130  # as shells have it: 128 + SIGINT
+    raise typer.Exit(code)
+
+
+def _refuse(sentence: str, code: int) -> int:
+    typer.echo(f"order-engine: {sentence}", err=True)
+    return code
+
+
+def _target(server: str | None) -> str:
+    if server is not None:
+        return server
+    from engine.settings import load_settings
+
+    settings = load_settings()
+    return f"{settings.grpc_host}:{settings.grpc_port}"
+
+
+def _spec(side: str, amount: str, input_token: str, output_token: str, slippage_bps: int | None) -> Any:
+    from client import OrderSpec, Side
+
+    if side not in list(Side):
+        raise typer.BadParameter(f'"{side}" is neither sell nor buy', param_hint="SIDE")
+    return OrderSpec(Side(side), amount, input_token, output_token, slippage_bps)
+
+
+def _become(module: str) -> None:
+    """Replace this process by `python -m module`, so that signals and exit codes are its own."""
+    os.execv(sys.executable, [sys.executable, "-m", module])

@@ -1,0 +1,119 @@
+"""The client commands: each connects, asks, prints. They return the exit code."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from rich.console import Console
+
+from cli.render import (
+    asked,
+    details_json,
+    event_line,
+    order_json,
+    order_table,
+    plain,
+    print_decision,
+    print_details,
+    print_json,
+)
+from client import Order, OrderClient, OrderSpec, OrderStatus
+
+_OK, _NOT_CONFIRMED = 0, 1
+
+
+async def submit(
+    server: str,
+    spec: OrderSpec,
+    *,
+    request_id: str | None,
+    expire_seconds: float | None,
+    watch: bool,
+    json: bool,
+) -> int:
+    """Submit an order; with `watch`, follow it and return 0 only if it is CONFIRMED."""
+    if expire_seconds is not None:
+        expire_time = datetime.now(UTC) + timedelta(seconds=expire_seconds)
+        spec = OrderSpec(
+            spec.side, spec.amount, spec.input_token, spec.output_token, spec.slippage_bps, expire_time
+        )
+    async with OrderClient(server) as client:
+        order = await client.submit(spec, request_id=request_id)
+        if json:
+            print_json(order_json(order))
+        else:
+            again = " (submitted before)" if order.deduplicated else ""
+            Console(highlight=False, soft_wrap=True).print(
+                f"order {order.order_id}{again}: {order.spec.side} {asked(order.spec)}"
+            )
+        return await _follow(client, order, 0, json=json) if watch else _OK
+
+
+async def watch(server: str, order_id: str, after_sequence: int, *, json: bool) -> int:
+    """Follow an order to its end and return 0 only if it is CONFIRMED."""
+    async with OrderClient(server) as client:
+        # The watch itself would wait for an unreachable server for as long as it takes.
+        order = (await client.get(order_id)).order
+        return await _follow(client, order, after_sequence, json=json)
+
+
+async def quote(server: str, spec: OrderSpec, *, json: bool) -> int:
+    async with OrderClient(server) as client:
+        decision = await client.quote(spec)
+    if json:
+        print_json(plain(decision))
+    else:
+        print_decision(Console(highlight=False), decision, spec)
+    return _OK
+
+
+async def get(server: str, order_id: str, *, json: bool) -> int:
+    async with OrderClient(server) as client:
+        details = await client.get(order_id)
+    if json:
+        print_json(details_json(details))
+    else:
+        print_details(Console(highlight=False), details)
+    return _OK
+
+
+async def list_orders(server: str, statuses: list[OrderStatus], limit: int, *, json: bool) -> int:
+    """Print the newest `limit` orders; as JSON, one a line."""
+    orders: list[Order] = []
+    if limit > 0:
+        async with OrderClient(server) as client:
+            async for order in client.list(statuses=statuses, page_size=min(limit, 500)):
+                if json:
+                    print_json(order_json(order))
+                orders.append(order)
+                if len(orders) == limit:
+                    break
+    if not json:
+        console = Console(highlight=False, soft_wrap=not Console().is_terminal)
+        if orders:
+            console.print(order_table(orders))
+        else:
+            console.print("no orders", style="dim")
+    return _OK
+
+
+async def cancel(server: str, order_id: str, *, json: bool) -> int:
+    async with OrderClient(server) as client:
+        order = await client.cancel(order_id)
+    if json:
+        print_json(order_json(order))
+    else:
+        Console(highlight=False).print(f"order {order.order_id}: {order.status}")
+    return _OK
+
+
+async def _follow(client: OrderClient, order: Order, after_sequence: int, *, json: bool) -> int:
+    console = Console(highlight=False, soft_wrap=True)
+    status = order.status
+    async for event in client.watch(order.order_id, after_sequence):
+        status = event.status
+        if json:
+            print_json(plain(event))
+        else:
+            console.print(event_line(event, order.spec))
+    return _OK if status is OrderStatus.CONFIRMED else _NOT_CONFIRMED
