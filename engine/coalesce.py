@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, cast
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -50,7 +50,6 @@ class Coalescer(Generic[Item, Result]):
             # A new task starts on the loop's next turn, so all items of this turn share its first batch.
             runner = loop.create_task(self._run())
             self._runners.add(runner)
-            runner.add_done_callback(self._runners.discard)
         return future
 
     @property
@@ -64,6 +63,14 @@ class Coalescer(Generic[Item, Result]):
             await asyncio.wait(set(self._runners))
 
     async def _run(self) -> None:
+        try:
+            await self._perform_waiting()
+        finally:
+            # Here and not in a done callback, which runs a turn later: an item handed in meanwhile
+            # would count on a runner that has already looked for the last time.
+            self._runners.discard(cast("asyncio.Task[None]", asyncio.current_task()))
+
+    async def _perform_waiting(self) -> None:
         while self._waiting:
             count = min(len(self._waiting), self._max_batch)
             batch = [self._waiting.popleft() for _ in range(count)]

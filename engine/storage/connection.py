@@ -9,6 +9,7 @@ from typing import Any, Final
 import psycopg
 from psycopg import adapt
 from psycopg.types.numeric import Int8BinaryDumper
+from psycopg.types.string import TextBinaryLoader
 
 from engine.domain.errors import OutcomeUnknown, StoreUnavailable
 
@@ -93,15 +94,17 @@ class Connection:
         except psycopg.OperationalError as error:
             raise StoreUnavailable(f"PostgreSQL cannot be reached: {_first_line(error)}") from error
         connection.prepared_max = 200
-        _fix_integer_width(connection.adapters)
+        _adapt(connection.adapters)
         self._connection = connection
         return connection
 
 
-def _fix_integer_width(adapters: adapt.AdaptersMap) -> None:
+def _adapt(adapters: adapt.AdaptersMap) -> None:
     # psycopg chooses int2, int4 or int8 by value, so that the same statement would be prepared once for
     # every mixture of widths in its arrays.
     adapters.register_dumper(int, Int8BinaryDumper)
+    # Types it does not know are our enums: their labels.
+    adapters.register_loader(0, TextBinaryLoader)
 
 
 def _first_line(error: BaseException) -> str:

@@ -100,7 +100,7 @@ CROSS JOIN LATERAL (
 -- Take up orders that are due and that nobody alive holds, or that this owner holds already. Those
 -- that are pending become routing in the same statement, unless they expired while they waited.
 WITH candidate AS (
-    SELECT order_id
+    SELECT order_id, status = 'pending' AND (expire_time IS NULL OR expire_time > now()) AS starts
     FROM orders
     WHERE order_id = ANY (%(order_id)s::uuid[])
       AND closed_status IS NULL
@@ -115,10 +115,9 @@ WITH candidate AS (
         status = CASE WHEN starts THEN 'routing' ELSE o.status END,
         sequence = CASE WHEN starts THEN o.sequence + 1 ELSE o.sequence END,
         update_time = now()
-    FROM candidate,
-        LATERAL (SELECT o.status = 'pending' AND (o.expire_time IS NULL OR o.expire_time > now())) AS s (starts)
+    FROM candidate
     WHERE o.order_id = candidate.order_id
-    RETURNING o.*, starts
+    RETURNING o.*, candidate.starts
 ), told AS (
     INSERT INTO order_events (order_id, sequence, previous_status, status, attempt)
     SELECT order_id, sequence, 'pending', 'routing', attempt FROM claimed WHERE starts
