@@ -1,0 +1,384 @@
+"""The market as this process sees it: every pool and the wallet, refreshed in bulk once a slot.
+
+Orders are quoted from memory. However many orders there are, a slot costs one JSON-RPC batch, and only
+accounts whose bytes changed are decoded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any, Final
+
+from solders.instruction import Instruction
+from solders.pubkey import Pubkey
+
+from engine.domain import routing
+from engine.domain.errors import EngineError, NodeUnavailable, NoRoute
+from engine.domain.order import FailureReason, OrderSpec, Route, RoutingDecision, Side
+from engine.domain.pools.pool import Clock
+from engine.domain.routing import PoolOffer
+from engine.domain.tokens import SOL, TOKENS, Token
+from engine.solana.accounts import CLOCK, token_amount
+from engine.solana.programs import (
+    ASSOCIATED_TOKEN_PROGRAM,
+    CLOCK_SYSVAR,
+    SYSTEM_PROGRAM,
+    TOKEN_PROGRAM,
+    associated_token_account,
+)
+from engine.solana.rpc import MAX_ACCOUNTS, NodeClient
+from engine.solana.transactions import (
+    FEE_RESERVE,
+    Blockhash,
+    program_of_instruction,
+    swap_instructions,
+)
+from engine.solana.wire import WireError
+from engine.venues import VENUE_BY_PROGRAM, VENUES
+from engine.venues.venue import PoolKeys, Venue
+
+logger = logging.getLogger(__name__)
+
+STALE_SECONDS: Final = 5.0
+"""Older than this, prices and balances are not traded on."""
+DISCOVERY_SECONDS: Final = 60.0
+"""How often to look for pools that are new."""
+_RETRY_SECONDS: Final = 0.5
+
+
+class _Listing:
+    """A pool that is traded: what never changes of it, and how it is now."""
+
+    __slots__ = ("accounts", "address", "keys", "offers", "venue")
+
+    def __init__(self, venue: Venue[Any], keys: PoolKeys) -> None:
+        self.venue = venue
+        self.keys = keys
+        self.address = str(keys.pool)
+        self.accounts = venue.quote_accounts(keys)
+        self.offers: tuple[PoolOffer, PoolOffer] | None = None
+        """b to a, and a to b; None while the pool cannot be read."""
+
+    def read(self, accounts: Mapping[Pubkey, bytes]) -> None:
+        """Take over the pool's accounts as they are now."""
+        try:
+            pool = self.venue.pool(self.keys, accounts)
+        except (KeyError, ValueError, IndexError) as error:
+            # Closed since, or changed by a newer program into something we do not know.
+            logger.warning("pool %s of %s cannot be read: %r", self.address, self.venue.kind, error)
+            self.offers = None
+            return
+        self.offers = tuple(  # type: ignore[assignment]
+            PoolOffer(self.venue.name, self.venue.kind, self.address, a_to_b, pool)
+            for a_to_b in (False, True)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Moment:
+    """When the accounts in memory were read."""
+
+    slot: int
+    clock: Clock
+    blockhash: Blockhash
+    monotonic_seconds: float
+
+
+class Market:
+    """Follows the pools of the tokens we know, and one wallet's balances.
+
+    `run` does the following; everything else answers from memory at once. A market without a wallet
+    quotes and nothing more.
+    """
+
+    def __init__(
+        self,
+        node: NodeClient,
+        wallet: Pubkey | None = None,
+        *,
+        venues: Sequence[Venue[Any]] = VENUES,
+        tokens: Sequence[Token] = TOKENS,
+        unix_seconds: Callable[[], float] = time.time,
+        monotonic_seconds: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._node = node
+        self._wallet = wallet
+        self._venues = venues
+        self._unix_seconds = unix_seconds
+        self._monotonic_seconds = monotonic_seconds
+        self._mints = {token.mint: Pubkey.from_string(token.mint) for token in tokens}
+        self._known_mints = frozenset(bytes(mint) for mint in self._mints.values())
+        self._token_accounts = (
+            {}
+            if wallet is None
+            else {text: associated_token_account(wallet, mint) for text, mint in self._mints.items()}
+        )
+        self._by_address: dict[str, _Listing] = {}
+        self._by_pair: dict[tuple[str, str], list[tuple[_Listing, bool]]] = {}
+        self._by_account: dict[Pubkey, list[_Listing]] = {}
+        self._reads: list[list[Pubkey]] = []
+        self._texts: dict[Pubkey, str] = {}
+        self._data: dict[Pubkey, bytes] = {}
+        self._lamports = 0
+        self._moment: _Moment | None = None
+        self._slot_passed = asyncio.Event()
+        self._refreshed = asyncio.Event()
+
+    async def run(self) -> None:
+        """Follow the market for ever; failures of the node are waited out."""
+        await self._until_done(self._discover, "pools cannot be listed")
+        self._slot_passed.set()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._follow_slots())
+            tasks.create_task(self._refresh_every_slot())
+            tasks.create_task(self._discover_new_pools())
+
+    async def wait_ready(self) -> None:
+        """Return once prices are here."""
+        while not self.ready:
+            self._refreshed.clear()
+            await self._refreshed.wait()
+
+    # ---- What is known now
+
+    @property
+    def ready(self) -> bool:
+        """Prices and balances are here, and fresh."""
+        return self._moment is not None and self._age(self._moment) <= STALE_SECONDS
+
+    @property
+    def slot(self) -> int:
+        """The slot that prices and balances are of. Raises NodeUnavailable when they are too old."""
+        return self._now().slot
+
+    @property
+    def blockhash(self) -> Blockhash:
+        """A recent blockhash. Raises NodeUnavailable when it is too old."""
+        return self._now().blockhash
+
+    @property
+    def pool_count(self) -> int:
+        """Pools that can be quoted."""
+        return sum(listing.offers is not None for listing in self._by_address.values())
+
+    def wallet_balance(self, token: Token) -> int:
+        """Return what the wallet can spend of a token, in base units; of SOL, all but fees and rent.
+
+        Raises NodeUnavailable when it is not known, or too long ago.
+        """
+        self._now()
+        if token == SOL:
+            return max(0, self._lamports - FEE_RESERVE)
+        data = self._data.get(self._token_accounts[token.mint])
+        return 0 if data is None else token_amount(data)
+
+    def decide(self, spec: OrderSpec, attempt: int, slippage_bps: int) -> RoutingDecision:
+        """Quote every pool of the order's pair and choose. Raises NodeUnavailable on prices too old."""
+        moment = self._now()
+        pair = self._by_pair.get((spec.input_token.mint, spec.output_token.mint), ())
+        offers = [listing.offers[a_to_b] for listing, a_to_b in pair if listing.offers is not None]
+        return routing.decide(spec, attempt, moment.slot, moment.clock, offers, slippage_bps)
+
+    # ---- What a route takes
+
+    def swap_instructions(self, spec: OrderSpec, route: Route, wallet: Pubkey) -> list[Instruction]:
+        """Return the instructions that fill the order by this route, wrapping included.
+
+        Raises NoRoute when the route's pool is not traded any more.
+        """
+        leg = route.legs[0]
+        listing = self._listing(leg.pool)
+        input_mint, output_mint = self._mints[spec.input_token.mint], self._mints[spec.output_token.mint]
+        sells = spec.side is Side.SELL
+        swap = listing.venue.swap_instruction(
+            listing.keys,
+            a_to_b=listing.keys.mint_a == input_mint,
+            side=spec.side,
+            amount=spec.amount,
+            threshold_amount=route.threshold_amount,
+            owner=wallet,
+            input_account=associated_token_account(wallet, input_mint),
+            output_account=associated_token_account(wallet, output_mint),
+        )
+        return swap_instructions(
+            wallet, input_mint, output_mint, spec.amount if sells else route.threshold_amount, swap
+        )
+
+    def compute_units(self, route: Route) -> int:
+        """Return what the route's swaps use at most. Raises NoRoute when a pool is not traded any more."""
+        return sum(self._listing(leg.pool).venue.compute_units for leg in route.legs)
+
+    def _listing(self, address: str) -> _Listing:
+        listing = self._by_address.get(address)
+        if listing is None:
+            raise NoRoute(f"pool {address} is not traded any more")
+        return listing
+
+    # ---- Following
+
+    def _now(self) -> _Moment:
+        moment = self._moment
+        if moment is None:
+            raise NodeUnavailable("the Solana node has not told any prices yet")
+        age = self._age(moment)
+        if age > STALE_SECONDS:
+            raise NodeUnavailable(f"the Solana node has told no prices for {age:.0f} s")
+        return moment
+
+    def _age(self, moment: _Moment) -> float:
+        return self._monotonic_seconds() - moment.monotonic_seconds
+
+    async def _follow_slots(self) -> None:
+        async with aclosing(self._node.slots()) as slots:
+            async for _ in slots:
+                self._slot_passed.set()
+
+    async def _refresh_every_slot(self) -> None:
+        while True:
+            await self._slot_passed.wait()
+            # Slots that pass while a refresh is under way are worth one more together.
+            self._slot_passed.clear()
+            await self._until_done(self._refresh, "prices cannot be read")
+
+    async def _discover_new_pools(self) -> None:
+        while True:
+            await asyncio.sleep(DISCOVERY_SECONDS)
+            await self._until_done(self._discover, "pools cannot be listed")
+
+    async def _until_done(self, work: Callable[[], Awaitable[None]], trouble: str) -> None:
+        while True:
+            try:
+                await work()
+            except* EngineError as errors:
+                logger.warning("%s: %s", trouble, errors.exceptions[0])
+            else:
+                return
+            await asyncio.sleep(_RETRY_SECONDS)
+
+    async def _discover(self) -> None:
+        """Find the pools of tokens we know.
+
+        In two passes for any number of pools: the mints of every one, then those that count, whole.
+        """
+        for venue in self._venues:
+            found = await self._node.program_accounts(
+                venue.program,
+                data_size=venue.pool_filter.data_size,
+                prefix=venue.pool_filter.prefix,
+                data_slice=venue.mints_slice,
+            )
+            new = [
+                address
+                for address, mints in found
+                if mints[:32] in self._known_mints
+                and mints[32:] in self._known_mints
+                and str(address) not in self._by_address
+            ]
+            _, accounts = await self._node.multiple_accounts(new)
+            for address, account in zip(new, accounts, strict=True):
+                if account is not None:
+                    self._list(venue, address, account.data)
+        self._plan_reads()
+        logger.info("trading %d pools", len(self._by_address))
+
+    def _list(self, venue: Venue[Any], address: Pubkey, data: bytes) -> None:
+        try:
+            keys = venue.keys(address, data)
+        except WireError as error:
+            logger.warning("pool %s of %s is passed over: %s", address, venue.kind, error)
+            return
+        if keys is None:
+            return
+        listing = _Listing(venue, keys)
+        self._by_address[listing.address] = listing
+        mint_a, mint_b = str(keys.mint_a), str(keys.mint_b)
+        self._by_pair.setdefault((mint_a, mint_b), []).append((listing, True))
+        self._by_pair.setdefault((mint_b, mint_a), []).append((listing, False))
+        for account in listing.accounts:
+            self._by_account.setdefault(account, []).append(listing)
+
+    def _plan_reads(self) -> None:
+        """Share out what to read. A pool's accounts stay together, so that they are all of one slot."""
+        own = [CLOCK_SYSVAR]
+        if self._wallet is not None:
+            own += [self._wallet, *self._token_accounts.values()]
+        reads = [dict.fromkeys(own)]
+        for listing in self._by_address.values():
+            wanted = dict.fromkeys((*reads[-1], *listing.accounts))
+            if len(wanted) > MAX_ACCOUNTS:
+                wanted = dict.fromkeys(listing.accounts)
+                reads.append(wanted)
+            reads[-1] = wanted
+        self._reads = [list(wanted) for wanted in reads]
+
+    async def _refresh(self) -> None:
+        """Read every account once, in one JSON-RPC batch, and decode those that changed."""
+        reads = self._reads
+        async with asyncio.TaskGroup() as tasks:
+            asked = [tasks.create_task(self._node.multiple_accounts(chunk)) for chunk in reads]
+            blockhash = tasks.create_task(self._node.latest_blockhash())
+        changed: dict[_Listing, None] = {}
+        slots = []
+        for chunk, answer in zip(reads, asked, strict=True):
+            slot, accounts = answer.result()
+            slots.append(slot)
+            for address, account in zip(chunk, accounts, strict=True):
+                if address == self._wallet:
+                    self._lamports = 0 if account is None else account.lamports
+                elif account is None:
+                    if self._texts.pop(address, None) is not None:
+                        del self._data[address]
+                        changed.update(dict.fromkeys(self._by_account.get(address, ())))
+                elif self._texts.get(address) != account.data_base64:
+                    self._texts[address] = account.data_base64
+                    self._data[address] = account.data
+                    changed.update(dict.fromkeys(self._by_account.get(address, ())))
+        for listing in changed:
+            listing.read(self._data)
+        slot = min(slots)
+        self._moment = _Moment(slot, self._chain_clock(slot), blockhash.result(), self._monotonic_seconds())
+        self._refreshed.set()
+
+    def _chain_clock(self, slot: int) -> Clock:
+        data = self._data.get(CLOCK_SYSVAR)
+        if data is None:
+            return Clock(slot, int(self._unix_seconds()))
+        sysvar = CLOCK.decode(data)
+        return Clock(sysvar.slot, sysvar.unix_timestamp)
+
+
+_TOKEN_INSUFFICIENT_FUNDS: Final = 1
+_FUNDS_ERRORS: Final = frozenset({"InsufficientFundsForFee", "InsufficientFundsForRent", "AccountNotFound"})
+
+
+def explain_error(err: Any, raw_transaction: bytes) -> tuple[FailureReason, str]:
+    """Return what the chain's error of our transaction means for its order, with a sentence for its user.
+
+    `err` is a TransactionError as JSON: getSignatureStatuses, getTransaction and simulateTransaction have it.
+    """
+    name = next(iter(err)) if isinstance(err, dict) else err
+    if name in _FUNDS_ERRORS:
+        return FailureReason.INSUFFICIENT_FUNDS, "the wallet has too little SOL for the fees"
+    if name == "BlockhashNotFound":
+        return FailureReason.TRANSACTION_EXPIRED, "the transaction's blockhash has expired"
+    if name != "InstructionError":
+        return FailureReason.TRANSACTION_REVERTED, f"the transaction was reverted: {err}"
+    index, cause = err["InstructionError"]
+    program = program_of_instruction(raw_transaction, index)
+    code = cause.get("Custom") if isinstance(cause, dict) else None
+    venue = None if program is None else VENUE_BY_PROGRAM.get(program)
+    # A swap calls the token program, whose own error 1 then ends the swap.
+    moves_tokens = venue is not None or program in (TOKEN_PROGRAM, SYSTEM_PROGRAM, ASSOCIATED_TOKEN_PROGRAM)
+    if moves_tokens and code == _TOKEN_INSUFFICIENT_FUNDS:
+        return FailureReason.INSUFFICIENT_FUNDS, "the wallet has too little of the input token"
+    if venue is not None and isinstance(code, int):
+        return venue.failure_reason(code)
+    return (
+        FailureReason.TRANSACTION_REVERTED,
+        f"the transaction was reverted: instruction {index} ended with {cause}",
+    )
