@@ -1,0 +1,167 @@
+"""Hints that orders moved, over Redis pub/sub: "read these again", nothing more.
+
+One message carries many orders: their 16-byte ids, concatenated. A hint may be lost, repeated, late
+or forged; whoever gets one reads PostgreSQL, and reads it now and then without one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Sequence
+from itertools import chain
+from typing import Final, TypeGuard
+from uuid import UUID
+
+from redis.asyncio.client import PubSub
+
+from engine.coalesce import Coalescer
+from engine.redis_client import ANSWER_SECONDS, RECONNECT, REDIS_ERRORS, make_client
+from engine.settings import Settings
+from engine.telemetry import hints_dropped_total, observe_batch, redis_up
+
+CHANNEL: Final = "order_engine:moved"
+
+ID_BYTES: Final = 16
+MAX_ORDER_IDS: Final = 1024
+"""Orders a message may carry."""
+
+_PUBLISH_SECONDS: Final = 0.25
+_REST_SECONDS: Final = 1.0
+"""How long nothing is published after Redis did not take a message: nobody waits for it twice."""
+
+logger = logging.getLogger(__name__)
+
+
+def pack_order_ids(order_ids: Sequence[UUID]) -> bytes:
+    """Return the ids as they travel: 16 bytes each, one after the other."""
+    return b"".join([order_id.bytes for order_id in order_ids])
+
+
+def are_order_ids(data: object, max_count: int) -> TypeGuard[bytes]:
+    """Return whether `data` is 1 to `max_count` packed UUIDs (RFC 9562)."""
+    if not isinstance(data, bytes) or not 0 < len(data) <= max_count * ID_BYTES or len(data) % ID_BYTES:
+        return False
+    # The variant is in the top two bits of byte 8; text and most garbage have others.
+    return all(octet & 0xC0 == 0x80 for octet in data[8::ID_BYTES])
+
+
+def unpack_order_ids(data: bytes) -> list[UUID]:
+    """Return the ids in `data`, which `are_order_ids` holds of."""
+    return [UUID(bytes=data[at : at + ID_BYTES]) for at in range(0, len(data), ID_BYTES)]
+
+
+class Hints:
+    """Publishes and receives hints. One of these per process; `aclose` it at the end."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._client = make_client(settings)
+        # Without retries: redis-py would subscribe again behind our back and nobody would learn of the gap.
+        self._subscriber = make_client(settings, retries=0)
+        self._publishes: Coalescer[Sequence[UUID], None] = Coalescer(
+            self._publish, observe=observe_batch("hints")
+        )
+        self._rest_until = 0.0
+        self.up = False
+        """Whether `run` is subscribed. While it is not, hints are missed."""
+
+    async def publish(self, order_ids: Sequence[UUID]) -> None:
+        """Tell everyone who listens that the orders moved. Never raises, and waits half a second at most.
+
+        While Redis is away the hints are dropped and counted.
+        """
+        if not order_ids:
+            return
+        if asyncio.get_running_loop().time() < self._rest_until:
+            hints_dropped_total.labels("publish_failed").inc(len(order_ids))
+            return
+        await self._publishes(order_ids)
+
+    async def run(
+        self,
+        on_moved: Callable[[Sequence[UUID]], None],
+        on_connected: Callable[[], None] | None = None,
+        on_lost: Callable[[], None] | None = None,
+    ) -> None:
+        """Call `on_moved` with the orders of every hint, for ever.
+
+        `on_connected` is called each time the subscription stands: hints before it were missed, so
+        read again whatever matters. `on_lost` is called when it ends. None of them may wait.
+        """
+        failures = 0
+        while True:
+            channel = self._subscriber.pubsub()
+            try:
+                await self._subscribe(channel)
+                failures = 0
+                self._set_up(True)
+                if on_connected is not None:
+                    on_connected()
+                await self._receive(channel, on_moved)
+            except REDIS_ERRORS as error:
+                failures += 1
+                if self.up or failures == 1:
+                    logger.warning("hints are off until Redis is back: %s", error or type(error).__name__)
+            finally:
+                was_up = self.up
+                self._set_up(False)
+                if was_up and on_lost is not None:
+                    on_lost()
+                await _close(channel)
+            await asyncio.sleep(RECONNECT.delay_seconds(failures, random.random()))
+
+    async def aclose(self) -> None:
+        """Send what was handed in and close the connections."""
+        await self._publishes.drain()
+        await self._client.aclose()
+        await self._subscriber.aclose()
+
+    async def _publish(self, batches: list[Sequence[UUID]]) -> list[None]:
+        # An order that moved twice while the batch filled is read once.
+        order_ids = list(dict.fromkeys(chain.from_iterable(batches)))
+        try:
+            async with asyncio.timeout(_PUBLISH_SECONDS):
+                for at in range(0, len(order_ids), MAX_ORDER_IDS):
+                    await self._client.publish(CHANNEL, pack_order_ids(order_ids[at : at + MAX_ORDER_IDS]))
+        except REDIS_ERRORS:
+            hints_dropped_total.labels("publish_failed").inc(len(order_ids))
+            self._rest_until = asyncio.get_running_loop().time() + _REST_SECONDS
+        return [None] * len(batches)
+
+    async def _subscribe(self, channel: PubSub) -> None:
+        async with asyncio.timeout(2 * ANSWER_SECONDS):
+            await channel.subscribe(CHANNEL)
+            # Only Redis's confirmation means that every later hint will come.
+            while (await channel.get_message(timeout=ANSWER_SECONDS) or {}).get("type") != "subscribe":
+                pass
+
+    async def _receive(self, channel: PubSub, on_moved: Callable[[Sequence[UUID]], None]) -> None:
+        asked = False
+        while True:
+            message = await channel.get_message(timeout=ANSWER_SECONDS)
+            if message is None:
+                # Quiet, or a dead connection that nobody closed: a PING tells which.
+                if asked:
+                    raise TimeoutError(f"Redis did not answer for {ANSWER_SECONDS:g} s")
+                await channel.ping()
+                asked = True
+                continue
+            asked = False
+            if message["type"] != "message":
+                continue
+            if are_order_ids(message["data"], MAX_ORDER_IDS):
+                on_moved(unpack_order_ids(message["data"]))
+            else:
+                hints_dropped_total.labels("malformed").inc()
+
+    def _set_up(self, up: bool) -> None:
+        self.up = up
+        redis_up.set(int(up))
+
+
+async def _close(channel: PubSub) -> None:
+    try:
+        await channel.aclose()  # type: ignore[no-untyped-call]
+    except REDIS_ERRORS:
+        logger.debug("the connection was lost before it was closed")
