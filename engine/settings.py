@@ -29,6 +29,9 @@ class Settings:
     port: int = _setting(3000, "REST, WebSocket and console")
     grpc_port: int = _setting(50051, "gRPC OrderService")
     grpc_host: str = _setting("127.0.0.1", "Where the gateway and the CLI find the gRPC server")
+    allowed_origins: str = _setting(
+        "", "Other sites whose pages may use REST and WebSocket, comma-separated: https://desk.example.com"
+    )
     server_metrics_port: int = _setting(9101, "/metrics and /healthz of the server; 0 chooses a free one")
     workers_metrics_port: int = _setting(
         9102, "/metrics and /healthz of the first worker process; the next ones count up; 0 chooses"
@@ -61,6 +64,7 @@ class Settings:
 
     # ---- Capacity
     max_open_orders: int = _setting(200_000, "Open orders before submits are refused with a retry hint")
+    worker_processes: int = _setting(1, "How many processes `python -m workers` keeps running")
     max_in_flight: int = _setting(1000, "Orders one worker process executes at a time")
     lease_seconds: float = _setting(10.0, "How long a silent worker's orders stay its own")
     sweep_seconds: float = _setting(0.25, "How often workers look for due orders that nobody holds")
@@ -69,6 +73,15 @@ class Settings:
     simnet_port: int = _setting(8899, "JSON-RPC of simnet; its WebSocket is on the next port")
     simnet_slot_ms: int = _setting(400, "Slot length, 10 or more")
     simnet_seed: int = _setting(1, "Same seed, same market")
+    simnet_data_dir: str = _setting("", "Folder of its ledger; unset: a temporary one, gone when it ends")
+    simnet_confirmed_slots: int = _setting(1, "Slots until a transaction is confirmed; 0: at once")
+    simnet_finalized_slots: int = _setting(31, "Slots until a transaction is finalized")
+    simnet_landing_slots: int = _setting(0, "Slots a transaction waits beyond the next one")
+    simnet_landing_jitter_slots: int = _setting(0, "Up to this many more, different for each transaction")
+    simnet_market_pools: int = _setting(2, "Pools whose price the market moves in a slot; 0: none ever")
+    simnet_faults: str = _setting(
+        "", "Probabilities of what goes wrong: drop=0.01,delay=0.05,error=0.01,revert=0.01,status_lag=0.1"
+    )
 
     # ---- Logs
     log_level: str = _setting("INFO", "DEBUG, INFO, WARNING or ERROR")
@@ -86,6 +99,22 @@ class Settings:
             raise SettingsError(f"MAX_ATTEMPTS was {self.max_attempts}; must be 1 or more")
         if self.simnet_slot_ms < 10:
             raise SettingsError(f"SIMNET_SLOT_MS was {self.simnet_slot_ms}; must be 10 or more")
+        if not 0 <= self.simnet_seed < 2**63:
+            raise SettingsError(f"SIMNET_SEED was {self.simnet_seed}; must be from 0 to 2**63 - 1")
+        for name in (
+            "simnet_confirmed_slots",
+            "simnet_finalized_slots",
+            "simnet_landing_slots",
+            "simnet_landing_jitter_slots",
+            "simnet_market_pools",
+        ):
+            if getattr(self, name) < 0:
+                raise SettingsError(f"{name.upper()} was {getattr(self, name)}; must be 0 or more")
+        if self.simnet_finalized_slots < self.simnet_confirmed_slots:
+            raise SettingsError(
+                f"SIMNET_FINALIZED_SLOTS was {self.simnet_finalized_slots};"
+                f" must be SIMNET_CONFIRMED_SLOTS ({self.simnet_confirmed_slots}) or more"
+            )
         if self.log_level not in ("DEBUG", "INFO", "WARNING", "ERROR"):
             raise SettingsError(f'LOG_LEVEL was "{self.log_level}"; must be DEBUG, INFO, WARNING or ERROR')
 
@@ -133,7 +162,7 @@ def load_settings(environ: Mapping[str, str] | None = None, env_file: Path | Non
         text = found.get(name, "").strip()
         if not text:
             continue
-        kind: type[str] | type[int] | type[float] = type(setting.default)
+        kind: Any = type(setting.default)
         try:
             values[setting.name] = kind(text)
         except ValueError:

@@ -98,6 +98,14 @@ transitions_total = Counter(
 requests_total = Counter(
     "order_engine_requests", "Calls answered, by method or route and by status code.", ["method", "code"]
 )
+request_seconds = Histogram(
+    "order_engine_request_seconds",
+    "Time to answer a REST request, by route.",
+    ["method"],
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+)
+open_websockets = Gauge("order_engine_open_websockets", "WebSockets that follow an order now.")
+events_sent_total = Counter("order_engine_events_sent", "Events written to WebSockets.")
 retries_total = Counter("order_engine_retries", "Attempts that led to another, by reason.", ["reason"])
 
 stage_seconds = Histogram(

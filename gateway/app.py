@@ -1,0 +1,167 @@
+"""The gateway as an ASGI application: routes, refusals, headers and figures."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Collection
+from functools import cache
+from typing import Any, Final
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import BaseRoute, Route, WebSocketRoute
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from client import OrderClient, OrderError
+from engine.telemetry import open_watches, render_metrics, request_seconds, requests_total
+from gateway.openapi import openapi_body
+from gateway.pages import page_routes
+from gateway.problems import HttpRefusal, code_of, problem, problem_of_error, problem_of_refusal
+from gateway.rest import Rest
+from gateway.sockets import Sockets
+
+log = logging.getLogger(__name__)
+
+_REASONS: Final = {404: "NOT_FOUND", 405: "METHOD_NOT_ALLOWED"}
+
+# For every answer that is not a page; pages bring their own.
+_API_HEADERS: Final = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"cache-control", b"no-store"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+)
+
+
+def make_app(client: OrderClient, allowed_origins: Collection[str]) -> ASGIApp:
+    """Return the application. `allowed_origins` may use it from pages of their own, besides its own pages."""
+    rest = Rest(client)
+    sockets = Sockets(client, allowed_origins)
+
+    async def healthz(_request: Request) -> Response:
+        reason = await client.unready_reason()
+        return PlainTextResponse("ok\n") if reason is None else PlainTextResponse(f"{reason}\n", 503)
+
+    async def metrics(_request: Request) -> Response:
+        open_watches.set(client.watched_order_count)
+        body, content_type = render_metrics()
+        return Response(body, headers={"Content-Type": content_type})
+
+    async def openapi(_request: Request) -> Response:
+        return Response(openapi_body(), media_type="application/json")
+
+    routes: list[BaseRoute] = [
+        Route("/api/orders/execute", rest.execute, methods=["POST"]),
+        WebSocketRoute("/api/orders/{orderId}/ws", sockets.follow),
+        Route("/api/orders/{orderId}/ws", _upgrade_required, methods=["GET"]),
+        Route("/api/orders/{orderId}/cancel", rest.cancel, methods=["POST"]),
+        Route("/api/orders/{orderId}", rest.get, methods=["GET"]),
+        Route("/api/orders", rest.list, methods=["GET"]),
+        Route("/api/quote", rest.quote, methods=["GET"]),
+        Route("/healthz", healthz, methods=["GET"]),
+        Route("/metrics", metrics, methods=["GET"]),
+        Route("/openapi.json", openapi, methods=["GET"]),
+        *page_routes(),
+    ]
+    middleware = []
+    if allowed_origins:
+        middleware.append(
+            Middleware(
+                CORSMiddleware,
+                allow_origins=sorted(allowed_origins),
+                allow_methods=["GET", "POST"],
+                allow_headers=["Content-Type", "Idempotency-Key"],
+                expose_headers=["Idempotent-Replayed", "Location", "Retry-After"],
+            )
+        )
+    app = Starlette(
+        routes=routes,
+        middleware=middleware,
+        exception_handlers={
+            HTTPException: _http_exception,
+            HttpRefusal: _http_refusal,
+            OrderError: _order_error,
+            Exception: _unexpected,
+        },
+    )
+    app.router.redirect_slashes = False
+    return _Measured(app)
+
+
+async def _upgrade_required(_request: Request) -> Response:
+    raise HttpRefusal("UPGRADE_REQUIRED", "this is a WebSocket address", headers={"Upgrade": "websocket"})
+
+
+async def _http_exception(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    headers = dict(error.headers or {})
+    if error.status_code == 405 and request.method == "OPTIONS":
+        return Response(status_code=204, headers={"Allow": headers["Allow"] + ", OPTIONS"})
+    message = "there is nothing at this address"
+    if error.status_code == 405:
+        message = f"{request.method} is not allowed here; {headers['Allow']} is"
+    return problem(
+        error.status_code, _REASONS.get(error.status_code, "BAD_REQUEST"), message, headers=headers
+    )
+
+
+async def _http_refusal(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, HttpRefusal)
+    return problem_of_refusal(error)
+
+
+async def _order_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, OrderError)
+    if code_of(error) == 500:
+        order_id = request.path_params.get("orderId")
+        log.error("%s %s: %s", request.method, request.url.path, error, extra={"order_id": order_id})
+    return problem_of_error(error)
+
+
+async def _unexpected(_request: Request, _error: Exception) -> Response:
+    # uvicorn logs the error with its traceback; the client learns nothing of it.
+    return problem(500, "INTERNAL", "something went wrong here; it was logged")
+
+
+class _Measured:
+    """Adds the headers every answer has, and counts and times requests by route and code."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        start = time.perf_counter()
+        code = 500
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal code
+            if message["type"] == "http.response.start":
+                code = message["status"]
+                headers = message["headers"]
+                if not any(name == b"content-security-policy" for name, _ in headers):
+                    headers.extend(_API_HEADERS)
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_headers)
+        finally:
+            route = getattr(scope.get("route"), "path", "unknown")
+            _counter(f"{scope['method'] if route != 'unknown' else 'ANY'} {route}", code).inc()
+            _timer(route).observe(time.perf_counter() - start)
+
+
+@cache
+def _counter(method: str, code: int) -> Any:
+    return requests_total.labels(method, str(code))
+
+
+@cache
+def _timer(route: str) -> Any:
+    return request_seconds.labels(route)

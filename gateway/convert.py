@@ -1,0 +1,104 @@
+"""Where the client's nouns meet JSON. Names are camelCased mechanically; what is not known is left out.
+
+Prices are JSON numbers and amounts JSON strings. Both are the engine's own decimal text: nothing here
+passes through binary floating point.
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields, is_dataclass
+from datetime import UTC, datetime
+from functools import cache, lru_cache
+from typing import Any, Final
+
+import msgspec
+
+from client import Order, OrderDetails, OrderEvent, OrderPage, RoutingDecision
+
+_encode = msgspec.json.Encoder().encode
+
+EVENT_FIELDS: Final = (
+    "order_id",
+    "status",
+    "sequence",
+    "venue",
+    "price",
+    "input_amount",
+    "output_amount",
+    "tx_hash",
+    "failure_reason",
+    "failure_message",
+)
+"""Of OrderEvent, as WebSocket clients get them; `attempt` follows from the second on."""
+
+
+def camel(name: str) -> str:
+    """ "tx_hash" -> "txHash"."""
+    first, *rest = name.split("_")
+    return first + "".join(word.capitalize() for word in rest)
+
+
+def body_of(value: object) -> bytes:
+    """Return JSON text of what `order_json` and its neighbours made."""
+    return _encode(value)
+
+
+@lru_cache(maxsize=8192)
+def event_text(event: OrderEvent) -> str:
+    """Return the event as WebSocket clients get it. Made once, however many sockets watch the order."""
+    found: dict[str, Any] = {}
+    for name, key in _EVENT_KEYS:
+        value = getattr(event, name)
+        if value is not None:
+            found[key] = msgspec.Raw(value.encode()) if name == "price" else value
+    if event.attempt > 1:
+        found["attempt"] = event.attempt
+    return _encode(found).decode()
+
+
+def order_json(order: Order) -> dict[str, Any]:
+    """Return the order with its spec's fields beside its own, as they were in the POST."""
+    found = plain(order)
+    spec = found.pop("spec")
+    return {"orderId": found.pop("orderId"), "status": found.pop("status"), **spec, **found}
+
+
+def details_json(details: OrderDetails) -> dict[str, Any]:
+    return order_json(details.order) | {"routingDecisions": plain(details.routing_decisions)}
+
+
+def page_json(page: OrderPage) -> dict[str, Any]:
+    found: dict[str, Any] = {"orders": [order_json(order) for order in page.orders]}
+    if page.next_page_token is not None:
+        found["nextPageToken"] = page.next_page_token
+    return found
+
+
+def decision_json(decision: RoutingDecision) -> dict[str, Any]:
+    found: dict[str, Any] = plain(decision)
+    return found
+
+
+def plain(value: Any) -> Any:
+    """Return dataclasses as dicts with camelCase keys, without what is None."""
+    if isinstance(value, tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
+    if not is_dataclass(value):
+        return value
+    found = {}
+    kind: Any = type(value)
+    for name, key in _keys(kind):
+        item = getattr(value, name)
+        if item is not None:
+            found[key] = msgspec.Raw(item.encode()) if name == "price" else plain(item)
+    return found
+
+
+@cache
+def _keys(kind: Any) -> tuple[tuple[str, str], ...]:
+    return tuple((field.name, camel(field.name)) for field in fields(kind))
+
+
+_EVENT_KEYS: Final = tuple((name, camel(name)) for name in EVENT_FIELDS)

@@ -1,0 +1,339 @@
+"""The OpenAPI document. Schemas are made from the client's dataclasses, so names cannot drift from them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import MISSING, fields
+from datetime import datetime
+from decimal import Decimal
+from enum import StrEnum
+from functools import cache
+from types import NoneType, UnionType
+from typing import Any, Final, get_args, get_origin, get_type_hints
+
+from client import (
+    FailureReason,
+    Order,
+    OrderEvent,
+    OrderSpec,
+    OrderStatus,
+    OrderType,
+    Quote,
+    Route,
+    RouteLeg,
+    RoutingDecision,
+    Side,
+)
+from gateway.convert import EVENT_FIELDS, body_of, camel
+
+Json = dict[str, Any]
+
+# 3.0, the newest that the bundled Swagger UI reads.
+_VERSION: Final = "3.0.3"
+
+_ABOUT: Final[Mapping[str, str]] = {
+    "side": "sell spends exactly `amount` of inputToken; buy receives exactly `amount` of outputToken.",
+    "amount": "In whole tokens. As a number it is taken digit by digit, never as binary floating point.",
+    "inputToken": "Symbol or base58 mint address.",
+    "outputToken": "Symbol or base58 mint address.",
+    "slippageBps": "Worst acceptable move from the quoted price, in basis points.",
+    "expireTime": "The order expires if not broadcast by then.",
+    "price": "outputToken per inputToken. Quoted until confirmed, then realised.",
+    "inputAmount": "In whole tokens. Quoted until confirmed, then realised.",
+    "outputAmount": "In whole tokens. Quoted until confirmed, then realised.",
+    "txHash": "Hash of the latest attempt's transaction.",
+    "sequence": "1, 2, 3 ... per order, without gaps: the cursor of a watch.",
+    "attempt": "From 1.",
+    "feePpm": "Hundredths of a basis point of the leg the fee is taken from.",
+    "priceImpactPpm": "Hundredths of a basis point.",
+    "thresholdAmount": "Least output (sell) or most input (buy) the program accepts on chain.",
+    "refusal": "Why the pool cannot fill the order.",
+}
+
+_EXAMPLE: Final = {"side": "sell", "amount": 1.5, "inputToken": "SOL", "outputToken": "USDC"}
+
+
+@cache
+def openapi_body() -> bytes:
+    return body_of(openapi())
+
+
+def openapi() -> Json:
+    """Return the document."""
+    return {
+        "openapi": _VERSION,
+        "info": {
+            "title": "Order execution engine",
+            "version": "1",
+            "description": "Submit swap orders on Solana venues and follow them. The same API over gRPC, "
+            "with more to it for programs, is `orders.v1.OrderService`.",
+        },
+        "paths": {
+            "/api/orders/execute": {"post": _execute()},
+            "/api/orders": {"get": _list()},
+            "/api/orders/{orderId}": {"get": _get()},
+            "/api/orders/{orderId}/cancel": {"post": _cancel()},
+            "/api/orders/{orderId}/ws": {"get": _follow()},
+            "/api/quote": {"get": _quote()},
+        },
+        "components": {"schemas": _schemas()},
+    }
+
+
+def _execute() -> Json:
+    return {
+        "summary": "Submit an order",
+        "description": "Answers at once; follow the order on its WebSocket.",
+        "operationId": "execute",
+        "parameters": [
+            {
+                "name": "Idempotency-Key",
+                "in": "header",
+                "description": "1 to 64 printable ASCII characters. The same key with the same order answers "
+                "the same order, for ever.",
+                "schema": {"type": "string", "minLength": 1, "maxLength": 64},
+            }
+        ],
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": _ref("OrderSpec"), "example": _EXAMPLE}},
+        },
+        "responses": {
+            "202": _answer("Accepted", "Accepted"),
+            "200": _answer("Accepted before, under this key", "Accepted", "Idempotent-Replayed"),
+            **_problems(400, 413, 415, 422, 429, 503),
+        },
+    }
+
+
+def _list() -> Json:
+    statuses = [str(status) for status in OrderStatus if status is not OrderStatus.UNKNOWN]
+    return {
+        "summary": "List orders, newest first",
+        "operationId": "list",
+        "parameters": [
+            _query("limit", {"type": "integer", "minimum": 1, "maximum": 500, "default": 50}),
+            _query("pageToken", {"type": "string"}, "nextPageToken of the page before."),
+            _query(
+                "status",
+                {"type": "array", "items": {"type": "string", "enum": statuses}},
+                "Only orders in one of these; may come several times.",
+            ),
+        ],
+        "responses": {"200": _answer("A page", "OrderPage"), **_problems(400, 503)},
+    }
+
+
+def _get() -> Json:
+    return {
+        "summary": "An order as it stands, and how each attempt was routed",
+        "operationId": "get",
+        "parameters": [_ORDER_ID],
+        "responses": {"200": _answer("The order", "OrderDetails"), **_problems(404, 503)},
+    }
+
+
+def _cancel() -> Json:
+    return {
+        "summary": "Cancel an order that has not been broadcast",
+        "operationId": "cancel",
+        "parameters": [_ORDER_ID],
+        "responses": {"200": _answer("Cancelled", "Accepted"), **_problems(404, 409, 503)},
+    }
+
+
+def _follow() -> Json:
+    return {
+        "summary": "Follow an order (WebSocket)",
+        "description": "Each message is one `OrderEvent`: first those that have happened, then each as it "
+        "happens. Closes with 1000 after the last one; 4404 for an unknown order; 4400 for an `after` that "
+        "is no sequence of the order; 1012 when the gateway restarts and 1013 when the client reads too "
+        "slowly: connect again with `after`.",
+        "operationId": "follow",
+        "parameters": [
+            _ORDER_ID,
+            _query(
+                "after", {"type": "integer", "minimum": 0, "default": 0}, "Only events after this sequence."
+            ),
+        ],
+        "responses": {"101": {"description": "Switching to WebSocket"}, **_problems(426)},
+    }
+
+
+def _quote() -> Json:
+    return {
+        "summary": "What each pool offers, and the route that would be chosen",
+        "operationId": "quote",
+        "parameters": [
+            {**_query(name, schema), "required": name in _REQUIRED}
+            for name, schema in _spec_schema()["properties"].items()
+        ],
+        "responses": {"200": _answer("The decision", "RoutingDecision"), **_problems(400, 409, 503)},
+    }
+
+
+# ---- Schemas ---------------------------------------------------------------------------------------
+
+
+def _schemas() -> Json:
+    order = _schema(Order)
+    spec = _spec_schema()
+    order["properties"] = {
+        name: schema
+        for name, schema in {**order["properties"], **spec["properties"]}.items()
+        if name != "spec"
+    }
+    order["required"] = ["orderId", "status", "sequence", "attempt", *_REQUIRED, "type"]
+    order["properties"]["amount"] = {"type": "string", "description": _ABOUT["amount"]}
+    event = _schema(OrderEvent)
+    keys = [camel(name) for name in (*EVENT_FIELDS, "attempt")]
+    event["properties"] = {key: event["properties"][key] for key in keys}
+    event["required"] = ["orderId", "status", "sequence"]
+    return {
+        "OrderSpec": spec,
+        "Order": order,
+        "OrderDetails": {
+            "allOf": [
+                _ref("Order"),
+                {
+                    "type": "object",
+                    "properties": {"routingDecisions": {"type": "array", "items": _ref("RoutingDecision")}},
+                },
+            ]
+        },
+        "OrderPage": {
+            "type": "object",
+            "required": ["orders"],
+            "properties": {
+                "orders": {"type": "array", "items": _ref("Order")},
+                "nextPageToken": {"type": "string", "description": "Absent on the last page."},
+            },
+        },
+        "OrderEvent": event,
+        **{kind.__name__: _schema(kind) for kind in (RoutingDecision, Quote, Route, RouteLeg)},
+        "Accepted": {
+            "type": "object",
+            "required": ["success", "orderId", "status", "message"],
+            "properties": {
+                "success": {"type": "boolean"},
+                "orderId": {"type": "string", "format": "uuid"},
+                "status": _type_of("status", OrderStatus),
+                "message": {"type": "string"},
+            },
+        },
+        "Problem": {
+            "type": "object",
+            "required": ["type", "title", "status", "detail", "success", "message", "reason"],
+            "properties": {
+                "type": {"type": "string"},
+                "title": {"type": "string"},
+                "status": {"type": "integer", "description": "The HTTP code."},
+                "detail": {"type": "string"},
+                "success": {"type": "boolean"},
+                "message": {"type": "string"},
+                "reason": {"type": "string", "description": "For programs: ORDER_NOT_FOUND."},
+                "errors": {
+                    "type": "array",
+                    "description": "One line for each field that was refused.",
+                    "items": {
+                        "type": "object",
+                        "properties": {"field": {"type": "string"}, "message": {"type": "string"}},
+                    },
+                },
+                "requestId": {
+                    "type": "string",
+                    "description": "Submit again with this Idempotency-Key: the order may have been stored.",
+                },
+            },
+        },
+    }
+
+
+def _spec_schema() -> Json:
+    schema = _schema(OrderSpec)
+    schema["required"] = list(_REQUIRED)
+    schema["additionalProperties"] = False
+    schema["properties"]["amount"] = {
+        "oneOf": [{"type": "number"}, {"type": "string"}],
+        "description": _ABOUT["amount"],
+    }
+    return schema
+
+
+def _schema(kind: type[Any]) -> Json:
+    hints = get_type_hints(kind)
+    properties = {camel(field.name): _type_of(camel(field.name), hints[field.name]) for field in fields(kind)}
+    required = [camel(field.name) for field in fields(kind) if field.default is MISSING]
+    return {"type": "object", "required": required, "properties": properties}
+
+
+def _type_of(name: str, hint: Any) -> Json:
+    schema = _plain_type_of(name, hint)
+    if name in _ABOUT and "$ref" not in schema:
+        schema["description"] = _ABOUT[name]
+    return schema
+
+
+def _plain_type_of(name: str, hint: Any) -> Json:
+    if name == "price":
+        return {"type": "number"}
+    if isinstance(hint, UnionType):
+        return _plain_type_of(name, next(part for part in get_args(hint) if part is not NoneType))
+    if get_origin(hint) is tuple:
+        return {"type": "array", "items": _plain_type_of("", get_args(hint)[0])}
+    if hint is datetime:
+        return {"type": "string", "format": "date-time"}
+    if hint in (str, Decimal):
+        return {"type": "string"}
+    if hint is int:
+        return {"type": "integer"}
+    if hint in (Side, OrderType, OrderStatus, FailureReason):
+        members: type[StrEnum] = hint
+        return {"type": "string", "enum": [str(member) for member in members if member.name != "UNKNOWN"]}
+    return _ref(hint.__name__)
+
+
+_REQUIRED: Final = ("side", "amount", "inputToken", "outputToken")
+
+_ORDER_ID: Final[Json] = {
+    "name": "orderId",
+    "in": "path",
+    "required": True,
+    "schema": {"type": "string", "format": "uuid"},
+}
+
+
+def _query(name: str, schema: Json, about: str | None = None) -> Json:
+    found: Json = {"name": name, "in": "query", "schema": schema}
+    if about is not None:
+        found["description"] = about
+    return found
+
+
+def _ref(name: str) -> Json:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def _answer(about: str, schema: str, header: str | None = None) -> Json:
+    found: Json = {"description": about, "content": {"application/json": {"schema": _ref(schema)}}}
+    if header is not None:
+        found["headers"] = {header: {"schema": {"type": "string"}}}
+    return found
+
+
+_PROBLEMS: Final = {
+    400: "A field is malformed",
+    404: "No such order",
+    409: "The order, or the market, does not allow it",
+    413: "The body is larger than 16 KiB",
+    415: "The body is not JSON",
+    422: "The key was used for another order",
+    426: "Not a WebSocket handshake",
+    429: "Too many orders; nothing was stored. Retry-After says when to come back",
+    503: "The engine cannot be reached just now. Retry-After says when to come back",
+}
+
+
+def _problems(*codes: int) -> Json:
+    content = {"application/problem+json": {"schema": _ref("Problem")}}
+    return {str(code): {"description": _PROBLEMS[code], "content": content} for code in codes}

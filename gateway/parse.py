@@ -1,0 +1,324 @@
+"""Strict reading of what clients send. Whatever is not plainly right is refused, with a line for each field.
+
+JSON is read by the standard library's parser, whose hooks keep a number's own digits and see every
+key: `amount` never passes through binary floating point, and a key that comes twice is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, Final, NoReturn
+
+from client import FieldViolation, InvalidOrder, OrderSpec, OrderStatus, OrderType, Side
+from gateway.problems import HttpRefusal
+
+MAX_BODY_BYTES: Final = 16 * 1024
+MAX_DEPTH: Final = 16
+
+_LONGEST_AMOUNT: Final = 64
+"""Characters. The longest amount the engine takes is 39."""
+_MOST_DECIMALS: Final = 18
+"""No token has more."""
+
+_NUMBER: Final = re.compile(r"(-?)([0-9]+)(?:\.([0-9]+))?(?:[eE]([+-]?[0-9]+))?", re.ASCII)
+_PLAIN: Final = re.compile(r"[0-9]+(?:\.([0-9]+))?", re.ASCII)
+_INTEGER: Final = re.compile(r"-?[0-9]{1,9}", re.ASCII)
+_TIME: Final = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?(Z|[+-][0-9]{2}:[0-9]{2})", re.ASCII
+)
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
+
+
+class Number(str):
+    """A JSON number, as it was written."""
+
+    __slots__ = ()
+
+
+def read_json(body: bytes) -> Any:
+    """Return what the JSON text says, numbers as Number.
+
+    Raises HttpRefusal (BAD_REQUEST): not UTF-8, not JSON, NaN or Infinity, a key twice in an object, an
+    unpaired surrogate, nested deeper than MAX_DEPTH.
+    """
+    try:
+        text = body.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise _malformed(f"the body is not UTF-8 at byte {error.start}") from None
+    if _depth(text) > MAX_DEPTH:
+        raise _malformed(f"the body is nested deeper than {MAX_DEPTH} levels")
+    try:
+        value = json.loads(
+            text,
+            parse_float=Number,
+            parse_int=Number,
+            parse_constant=_refuse_constant,
+            object_pairs_hook=_unique,
+        )
+    except json.JSONDecodeError as error:
+        raise _malformed(f"the body is not JSON: {error.msg} at character {error.pos}") from None
+    if "\\u" in text and _holds_surrogate(value):
+        raise _malformed("the body holds an unpaired surrogate")
+    return value
+
+
+def parse_order(fields: Any) -> OrderSpec:
+    """Return the order that a JSON object, or a query's names and values, asks for.
+
+    Raises InvalidOrder with a line for each field that is missing, unknown or of the wrong kind.
+    What amounts, tokens and times are acceptable is for the order service to say.
+    """
+    if not isinstance(fields, dict):
+        raise HttpRefusal("BAD_REQUEST", 'the body must be a JSON object such as {"side":"sell", ...}')
+    lines = [
+        FieldViolation(shown(name), "is not a field of an order")
+        for name in fields
+        if name not in _ORDER_FIELDS
+    ]
+    values: dict[str, Any] = {}
+    for name, (required, read) in _ORDER_FIELDS.items():
+        value = fields.get(name)
+        if value is None:
+            if required:
+                lines.append(FieldViolation(name, "is missing"))
+            continue
+        try:
+            values[name] = read(value)
+        except ValueError as error:
+            lines.append(FieldViolation(name, str(error)))
+    if lines:
+        raise InvalidOrder("; ".join(f"{line.field} {line.description}" for line in lines), violations=lines)
+    return OrderSpec(
+        values["side"],
+        values["amount"],
+        values["inputToken"],
+        values["outputToken"],
+        values.get("slippageBps"),
+        values.get("expireTime"),
+        values.get("type", OrderType.MARKET),
+    )
+
+
+def parse_quote(query: Sequence[tuple[str, str]]) -> OrderSpec:
+    """Return the order that a query asks the price of. Raises InvalidOrder."""
+    fields = _single(query)
+    if "slippageBps" in fields:
+        fields["slippageBps"] = Number(fields["slippageBps"])
+    return parse_order(fields)
+
+
+def parse_page(query: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    """Return the arguments of `OrderClient.list_page`. `status` may come often. Raises InvalidOrder."""
+    statuses = []
+    for name, value in query:
+        if name == "status":
+            try:
+                statuses.append(_LISTED[value])
+            except KeyError:
+                raise _invalid(name, f'was "{shown(value)}"; must be one of {", ".join(_LISTED)}') from None
+    single = _single([(name, value) for name, value in query if name != "status"])
+    found: dict[str, Any] = {"statuses": statuses}
+    for name, value in single.items():
+        if name == "limit":
+            if not _INTEGER.fullmatch(value) or int(value) < 1:
+                raise _invalid(name, f'was "{shown(value)}"; must be a whole number from 1')
+            found["page_size"] = int(value)
+        elif name == "pageToken":
+            found["page_token"] = value
+        else:
+            raise _invalid(shown(name), "is not a parameter; there are limit, pageToken and status")
+    return found
+
+
+def parse_sequence(text: str | None) -> int:
+    """Return the `after` of a watch, 0 if there is none. Raises ValueError."""
+    if text is None:
+        return 0
+    if not _INTEGER.fullmatch(text) or int(text) < 0:
+        raise ValueError(f'was "{shown(text)}"; must be a whole number from 0')
+    return int(text)
+
+
+def parse_request_id(headers: Sequence[str]) -> str | None:
+    """Return the Idempotency-Key, None if there is none. Raises InvalidOrder for several, or an empty one."""
+    if not headers:
+        return None
+    if len(headers) > 1:
+        raise _invalid("Idempotency-Key", "comes twice")
+    if not headers[0]:
+        raise _invalid("Idempotency-Key", "is empty; must be 1 to 64 printable ASCII characters")
+    return headers[0]
+
+
+def shown(text: str) -> str:
+    """Return text for an error message: no longer than a line, and fit to be encoded."""
+    short = text if len(text) <= 40 else text[:37] + "..."
+    return short.encode("utf-8", "backslashreplace").decode()
+
+
+def _single(query: Sequence[tuple[str, str]]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name, value in query:
+        if name in found:
+            raise _invalid(shown(name), "comes twice")
+        found[name] = value
+    return found
+
+
+# ---- Fields of an order: each reads a JSON value or raises ValueError --------------------------------
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or isinstance(value, Number):
+        raise ValueError(f"was {_kind(value)}; must be a string")
+    return value
+
+
+def _one_of(kind: type[Side] | type[OrderType], value: Any) -> Any:
+    text = _text(value)
+    allowed = [str(member) for member in kind]
+    if text not in allowed:
+        raise ValueError(f'was "{shown(text)}"; must be {" or ".join(allowed)}')
+    return kind(text)
+
+
+def _amount(value: Any) -> str:
+    """Return the amount as plain decimal text; 1e-7, as browsers write small numbers, becomes 0.0000001."""
+    if not isinstance(value, str):
+        raise ValueError(f'was {_kind(value)}; must be a number, or a string such as "1.5"')
+    text = str(value)
+    if isinstance(value, Number):
+        text = _without_exponent(text)
+    if len(text) > _LONGEST_AMOUNT:
+        raise ValueError(f'was "{shown(text)}"; has {len(text)} digits, more than any amount')
+    plain = _PLAIN.fullmatch(text)
+    if plain and plain[1] and len(plain[1].rstrip("0")) > _MOST_DECIMALS:
+        raise ValueError(f"has {len(plain[1])} decimals; at most {_MOST_DECIMALS}, and those of its token")
+    return text
+
+
+def _without_exponent(text: str) -> str:
+    match = _NUMBER.fullmatch(text)
+    if match is None or match[4] is None:
+        return text
+    sign, whole, fraction = match[1], match[2], match[3] or ""
+    if len(match[4]) > 4 or abs(int(match[4])) > _LONGEST_AMOUNT or len(text) > _LONGEST_AMOUNT:
+        raise ValueError(f"was {shown(text)}; no amount is that large or small")
+    digits = whole + fraction
+    point = len(whole) + int(match[4])
+    if point <= 0:
+        digits, point = "0" * (1 - point) + digits, 1
+    digits = digits.ljust(point, "0")
+    whole, fraction = digits[:point].lstrip("0") or "0", digits[point:].rstrip("0")
+    return f"{sign}{whole}.{fraction}" if fraction else f"{sign}{whole}"
+
+
+def _basis_points(value: Any) -> int:
+    if not isinstance(value, Number) or not _INTEGER.fullmatch(value):
+        raise ValueError(f"was {_kind(value)}; must be a whole number of basis points")
+    return int(value)
+
+
+def _time(value: Any) -> datetime:
+    text = _text(value)
+    try:
+        if not _TIME.fullmatch(text):
+            raise ValueError
+        return datetime.fromisoformat(text).astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise ValueError(
+            f'was "{shown(text)}"; must be a time with its zone, such as 2030-01-31T12:00:00Z'
+        ) from None
+
+
+_ORDER_FIELDS: Final[Mapping[str, tuple[bool, Callable[[Any], Any]]]] = {
+    "side": (True, lambda value: _one_of(Side, value)),
+    "amount": (True, _amount),
+    "inputToken": (True, _text),
+    "outputToken": (True, _text),
+    "type": (False, lambda value: _one_of(OrderType, value)),
+    "slippageBps": (False, _basis_points),
+    "expireTime": (False, _time),
+}
+"""Name, whether an order needs it, how it is read."""
+
+_LISTED: Final = {str(status): status for status in OrderStatus if status is not OrderStatus.UNKNOWN}
+
+
+# ---- JSON ------------------------------------------------------------------------------------------
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise _malformed(f'the key "{shown(key)}" comes twice')
+            seen.add(key)
+    return found
+
+
+def _refuse_constant(text: str) -> NoReturn:
+    raise _malformed(f"the body is not JSON: {text} is no number")
+
+
+def _depth(text: str) -> int:
+    """Return an upper bound of how deep the text nests; brackets inside strings count too."""
+    if text.count("[") + text.count("{") <= MAX_DEPTH:
+        return 0
+    depth = deepest = 0
+    in_string = escaped = False
+    for character in text:
+        if in_string:
+            if escaped:
+                escaped = False
+            elif character == "\\":
+                escaped = True
+            elif character == '"':
+                in_string = False
+        elif character == '"':
+            in_string = True
+        elif character in "[{":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif character in "]}":
+            depth -= 1
+    return deepest
+
+
+def _holds_surrogate(value: Any) -> bool:
+    if isinstance(value, str):
+        return _SURROGATE.search(value) is not None
+    if isinstance(value, list):
+        return any(_holds_surrogate(item) for item in value)
+    if isinstance(value, dict):
+        return any(_holds_surrogate(key) or _holds_surrogate(item) for key, item in value.items())
+    return False
+
+
+def _kind(value: Any) -> str:
+    match value:
+        case Number():
+            return f"the number {shown(value)}"
+        case str():
+            return f'"{shown(value)}"'
+        case bool():
+            return "true" if value else "false"
+        case list():
+            return "an array"
+        case dict():
+            return "an object"
+        case _:
+            return "null"
+
+
+def _malformed(message: str) -> HttpRefusal:
+    return HttpRefusal("BAD_REQUEST", message)
+
+
+def _invalid(field: str, description: str) -> InvalidOrder:
+    return InvalidOrder(f"{field} {description}", violations=[FieldViolation(field, description)])

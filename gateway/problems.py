@@ -1,0 +1,125 @@
+"""Refusals as HTTP: one table from reasons to codes, one shape (problem+json, RFC 9457)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any, Final
+
+import msgspec
+from starlette.responses import Response
+
+from client import FieldViolation, OrderError, Refused, Unavailable
+from gateway.convert import camel
+
+CODE_OF: Final[Mapping[str, int]] = {
+    # The contract's reasons.
+    "INVALID_ORDER": 400,
+    "SEQUENCE_AHEAD": 400,
+    "ORDER_NOT_FOUND": 404,
+    "NO_ROUTE": 409,
+    "ORDER_CLOSED": 409,
+    "ORDER_IN_FLIGHT": 409,
+    "REQUEST_ID_REUSED": 422,
+    "TOO_MANY_ORDERS": 429,
+    "INTERNAL": 500,
+    "DRAINING": 503,
+    "NODE_UNAVAILABLE": 503,
+    "STORE_UNAVAILABLE": 503,
+    # Those of HTTP itself.
+    "BAD_REQUEST": 400,
+    "NOT_FOUND": 404,
+    "METHOD_NOT_ALLOWED": 405,
+    "REQUEST_TIMEOUT": 408,
+    "CONTENT_TOO_LARGE": 413,
+    "UNSUPPORTED_MEDIA_TYPE": 415,
+    "UPGRADE_REQUIRED": 426,
+}
+
+_FIELD_NAMES: Final = {"requestId": "Idempotency-Key", "pageSize": "limit", "statuses": "status"}
+"""Fields of the contract that REST spells otherwise."""
+
+_encode = msgspec.json.Encoder().encode
+
+
+class HttpRefusal(Exception):
+    """The request was refused before anything was asked of the order service."""
+
+    def __init__(
+        self,
+        reason: str,
+        message: str,
+        *,
+        violations: Sequence[FieldViolation] = (),
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+        self.violations = tuple(violations)
+        self.headers = dict(headers or {})
+
+
+def code_of(error: OrderError) -> int:
+    """Return the HTTP code of an error; a reason newer than this table is known by what it means."""
+    code = CODE_OF.get(error.reason)
+    if code is not None:
+        return code
+    if isinstance(error, Refused):
+        return 409
+    return 503 if isinstance(error, Unavailable) else 500
+
+
+def problem_of_error(error: OrderError) -> Response:
+    code = code_of(error)
+    headers: dict[str, str] = {}
+    extra: dict[str, Any] = {}
+    if code in (429, 503):
+        headers["Retry-After"] = str(max(1, math.ceil(error.retry_seconds or 1.0)))
+    if code == 503 and error.request_id is not None:
+        # The order may have been stored. With this key a second try cannot buy twice.
+        extra["requestId"] = error.request_id
+    return problem(code, error.reason, error.message, error.violations, headers, extra)
+
+
+def problem_of_refusal(refusal: HttpRefusal) -> Response:
+    return problem(
+        CODE_OF[refusal.reason], refusal.reason, refusal.message, refusal.violations, refusal.headers
+    )
+
+
+def problem(
+    code: int,
+    reason: str,
+    message: str,
+    violations: Sequence[FieldViolation] = (),
+    headers: Mapping[str, str] | None = None,
+    extra: Mapping[str, Any] | None = None,
+) -> Response:
+    """Return a problem+json answer; clients that know only success and message find these too."""
+    body: dict[str, Any] = {
+        "type": "about:blank",
+        "title": HTTPStatus(code).phrase,
+        "status": code,
+        "detail": message,
+        "success": False,
+        "message": message,
+        "reason": reason,
+    }
+    if violations:
+        body["errors"] = [
+            {"field": _field_name(line.field), "message": line.description} for line in violations
+        ]
+    return Response(
+        _encode(body | dict(extra or {})),
+        code,
+        headers,
+        media_type="application/problem+json",
+    )
+
+
+def _field_name(field: str) -> str:
+    """ "spec.input_token" -> "inputToken"."""
+    name = camel(field.rpartition(".")[2])
+    return _FIELD_NAMES.get(name, name)

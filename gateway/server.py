@@ -1,0 +1,123 @@
+"""The gateway process: connects to the order service, serves until told to stop, then drains."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import resource
+import socket
+import time
+from collections.abc import Callable, Iterator
+from typing import Final
+from urllib.parse import urlsplit
+
+import uvicorn
+
+from client import OrderClient
+from engine.process import StartupError
+from engine.settings import Settings, SettingsError
+from engine.telemetry import observe_batch
+from gateway.app import make_app
+from gateway.protocols import HttpProtocol, SocketProtocol
+
+STARTUP_SECONDS: Final = 10.0
+"""How long the order service may take to be there."""
+DRAIN_SECONDS: Final = 10
+"""How long requests under way may take to end after SIGTERM."""
+MAX_INBOUND_BYTES: Final = 4096
+"""Of one WebSocket message from a client. They mean nothing here."""
+PING_SECONDS: Final = 20.0
+
+
+async def serve(
+    settings: Settings, stopping: asyncio.Event, on_listening: Callable[[int], None] | None = None
+) -> None:
+    """Serve until `stopping` is set. `on_listening` is told the port, which matters where PORT is 0.
+
+    Raises SettingsError for an ALLOWED_ORIGINS that is none, StartupError when the port is in use or the
+    order service cannot be reached.
+    """
+    origins = allowed_origins(settings.allowed_origins)
+    listener = _listen(settings.host, settings.port)
+    _raise_file_limit()
+    with listener:
+        async with OrderClient(
+            f"{settings.grpc_host}:{settings.grpc_port}", observe_batch=observe_batch("gateway_submit")
+        ) as client:
+            await _until_ready(client, stopping)
+            config = uvicorn.Config(
+                make_app(client, origins),
+                http=HttpProtocol,
+                ws=SocketProtocol,
+                ws_max_size=MAX_INBOUND_BYTES,
+                ws_ping_interval=PING_SECONDS,
+                ws_ping_timeout=PING_SECONDS,
+                # The events are small: deflating them costs more than it saves, in memory too.
+                ws_per_message_deflate=False,
+                lifespan="off",
+                log_config=None,
+                # At INFO it writes a line for each connection.
+                log_level="warning",
+                access_log=False,
+                proxy_headers=False,
+                server_header=False,
+                timeout_keep_alive=60,
+                timeout_graceful_shutdown=DRAIN_SECONDS,
+            )
+            server = _Server(config)
+            port: int = listener.getsockname()[1]
+            async with asyncio.TaskGroup() as group:
+                group.create_task(_stop_when(stopping, server))
+                if on_listening is not None:
+                    on_listening(port)
+                await server.serve(sockets=[listener])
+                stopping.set()
+
+
+def allowed_origins(text: str) -> frozenset[str]:
+    """Return the origins of a comma-separated list. Raises SettingsError for one that is no origin."""
+    found = set()
+    for origin in filter(None, (part.strip() for part in text.split(","))):
+        parts = urlsplit(origin)
+        if parts.scheme not in ("http", "https") or f"{parts.scheme}://{parts.netloc}" != origin:
+            raise SettingsError(
+                f'ALLOWED_ORIGINS names "{origin}"; must be origins such as https://desk.example.com'
+            )
+        found.add(origin)
+    return frozenset(found)
+
+
+async def _until_ready(client: OrderClient, stopping: asyncio.Event) -> None:
+    end = time.monotonic() + STARTUP_SECONDS
+    while not stopping.is_set() and (reason := await client.unready_reason()) is not None:
+        if time.monotonic() >= end:
+            raise StartupError(f"{reason}; start the server, or set GRPC_HOST and GRPC_PORT")
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await stopping.wait()
+
+
+async def _stop_when(stopping: asyncio.Event, server: uvicorn.Server) -> None:
+    await stopping.wait()
+    server.should_exit = True
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        return socket.create_server((host, port), backlog=2048, reuse_port=False)
+    except OSError as error:
+        raise StartupError(f"PORT {port} on {host} cannot be used: {error.strerror}") from None
+
+
+def _raise_file_limit() -> None:
+    """A connection is a file, and the usual limit of 1024 is a default for programs that use select()."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+class _Server(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave signals alone: engine.process turns them into `stopping`."""
+        yield

@@ -1,0 +1,370 @@
+"use strict";
+
+// The console talks to the same REST and WebSocket API as everyone else. Whatever comes from there is put
+// on the page as text, never as HTML.
+
+const CLOSED = new Set(["confirmed", "failed", "cancelled", "expired"]);
+const CANCELLABLE = new Set(["pending", "routing", "building"]);
+const STEPS = ["pending", "routing", "building", "submitted", "confirmed"];
+const SHOWN_ORDERS = 12;
+const SHOWN_TIMELINES = 8;
+
+const element = (id) => document.getElementById(id);
+const form = element("order-form");
+
+// ---- Small things ---------------------------------------------------------------------------------
+
+function make(name, options = {}, ...children) {
+  const node = document.createElement(name);
+  for (const [key, value] of Object.entries(options)) {
+    if (key === "class") node.className = value;
+    else if (key === "text") node.textContent = value;
+    else node.setAttribute(key, value);
+  }
+  node.append(...children);
+  return node;
+}
+
+async function call(path, options = {}) {
+  const response = await fetch(path, { headers: { accept: "application/json" }, ...options });
+  const body = await response.json();
+  if (!response.ok) throw Object.assign(new Error(body.message || response.statusText), { body });
+  return body;
+}
+
+function newKey() {
+  const bytes = crypto.getRandomValues(new Uint8Array(16));
+  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
+function short(id) {
+  return id.length > 13 ? `${id.slice(0, 4)}…${id.slice(-6)}` : id;
+}
+
+function amountOf(text) {
+  const number = Number(text);
+  return Number.isFinite(number) ? number.toLocaleString("en-US", { maximumSignificantDigits: 8 }) : text;
+}
+
+function percent(ppm) {
+  return `${(ppm / 10_000).toFixed(2)} %`;
+}
+
+function describe(order) {
+  return order.side === "buy"
+    ? `Buy ${amountOf(order.amount)} ${order.outputToken} with ${order.inputToken}`
+    : `Sell ${amountOf(order.amount)} ${order.inputToken} for ${order.outputToken}`;
+}
+
+function repeatedly(action, milliseconds) {
+  const tick = async () => {
+    if (!document.hidden) await action();
+    setTimeout(tick, milliseconds);
+  };
+  tick();
+}
+
+// ---- The form and the venues' quotes ----------------------------------------------------------------
+
+function asked() {
+  const values = new FormData(form);
+  const order = {
+    side: values.get("side"),
+    amount: values.get("amount").trim(),
+    inputToken: values.get("inputToken").trim(),
+    outputToken: values.get("outputToken").trim(),
+  };
+  const slippage = values.get("slippageBps").trim();
+  if (slippage !== "") order.slippageBps = slippage;
+  return order;
+}
+
+function showErrors(problem) {
+  const lines = problem?.errors ?? [];
+  let placed = 0;
+  for (const note of form.querySelectorAll("[data-error]")) {
+    const own = lines.filter((line) => line.field === note.dataset.error);
+    note.textContent = own.map((line) => line.message).join("; ");
+    form.elements[note.dataset.error].setAttribute("aria-invalid", own.length > 0 ? "true" : "false");
+    placed += own.length;
+  }
+  element("form-error").textContent = problem && placed < Math.max(1, lines.length) ? problem.message : "";
+}
+
+let quoteRound = 0;
+
+async function showQuotes() {
+  const order = asked();
+  const round = ++quoteRound;
+  element("quote-leg").textContent = order.side === "sell" ? "Receives" : "Spends";
+  let decision;
+  try {
+    decision = await call(`/api/quote?${new URLSearchParams(order)}`);
+  } catch (error) {
+    if (round !== quoteRound) return;
+    element("quotes").replaceChildren();
+    element("quote-reason").textContent = error.message;
+    return;
+  }
+  // An older answer that arrives late is no longer what the form asks.
+  if (round !== quoteRound) return;
+  const best = decision.route?.legs[0]?.pool;
+  element("quotes").replaceChildren(...decision.quotes.map((quote) => quoteRow(quote, order.side, best)));
+  element("quote-reason").textContent = decision.reason;
+}
+
+function quoteRow(quote, side, best) {
+  const venue = make("td", {}, quote.venue, make("small", { text: short(quote.pool), title: quote.pool }));
+  if (quote.refusal !== undefined) {
+    return make("tr", { class: "refused" }, venue, make("td", { colspan: "4", text: quote.refusal }));
+  }
+  const leg = side === "sell" ? quote.outputAmount : quote.inputAmount;
+  return make(
+    "tr",
+    { class: quote.pool === best ? "best" : "" },
+    venue,
+    make("td", { class: "number", text: amountOf(quote.price) }),
+    make("td", { class: "number", text: amountOf(leg) }),
+    make("td", { class: "number", text: percent(quote.feePpm) }),
+    make("td", { class: "number", text: percent(quote.priceImpactPpm) }),
+  );
+}
+
+let quoteTimer;
+
+function formChanged() {
+  element("amount-label").textContent = asked().side === "sell" ? "Amount to spend" : "Amount to receive";
+  key = newKey();
+  clearTimeout(quoteTimer);
+  quoteTimer = setTimeout(showQuotes, 200);
+}
+
+// One key for one filling of the form: a click after a lost answer finds the order instead of buying twice.
+let key = newKey();
+
+async function submit(event) {
+  event.preventDefault();
+  const order = asked();
+  if (order.slippageBps !== undefined && /^\d{1,5}$/.test(order.slippageBps)) {
+    order.slippageBps = Number(order.slippageBps);
+  }
+  const button = element("submit");
+  button.disabled = true;
+  try {
+    const accepted = await call("/api/orders/execute", {
+      method: "POST",
+      headers: { "content-type": "application/json", "idempotency-key": key },
+      body: JSON.stringify(order),
+    });
+    key = newKey();
+    showErrors(null);
+    follow({ orderId: accepted.orderId, title: describe(order), since: Date.now() });
+    remember();
+  } catch (error) {
+    showErrors(error.body ?? { message: "The gateway cannot be reached. Submit again; nothing is bought twice." });
+  } finally {
+    button.disabled = false;
+  }
+}
+
+// ---- Timelines: one WebSocket an order --------------------------------------------------------------
+
+const timelines = [];
+
+function follow({ orderId, title, since }) {
+  const timeline = { orderId, title, since, events: [], last: 0, tries: 0 };
+  timeline.node = make("article", { class: "timeline", "aria-label": title });
+  timelines.unshift(timeline);
+  element("timelines").prepend(timeline.node);
+  for (const old of timelines.splice(SHOWN_TIMELINES)) {
+    old.dropped = true;
+    old.socket?.close();
+    old.node.remove();
+  }
+  element("session-empty").hidden = true;
+  draw(timeline);
+  connect(timeline);
+}
+
+function connect(timeline) {
+  const scheme = location.protocol === "https:" ? "wss" : "ws";
+  const path = `/api/orders/${encodeURIComponent(timeline.orderId)}/ws?after=${timeline.last}`;
+  timeline.socket = new WebSocket(`${scheme}://${location.host}${path}`);
+  timeline.socket.onmessage = (message) => {
+    const event = JSON.parse(message.data);
+    timeline.tries = 0;
+    timeline.last = event.sequence;
+    timeline.events.push({ ...event, seen: Date.now() });
+    draw(timeline);
+    refreshSoon();
+  };
+  timeline.socket.onclose = (close) => {
+    if (close.code === 1000 || close.code === 4400 || close.code === 4404 || timeline.dropped) return;
+    // Full jitter: the pages of a gateway that restarts do not all come back at once.
+    const delay = Math.random() * Math.min(5000, 200 * 2 ** timeline.tries++);
+    setTimeout(() => timeline.dropped || connect(timeline), delay);
+  };
+}
+
+function draw(timeline) {
+  const latest = timeline.events.at(-1);
+  const status = latest?.status ?? "pending";
+  const header = make(
+    "header",
+    {},
+    make("strong", { text: timeline.title }),
+    make("code", { text: short(timeline.orderId), title: timeline.orderId }),
+    make("span", { class: `badge ${status}`, text: status }),
+  );
+  if (latest && CANCELLABLE.has(status)) header.append(cancelButton(timeline.orderId));
+  timeline.node.replaceChildren(header, steps(timeline, status), facts(latest));
+  if (latest?.failureReason !== undefined) {
+    const retried = CLOSED.has(status) ? "" : `attempt ${latest.attempt ?? 1}, because: `;
+    const text = `${retried}${latest.failureMessage ?? latest.failureReason}`;
+    timeline.node.append(make("p", { class: status === "failed" ? "why error" : "why muted", text }));
+  }
+}
+
+function steps(timeline, status) {
+  const reached = new Map();
+  // A later attempt goes through the steps again: what it has not reached yet is open once more.
+  for (const event of timeline.events) {
+    for (const step of STEPS.slice(STEPS.indexOf(event.status) + 1)) if (STEPS.includes(event.status)) reached.delete(step);
+    reached.set(event.status, event);
+  }
+  const ended = CLOSED.has(status) && status !== "confirmed";
+  const names = ended ? [...STEPS.filter((step) => reached.has(step)), status] : STEPS;
+  const list = make("ol", { class: "steps" });
+  for (const name of names) {
+    const event = reached.get(name);
+    const item = make("li", { text: name });
+    if (event && CLOSED.has(name)) item.className = name;
+    else if (event) item.className = name === status ? "done now" : "done";
+    if (event) {
+      const text = `+${((event.seen - timeline.since) / 1000).toFixed(2)} s`;
+      if (timeline.since) item.append(make("time", { text }));
+    }
+    if (name === status) item.setAttribute("aria-current", "step");
+    list.append(item);
+  }
+  return list;
+}
+
+function facts(event) {
+  const list = make("dl", { class: "facts" });
+  const add = (name, text, title) =>
+    list.append(make("div", {}, make("dt", { text: name }), make("dd", title ? { text, title } : { text })));
+  if (event?.venue !== undefined) add("venue", event.venue);
+  if (event?.price !== undefined) add("price", amountOf(event.price));
+  if (event?.inputAmount !== undefined) add("in", amountOf(event.inputAmount));
+  if (event?.outputAmount !== undefined) add("out", amountOf(event.outputAmount));
+  if (event?.txHash !== undefined) add("transaction", short(event.txHash), event.txHash);
+  return list;
+}
+
+function remember() {
+  const kept = timelines.map(({ orderId, title }) => ({ orderId, title }));
+  sessionStorage.setItem("orders", JSON.stringify(kept));
+}
+
+function recall() {
+  const kept = JSON.parse(sessionStorage.getItem("orders") ?? "[]");
+  // Without `since`: when their steps happened is not known to this page.
+  for (const { orderId, title } of kept.reverse()) follow({ orderId, title });
+}
+
+// ---- Recent orders ----------------------------------------------------------------------------------
+
+const pages = [""];
+let refreshTimer;
+
+async function showOrders() {
+  const filter = element("filter").value;
+  const statuses = filter === "open" ? ["pending", "routing", "building", "submitted"] : [filter];
+  const query = new URLSearchParams({ limit: SHOWN_ORDERS, pageToken: pages.at(-1) });
+  for (const status of statuses) if (status !== "") query.append("status", status);
+  let page;
+  try {
+    page = await call(`/api/orders?${query}`);
+  } catch (error) {
+    element("orders-note").textContent = error.message;
+    return;
+  }
+  element("orders").replaceChildren(...page.orders.map(orderRow));
+  element("orders-note").textContent = page.orders.length === 0 ? "No orders." : "";
+  const older = element("older");
+  older.hidden = page.nextPageToken === undefined && pages.length === 1;
+  older.textContent = page.nextPageToken === undefined ? "Back to the newest" : "Older orders";
+  older.onclick = () => {
+    if (page.nextPageToken === undefined) pages.length = 1;
+    else pages.push(page.nextPageToken);
+    showOrders();
+  };
+}
+
+function orderRow(order) {
+  const time = new Date(order.createTime);
+  const action = make("td", { class: "number" });
+  if (CANCELLABLE.has(order.status)) action.append(cancelButton(order.orderId));
+  return make(
+    "tr",
+    { title: order.failureMessage ?? order.orderId },
+    make("td", {}, make("time", { datetime: order.createTime, text: time.toLocaleTimeString("en-GB") })),
+    make("td", {}, `${describe(order)} `, make("code", { text: short(order.orderId) })),
+    make("td", {}, make("span", { class: `badge ${order.status}`, text: order.status })),
+    make("td", { text: order.venue ?? "" }),
+    make("td", { class: "number", text: order.price === undefined ? "" : amountOf(order.price) }),
+    action,
+  );
+}
+
+function cancelButton(orderId) {
+  const button = make("button", { type: "button", class: "small", text: "Cancel" });
+  button.onclick = async () => {
+    button.disabled = true;
+    try {
+      await call(`/api/orders/${encodeURIComponent(orderId)}/cancel`, { method: "POST" });
+      element("orders-note").textContent = "";
+    } catch (error) {
+      element("orders-note").textContent = error.message;
+    }
+    showOrders();
+  };
+  return button;
+}
+
+function refreshSoon() {
+  clearTimeout(refreshTimer);
+  refreshTimer = setTimeout(showOrders, 150);
+}
+
+// ---- Health -----------------------------------------------------------------------------------------
+
+async function showHealth() {
+  const health = element("health");
+  try {
+    const response = await fetch("/healthz");
+    health.className = response.ok ? "health good" : "health bad";
+    health.textContent = response.ok ? "ready" : "not ready";
+    health.title = (await response.text()).trim();
+  } catch {
+    health.className = "health bad";
+    health.textContent = "unreachable";
+  }
+}
+
+form.addEventListener("input", formChanged);
+form.addEventListener("submit", submit);
+element("swap").addEventListener("click", () => {
+  const { inputToken, outputToken } = form.elements;
+  [inputToken.value, outputToken.value] = [outputToken.value, inputToken.value];
+  formChanged();
+});
+element("filter").addEventListener("change", () => {
+  pages.length = 1;
+  showOrders();
+});
+recall();
+repeatedly(showHealth, 5000);
+repeatedly(showQuotes, 2000);
+repeatedly(showOrders, 3000);
