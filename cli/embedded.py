@@ -23,6 +23,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from cli.children import Child, in_front
+from engine.process import StartupError
 
 _SOCKET_PATH_LIMIT = 103  # bytes without the closing zero: 107 on Linux, 103 on macOS (sun_path)
 _LONGEST_SOCKET_NAME = len("/postgres/.s.PGSQL.5432.lock")
@@ -49,7 +50,7 @@ _POSTGRES_OPTIONS: Mapping[str, str] = {
 }
 
 
-class EmbeddedError(Exception):
+class EmbeddedError(StartupError):
     """An embedded service cannot be started. The message is one sentence for the person who wanted it."""
 
 
@@ -77,7 +78,8 @@ class _Embedded:
     """What the two services share. `start` and `stop` wait; `spawn` and `ready` do not."""
 
     name: str
-    child: Child
+    child: Child | None = None
+    """None before the first `spawn`."""
 
     def spawn(self) -> None:
         """Start the process, after clearing what a killed one left behind."""
@@ -89,7 +91,18 @@ class _Embedded:
 
     @property
     def running(self) -> bool:
-        return self.child.running
+        return self.child is not None and self.child.running
+
+    @property
+    def exit_code(self) -> int | None:
+        return self.child.exit_code if self.child is not None else None
+
+    @property
+    def pid(self) -> int | None:
+        return self.child.pid if self.child is not None else None
+
+    def last_words(self) -> str:
+        return self.child.last_words() if self.child is not None else ""
 
     def start(self, seconds: float = _READY_SECONDS) -> None:
         """Start it and return once it answers.
@@ -100,25 +113,27 @@ class _Embedded:
         self.spawn()
         while not self.ready():
             if not self.running:
-                if not self.child.logged("shared memory block") or time.monotonic() > deadline:
-                    raise EmbeddedError(
-                        f"{self.name} did not start: {self.child.last_words()} ({self.child.log})"
-                    )
-                self.spawn()  # The backends of a killed PostgreSQL are still leaving.
+                if not self._may_start_later() or time.monotonic() > deadline:
+                    raise EmbeddedError(f"{self.name} did not start: {self.last_words()}")
+                self.spawn()
             elif time.monotonic() > deadline:
                 self.stop()
-                raise EmbeddedError(
-                    f"{self.name} was not ready after {seconds:.0f} s; its log is {self.child.log}"
-                )
+                raise EmbeddedError(f"{self.name} was not ready after {seconds:.0f} s: {self.last_words()}")
             time.sleep(0.02)
 
     def stop(self, seconds: float = 15.0) -> None:
         """Stop it; kill it if that takes longer than `seconds`."""
-        self.child.stop(seconds)
+        if self.child is not None:
+            self.child.stop(seconds)
 
     def kill(self) -> None:
         """SIGKILL, as a crash would; `start` brings it back."""
-        self.child.kill()
+        if self.child is not None:
+            self.child.kill()
+
+    def _may_start_later(self) -> bool:
+        # The backends of a killed PostgreSQL are still leaving.
+        return self.child is not None and self.child.logged("shared memory block")
 
 
 class Postgres(_Embedded):
@@ -209,6 +224,7 @@ class Postgres(_Embedded):
             text=True,
             env=_bare_environ(),
             cwd="/",
+            start_new_session=True,
             check=False,
         )
         if done.returncode != 0:

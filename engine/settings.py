@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from math import inf
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit, urlunsplit
 
 
 class SettingsError(Exception):
@@ -88,15 +89,23 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Raise SettingsError for values that make no sense together or alone."""
-        for name in ("port", "grpc_port", "server_metrics_port", "workers_metrics_port", "simnet_port"):
-            if not 0 <= getattr(self, name) <= 65535:
-                raise SettingsError(f"{name.upper()} was {getattr(self, name)}; must be between 0 and 65535")
+        for setting in fields(self):
+            value = getattr(self, setting.name)
+            if setting.name.endswith("port") and not 0 <= value <= 65535:
+                raise SettingsError(f"{setting.name.upper()} was {value}; must be between 0 and 65535")
+            # Not NaN either: every comparison with it is false.
+            if isinstance(setting.default, int | float) and not 0 <= value < inf:
+                raise SettingsError(f"{setting.name.upper()} was {value}; must be a number, 0 or more")
         if self.commitment not in ("confirmed", "finalized"):
             raise SettingsError(f'COMMITMENT was "{self.commitment}"; must be confirmed or finalized')
         if not 0 <= self.slippage_bps <= 10_000:
             raise SettingsError(f"SLIPPAGE_BPS was {self.slippage_bps}; must be between 0 and 10000")
-        if self.max_attempts < 1:
-            raise SettingsError(f"MAX_ATTEMPTS was {self.max_attempts}; must be 1 or more")
+        for name in ("max_attempts", "max_open_orders", "max_in_flight"):
+            if getattr(self, name) < 1:
+                raise SettingsError(f"{name.upper()} was {getattr(self, name)}; must be 1 or more")
+        for name in ("resend_seconds", "lease_seconds", "sweep_seconds"):
+            if getattr(self, name) == 0:
+                raise SettingsError(f"{name.upper()} was 0; must be more than 0")
         if self.simnet_slot_ms < 10:
             raise SettingsError(f"SIMNET_SLOT_MS was {self.simnet_slot_ms}; must be 10 or more")
         if not 0 <= self.simnet_seed < 2**63:
@@ -133,7 +142,7 @@ class Settings:
     @property
     def redis_url(self) -> str:
         """redis:// or, where `redis_host` is a path, unix://."""
-        secret = f":{self.redis_password}@" if self.redis_password else ""
+        secret = f":{quote(self.redis_password, safe='')}@" if self.redis_password else ""
         if self.redis_host.startswith("/"):
             return f"unix://{secret}{self.redis_host}"
         return f"redis://{secret}{self.redis_host or '127.0.0.1'}:{self.redis_port}"
@@ -148,8 +157,11 @@ class Settings:
             return self.solana_ws_url
         node = urlsplit(self.node_url)
         scheme = "wss" if node.scheme == "https" else "ws"
-        port = f":{node.port + 1}" if node.port else ""
-        return f"{scheme}://{node.hostname}{port}{node.path}"
+        address = node.netloc
+        if node.port:
+            address = f"{address.removesuffix(f':{node.port}')}:{node.port + 1}"
+        # With the query: that is where providers' keys are.
+        return urlunsplit((scheme, address, node.path, node.query, ""))
 
 
 def load_settings(environ: Mapping[str, str] | None = None, env_file: Path | None = Path(".env")) -> Settings:
@@ -189,6 +201,8 @@ def _read_env_file(path: Path) -> list[tuple[str, str]]:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         return []
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path} cannot be read: {error}") from error
     pairs = []
     for number, line in enumerate(text.splitlines(), start=1):
         line = line.strip()
@@ -197,7 +211,10 @@ def _read_env_file(path: Path) -> list[tuple[str, str]]:
         name, equals, value = line.removeprefix("export ").partition("=")
         if not equals:
             raise SettingsError(f'{path}, line {number}: "{line}" is not NAME=value')
-        pairs.append((name.strip(), value.strip().strip("\"'")))
+        value = value.strip()
+        if len(value) >= 2 and value[0] == value[-1] and value[0] in "\"'":
+            value = value[1:-1]
+        pairs.append((name.strip(), value))
     return pairs
 
 

@@ -1,0 +1,154 @@
+"""Keeps the parts of a running engine alive, and ends them in order."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+from engine.process import UNUSABLE, StartupError
+
+_READY_SECONDS = 60.0
+_DRAIN_SECONDS = 16.0  # each process drains within 15
+_POLL_SECONDS = 0.1
+_PROBE_SECONDS = 1.0
+_LONGEST_BACKOFF = 10.0
+_STEADY_SECONDS = 30.0  # After running for so long, a process that ends is started again at once.
+
+
+class Program(Protocol):
+    """What a part runs: a Child, or an embedded service."""
+
+    @property
+    def running(self) -> bool: ...
+    @property
+    def exit_code(self) -> int | None: ...
+    @property
+    def pid(self) -> int | None: ...
+    def spawn(self) -> None: ...
+    def stop(self, seconds: float) -> None: ...
+    def kill(self) -> None: ...
+    def last_words(self) -> str: ...
+
+
+class Part:
+    """One program of the engine, and how it fares."""
+
+    def __init__(
+        self, name: str, program: Program, unready_reason: Callable[[], Awaitable[str | None]]
+    ) -> None:
+        """`unready_reason` answers None when the program does its work."""
+        self.name = name
+        self.program = program
+        self.unready_reason = unready_reason
+        self.state = "starting"
+        """ready, or why it is not."""
+        self.restart_count = 0
+
+    @property
+    def ready(self) -> bool:
+        return self.state == "ready"
+
+    def ended(self) -> str:
+        """Say how the program ended."""
+        code = self.program.exit_code
+        if code is not None and code < 0:
+            return f"{self.name} was ended by {signal.Signals(-code).name}"
+        return f"{self.name} ended with exit code {code}"
+
+
+class Stopped(Exception):
+    """The launcher was asked to stop before everything had started."""
+
+
+class Launcher:
+    """Starts parts one after the other, restarts those that die, and stops them in the reverse order.
+
+    Everything runs in one thread, the main one: children die with the thread that spawned them.
+    """
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        """`say` is told what a person should know: that a part died, that it is back."""
+        self.parts: list[Part] = []
+        self.stopping = asyncio.Event()
+        self._say = say
+        self._groups: list[list[Part]] = []
+
+    async def start(self, group: asyncio.TaskGroup, *parts: Part) -> None:
+        """Start these parts together and return when all are ready; from then on they are kept running.
+
+        Raises StartupError with the sentence for the person who waits; Stopped.
+        """
+        self._groups.append(list(parts))
+        for part in parts:
+            self.parts.append(part)
+            part.program.spawn()
+        deadline = asyncio.get_running_loop().time() + _READY_SECONDS
+        for part in parts:
+            await self._until_ready(part, deadline)
+            group.create_task(self._keep(part))
+
+    async def stop(self) -> None:
+        """End everything: each start's parts together, the last started first."""
+        self.stopping.set()
+        for parts in reversed(self._groups):
+            await asyncio.gather(*(asyncio.to_thread(part.program.stop, _DRAIN_SECONDS) for part in parts))
+            for part in parts:
+                part.state = "stopped"
+
+    def kill(self) -> None:
+        """End everything at once, without a word."""
+        for parts in reversed(self._groups):
+            for part in parts:
+                part.program.kill()
+
+    async def _until_ready(self, part: Part, deadline: float) -> None:
+        clock = asyncio.get_running_loop().time
+        while (reason := await part.unready_reason()) is not None:
+            if self.stopping.is_set():
+                raise Stopped
+            if not part.program.running:
+                said = part.program.last_words()
+                if part.program.exit_code == UNUSABLE and said:
+                    raise StartupError(said)  # It is a sentence for the same person.
+                raise StartupError(f"{part.ended()}: {said}" if said else part.ended())
+            if clock() > deadline:
+                raise StartupError(f"{part.name} was not ready after {_READY_SECONDS:.0f} s: {reason}")
+            await asyncio.sleep(_POLL_SECONDS)
+        part.state = "ready"
+
+    async def _keep(self, part: Part) -> None:
+        clock = asyncio.get_running_loop().time
+        failures = 0
+        started = probed = clock()
+        while not self.stopping.is_set():
+            if not part.program.running:
+                failures = 1 if clock() - started > _STEADY_SECONDS else failures + 1
+                part.restart_count += 1
+                part.state = part.ended()
+                said = part.program.last_words()
+                self._say(f"{part.ended()}; starting it again" + (f" ({said})" if said else ""))
+                await self._pause(min(0.1 * 2**failures, _LONGEST_BACKOFF))
+                if self.stopping.is_set():
+                    return
+                try:
+                    part.program.spawn()
+                except StartupError as error:
+                    part.state = str(error)
+                started = probed = clock()
+            elif clock() - probed >= (_PROBE_SECONDS if part.ready else _POLL_SECONDS):
+                reason = await part.unready_reason()
+                if reason is None and not part.ready and part.program.running:
+                    self._say(f"{part.name} is ready again")
+                if part.program.running:
+                    part.state = reason or "ready"
+                probed = clock()
+            await self._pause(_POLL_SECONDS)
+
+    async def _pause(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self.stopping.wait()
+        except TimeoutError:
+            pass

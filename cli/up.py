@@ -1,0 +1,400 @@
+"""`order-engine up`: everything on one machine, from nothing, until Ctrl-C."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from cli import probe
+from cli.children import Child
+from cli.embedded import Postgres, Valkey
+from cli.launcher import Launcher, Part, Stopped
+from cli.live import LiveView, live_view
+from engine.domain.tokens import SOL, TOKENS, Token
+from engine.process import UNUSABLE, StartupError
+from engine.redis_client import check_version
+from engine.settings import Settings, SettingsError, load_settings, settings_as_environ
+from engine.solana.transactions import Wallet, WalletError
+from engine.storage.migrate import SchemaError, migrate
+
+_FUNDS = 1_000_000  # whole tokens of each kind that the simulated wallet is topped up to
+_FUNDS_OF = {SOL.symbol: 100_000, "BONK": 100_000_000_000}
+_PORT_PATIENCE_SECONDS = 1.0  # The ports of an instance that was just killed are free in a moment.
+
+
+def up(data_folder: Path | None, worker_count: int) -> int:
+    """Run until a signal; return the exit code. `data_folder` None: one that is removed at the end."""
+    console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+    try:
+        settings = load_settings()
+        with _data_folder(data_folder) as folder:
+            return asyncio.run(_Up(settings, folder, worker_count, console).run())
+    except (SettingsError, StartupError) as error:
+        print(f"order-engine: {error}", file=sys.stderr)  # noqa: T201
+        return UNUSABLE
+
+
+class _Up:
+    def __init__(self, settings: Settings, folder: Path, worker_count: int, console: Console) -> None:
+        self._settings = settings
+        self._folder = folder
+        self._worker_count = worker_count
+        self._console = console
+        self._launcher = Launcher(self._say)
+        self._signalled = False
+
+    async def run(self) -> int:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(number, self._on_signal)
+        failed: StartupError | None = None
+        async with asyncio.TaskGroup() as group:
+            try:
+                await self._start(group)
+                await self._show_until_stopped()
+            except Stopped:
+                pass
+            except StartupError as error:
+                failed = error
+            finally:
+                # Whatever happened: nothing is left behind.
+                if failed is None:
+                    self._say("stopping (once more Ctrl-C: at once)")
+                await self._launcher.stop()
+        if failed is not None:
+            raise failed
+        self._say(f"stopped; the data are in {_shown(self._folder)}" if self._folder.exists() else "stopped")
+        return 0
+
+    # ---- Start -----------------------------------------------------------------------------------
+
+    async def _start(self, group: asyncio.TaskGroup) -> None:
+        settings = _with_ports(self._settings, self._worker_count)
+        # Services that are somebody else's first: what is wrong with them is said before anything starts.
+        if settings.redis_host:
+            await check_version(settings)
+            self._say(f"  Redis       {settings.redis_host}")
+        if settings.solana_rpc_url:
+            await asyncio.to_thread(_check_node, settings.solana_rpc_url)
+            self._say(f"  Solana      {settings.solana_rpc_url}")
+        if settings.db_host:
+            await self._migrate(settings)
+        else:
+            settings = await self._start_postgres(group, settings)
+            await self._migrate(settings)
+        if not settings.redis_host:
+            settings = await self._start_valkey(group, settings)
+        settings = self._with_wallet(settings)
+        if not settings.solana_rpc_url:
+            settings = replace(
+                settings,
+                solana_rpc_url=f"http://{_reachable(settings.host)}:{settings.simnet_port}",
+                solana_ws_url=f"ws://{_reachable(settings.host)}:{settings.simnet_port + 1}",
+            )
+            await self._start_process(group, settings, "simnet", settings.simnet_port)
+            await self._fund(settings)
+        await self._start_process(group, settings, "server", settings.server_metrics_port)
+        await self._start_process(
+            group,
+            settings,
+            "workers",
+            *range(settings.workers_metrics_port, settings.workers_metrics_port + self._worker_count),
+        )
+        await self._start_process(group, settings, "gateway", settings.port)
+        self._settings = settings
+
+    async def _start_postgres(self, group: asyncio.TaskGroup, settings: Settings) -> Settings:
+        server = Postgres(self._folder)
+        with self._timed("PostgreSQL", f"embedded, in {_shown(self._folder / 'postgres')}"):
+            await self._launcher.start(group, Part("postgres", server, _asking(server.ready)))
+        return replace(
+            settings, db_host=server.host, db_port=server.port, db_username=server.user, db_password=""
+        )
+
+    async def _start_valkey(self, group: asyncio.TaskGroup, settings: Settings) -> Settings:
+        server = Valkey(self._folder)
+        with self._timed("Valkey", f"embedded, in {_shown(self._folder / 'valkey')}"):
+            await self._launcher.start(group, Part("valkey", server, _asking(server.ready)))
+        return replace(settings, redis_host=server.host, redis_password="")
+
+    async def _migrate(self, settings: Settings) -> None:
+        try:
+            applied = await migrate(settings)
+        except SchemaError as error:
+            raise StartupError(str(error)) from error
+        if self._launcher.stopping.is_set():
+            raise Stopped
+        count = len(applied)
+        said = f"{count} migration{'' if count == 1 else 's'} applied" if count else "up to date"
+        self._say(f"  schema      {said}")
+
+    def _with_wallet(self, settings: Settings) -> Settings:
+        path = Path(settings.wallet_path) if settings.wallet_path else self._folder / "wallet.json"
+        try:
+            made = not settings.wallet_path and not path.exists()
+            wallet = Wallet.create(path) if made else Wallet.load(path)
+        except WalletError as error:
+            raise StartupError(str(error)) from None
+        self._wallet = str(wallet.pubkey)
+        self._say(f"  wallet      {self._wallet}, {'made' if made else 'read'} in {_shown(path)}")
+        return replace(settings, wallet_path=str(path.resolve()))
+
+    async def _fund(self, settings: Settings) -> None:
+        """Top up the wallet on simnet, so that a first order of any token can be paid."""
+        host = _reachable(settings.host)
+        try:
+            for token in TOKENS:
+                await probe.call(
+                    host,
+                    settings.simnet_port,
+                    "simnet_fund",
+                    [{"wallet": self._wallet, "mint": token.mint, "amount": _funds(token)}],
+                )
+        except OSError as error:
+            raise StartupError(f"the wallet could not be funded on simnet: {error}") from None
+
+    async def _start_process(
+        self, group: asyncio.TaskGroup, settings: Settings, name: str, *probe_ports: int
+    ) -> None:
+        host = _reachable(settings.host)
+
+        async def unready() -> str | None:
+            for port in probe_ports:
+                reason = await probe.unready_reason(host, port)
+                if reason is not None:
+                    return reason
+            return None
+
+        child = Child(
+            name,
+            [sys.executable, "-m", name],
+            log=self._folder / "logs" / f"{name}.log",
+            environ={**os.environ, **settings_as_environ(settings)},
+        )
+        where = {
+            "simnet": f"a simulated Solana, http://{host}:{settings.simnet_port}",
+            "server": f"gRPC, {host}:{settings.grpc_port}",
+            "workers": f"{self._worker_count} process{'' if self._worker_count == 1 else 'es'}",
+            "gateway": f"REST, WebSocket and console, http://{host}:{settings.port}",
+        }[name]
+        with self._timed(name, where):
+            await self._launcher.start(group, Part(name, child, unready))
+
+    # ---- Show ------------------------------------------------------------------------------------
+
+    async def _show_until_stopped(self) -> None:
+        self._console.print(_first_steps(self._settings, self._folder), markup=False)
+        host = _reachable(self._settings.host)
+        ports = [
+            self._settings.server_metrics_port,
+            *(self._settings.workers_metrics_port + index for index in range(self._worker_count)),
+        ]
+        view = LiveView(self._launcher.parts, [partial(probe.figures, host, port) for port in ports])
+        with live_view(view, self._console):
+            while not self._launcher.stopping.is_set():
+                await view.refresh()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(view.interval_seconds):
+                        await self._launcher.stopping.wait()
+
+    def _say(self, line: str) -> None:
+        self._console.print(line, markup=False)
+
+    @contextmanager
+    def _timed(self, name: str, where: str) -> Iterator[None]:
+        started = time.monotonic()
+        status = (
+            self._console.status(f"{name} ...") if self._console.is_terminal else contextlib.nullcontext()
+        )
+        with status:
+            yield
+        self._say(f"  {name:<10}  {where}  ({time.monotonic() - started:.1f} s)")
+
+    def _on_signal(self) -> None:
+        if self._signalled:
+            self._launcher.kill()
+        self._signalled = True
+        self._launcher.stopping.set()
+
+
+# ---- Folder and ports ----------------------------------------------------------------------------
+
+
+@contextmanager
+def _data_folder(wanted: Path | None) -> Iterator[Path]:
+    """Yield the data folder, locked. Raises StartupError if it cannot be used or another launcher has it."""
+    ephemeral = wanted is None
+    folder = Path(tempfile.mkdtemp(prefix="order-engine-")) if wanted is None else wanted
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = (folder / "lock").open("a+")
+    except OSError as error:
+        raise StartupError(f"the data folder {folder} cannot be used: {error.strerror}") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            pid = lock.read().strip()
+            raise StartupError(
+                f"{folder} is in use by another `order-engine up` (process {pid}); "
+                "stop it, or choose another --data-dir"
+            ) from None
+        lock.truncate(0)
+        lock.write(f"{os.getpid()}\n")
+        lock.flush()
+        try:
+            yield folder
+        finally:
+            if ephemeral:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _with_ports(settings: Settings, worker_count: int) -> Settings:
+    """Return the settings with every port known, and free. Raises StartupError for one that is in use."""
+    wanted = [("PORT", 1), ("GRPC_PORT", 1), ("SERVER_METRICS_PORT", 1)]
+    wanted.append(("WORKERS_METRICS_PORT", worker_count))
+    if not settings.solana_rpc_url:
+        wanted.append(("SIMNET_PORT", 2))
+    taken: dict[int, str] = {}
+    chosen: dict[str, Any] = {}
+    for name, count in wanted:
+        first: int = getattr(settings, name.lower())
+        if first == 0:
+            continue
+        for port in range(first, first + count):
+            if port in taken:
+                raise StartupError(f"{name} and {taken[port]} both need port {port}; change one of them")
+            taken[port] = name
+            if not _is_free(settings.host, port, _PORT_PATIENCE_SECONDS):
+                raise StartupError(f"port {port} is in use; stop what listens there, or set another {name}")
+    for name, count in wanted:
+        if getattr(settings, name.lower()) == 0:
+            chosen[name.lower()] = first = _free_ports(settings.host, count, taken)
+            taken.update(dict.fromkeys(range(first, first + count), name))
+    return replace(settings, grpc_host=_reachable(settings.host), worker_processes=worker_count, **chosen)
+
+
+def _free_ports(host: str, count: int, taken: dict[int, str]) -> int:
+    """Return the first of `count` neighbouring ports that are free."""
+    while True:
+        with socket.socket() as listener:
+            listener.bind((host, 0))
+            first: int = listener.getsockname()[1]
+        ports = range(first, first + count)
+        if ports[-1] <= 65535 and all(port not in taken and _is_free(host, port, 0.0) for port in ports):
+            return first
+
+
+def _is_free(host: str, port: int, patience_seconds: float) -> bool:
+    deadline = time.monotonic() + patience_seconds
+    while True:
+        try:
+            with socket.create_server((host, port)):
+                return True
+        except OSError as error:
+            if isinstance(error, PermissionError):
+                raise StartupError(f"port {port} needs more rights than this user has") from None
+            if isinstance(error, socket.gaierror):
+                raise StartupError(f'HOST was "{host}", which is no address of this machine') from None
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.05)
+
+
+def _reachable(host: str) -> str:
+    """Return the address under which what is bound to `host` is reached from here."""
+    return "127.0.0.1" if host in ("0.0.0.0", "::", "") else host
+
+
+# ---- Services ------------------------------------------------------------------------------------
+
+
+def _asking(ready: Callable[[], bool]) -> Callable[[], Awaitable[str | None]]:
+    async def unready_reason() -> str | None:
+        return None if await asyncio.to_thread(ready) else "no answer"
+
+    return unready_reason
+
+
+def _check_node(url: str) -> None:
+    """Raise StartupError unless a JSON-RPC node answers."""
+    body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "getVersion"}).encode()
+    try:
+        call = urllib.request.Request(url, body, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(call, timeout=10.0) as answer:
+            version = json.load(answer)["result"]
+    except urllib.error.URLError as error:
+        raise StartupError(f"SOLANA_RPC_URL {url} cannot be reached: {error.reason}") from None
+    except (OSError, ValueError, KeyError, TypeError):
+        raise StartupError(f"SOLANA_RPC_URL {url} is not a Solana node") from None
+    if not isinstance(version, dict):
+        raise StartupError(f"SOLANA_RPC_URL {url} is not a Solana node")
+
+
+def _funds(token: Token) -> int:
+    return int(_FUNDS_OF.get(token.symbol, _FUNDS) * 10**token.decimals)
+
+
+# ---- Words ---------------------------------------------------------------------------------------
+
+
+def _first_steps(settings: Settings, folder: Path) -> str:
+    host = _reachable(settings.host)
+    rest = f"http://{host}:{settings.port}"
+    command = _command()
+    if (default := load_settings()).grpc_port != settings.grpc_port or default.grpc_host != host:
+        where = f" --server {host}:{settings.grpc_port}"
+    else:
+        where = ""
+    order = '{"side":"sell","amount":1.5,"inputToken":"SOL","outputToken":"USDC"}'
+    return f"""
+  Console     {rest}/
+  REST        {rest}/api/orders/execute      (documented at {rest}/docs)
+  WebSocket   ws://{host}:{settings.port}/api/orders/<orderId>/ws
+  gRPC        {host}:{settings.grpc_port}, orders.v1.OrderService
+  Logs        {_shown(folder / "logs")}
+
+  A first order, in another terminal:
+
+    {command} submit sell 1.5 SOL USDC --watch{where}
+
+  The same over REST, then watch it by its orderId:
+
+    curl -s {rest}/api/orders/execute -H 'Content-Type: application/json' -d '{order}'
+    {command} watch <orderId>{where}
+"""
+
+
+def _command() -> str:
+    if shutil.which("order-engine"):
+        return "order-engine"
+    beside = Path(sys.executable).with_name("order-engine")
+    return _shown(beside) if beside.exists() else f"{_shown(Path(sys.executable))} -m cli"
+
+
+def _shown(path: Path) -> str:
+    """Return the path as it is shortest to type from here."""
+    path = Path(os.path.abspath(path))
+    with contextlib.suppress(ValueError):
+        return str(path.relative_to(Path.cwd()))
+    return str(path)
