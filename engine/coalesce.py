@@ -78,6 +78,9 @@ class Coalescer(Generic[Item, Result]):
                 self._observe(count)
             try:
                 results = await self._perform([item for item, _ in batch])
+                if len(results) != count:
+                    # Whose result is missing cannot be told, and nobody may wait for ever.
+                    raise RuntimeError(f"{len(results)} results for {count} items")
             except Exception as error:
                 for _, future in batch:
                     if not future.done():

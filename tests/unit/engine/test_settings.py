@@ -1,0 +1,221 @@
+"""Every setting can be set, a bad one is named, and what users read about them is true."""
+
+from __future__ import annotations
+
+from dataclasses import Field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import psycopg.conninfo
+import pytest
+import redis
+
+from engine.settings import Settings, SettingsError, env_example, load_settings, settings_as_environ
+
+PROJECT = Path(__file__).parents[3]
+
+ALL = [pytest.param(setting, id=setting.name.upper()) for setting in fields(Settings)]
+NUMBERS = [
+    pytest.param(setting, id=setting.name.upper())
+    for setting in fields(Settings)
+    if isinstance(setting.default, int | float)
+]
+
+# Where "the default and one more" is not a value that can be used.
+OTHERWISE: dict[str, Any] = {"commitment": "finalized", "log_level": "DEBUG"}
+
+
+def another_value(setting: Field[Any]) -> Any:
+    """Return a usable value that is not the default."""
+    if setting.name in OTHERWISE:
+        return OTHERWISE[setting.name]
+    default: Any = setting.default
+    return f"another-{setting.name}" if isinstance(default, str) else default + 1
+
+
+@pytest.mark.parametrize("setting", ALL)
+def test_a_setting_is_read_from_the_environment(setting: Field[Any]) -> None:
+    value = another_value(setting)
+    loaded = load_settings({setting.name.upper(): f" {value} "}, env_file=None)
+    assert loaded == replace(Settings(), **{setting.name: value})
+
+
+@pytest.mark.parametrize("setting", ALL)
+def test_a_setting_is_read_from_the_env_file(setting: Field[Any], tmp_path: Path) -> None:
+    value = another_value(setting)
+    env_file = tmp_path / ".env"
+    env_file.write_text(f"# a comment\n\nexport {setting.name.upper()} = {value}\n")
+    assert load_settings({}, env_file) == replace(Settings(), **{setting.name: value})
+
+
+@pytest.mark.parametrize("setting", ALL)
+def test_an_empty_setting_is_the_default(setting: Field[Any]) -> None:
+    assert load_settings({setting.name.upper(): "  "}, env_file=None) == Settings()
+
+
+@pytest.mark.parametrize("setting", NUMBERS)
+@pytest.mark.parametrize("text", ["many", "1,5", "0x10", "--1"])
+def test_what_is_not_a_number_is_refused_by_name(setting: Field[Any], text: str) -> None:
+    wanted = "a whole number" if isinstance(setting.default, int) else "a number"
+    with pytest.raises(SettingsError) as refused:
+        load_settings({setting.name.upper(): text}, env_file=None)
+    assert str(refused.value) == f'{setting.name.upper()} was "{text}"; must be {wanted}'
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        *((name, text) for name in ("PORT", "GRPC_PORT", "SIMNET_PORT") for text in ("-1", "65536")),
+        *((name, "65536") for name in ("SERVER_METRICS_PORT", "WORKERS_METRICS_PORT")),
+        *((name, text) for name in ("DB_PORT", "REDIS_PORT") for text in ("-1", "65536")),
+        ("COMMITMENT", "processed"),
+        ("COMMITMENT", "Confirmed"),
+        ("SLIPPAGE_BPS", "-1"),
+        ("SLIPPAGE_BPS", "10001"),
+        ("MAX_ATTEMPTS", "0"),
+        ("SIMNET_SLOT_MS", "9"),
+        ("LOG_LEVEL", "verbose"),
+        *(
+            (name, text)
+            for name in ("RETRY_BASE_SECONDS", "RETRY_CAP_SECONDS")
+            for text in ("nan", "inf", "-1")
+        ),
+        *(
+            (name, text)
+            for name in ("RESEND_SECONDS", "LEASE_SECONDS", "SWEEP_SECONDS")
+            for text in ("nan", "inf", "-1", "0")
+        ),
+        ("MAX_OPEN_ORDERS", "0"),
+        ("MAX_IN_FLIGHT", "0"),
+        ("PRIORITY_FEE_MICRO_LAMPORTS", "-1"),
+    ],
+)
+def test_a_value_that_makes_no_sense_is_refused_by_name(name: str, text: str) -> None:
+    with pytest.raises(SettingsError, match=f'^{name} was "?{text}"?(\\.0)?; must be '):
+        load_settings({name: text}, env_file=None)
+
+
+def test_the_environment_wins_over_the_env_file(tmp_path: Path) -> None:
+    env_file = tmp_path / ".env"
+    env_file.write_text("PORT=4000\nGRPC_PORT=4001\n")
+    loaded = load_settings({"PORT": "5000"}, env_file)
+    assert (loaded.port, loaded.grpc_port) == (5000, 4001)
+
+
+def test_an_empty_variable_in_the_environment_hides_the_env_file(tmp_path: Path) -> None:
+    env_file = tmp_path / ".env"
+    env_file.write_text("DB_HOST=db.example.com\n")
+    assert load_settings({"DB_HOST": ""}, env_file).db_host == ""
+
+
+def test_without_an_env_file_there_are_defaults(tmp_path: Path) -> None:
+    assert load_settings({}, tmp_path / ".env") == Settings()
+
+
+@pytest.mark.parametrize(
+    ("line", "password"),
+    [
+        ("DB_PASSWORD=plain", "plain"),
+        ("DB_PASSWORD='single'", "single"),
+        ('DB_PASSWORD="double"', "double"),
+        ("DB_PASSWORD=it's", "it's"),
+        ("DB_PASSWORD=ends'", "ends'"),
+        ("DB_PASSWORD=\"'both'\"", "'both'"),
+        ("DB_PASSWORD=a=b#c", "a=b#c"),
+        ("DB_PASSWORD='", "'"),
+    ],
+)
+def test_one_pair_of_quotes_around_a_value_is_taken_off(line: str, password: str, tmp_path: Path) -> None:
+    env_file = tmp_path / ".env"
+    env_file.write_text(line)
+    assert load_settings({}, env_file).db_password == password
+
+
+def test_a_line_of_the_env_file_that_sets_nothing_is_refused_with_its_number(tmp_path: Path) -> None:
+    env_file = tmp_path / ".env"
+    env_file.write_text("PORT=4000\nGRPC_PORT 4001\n")
+    with pytest.raises(SettingsError, match=r'\.env, line 2: "GRPC_PORT 4001" is not NAME=value'):
+        load_settings({}, env_file)
+
+
+def test_an_env_file_that_cannot_be_read_is_refused_by_name(tmp_path: Path) -> None:
+    binary = tmp_path / "binary.env"
+    binary.write_bytes(b"PORT=\xff\n")
+    for env_file in (tmp_path, binary):
+        with pytest.raises(SettingsError, match=f"{env_file.name} cannot be read"):
+            load_settings({}, env_file)
+
+
+def test_the_example_file_is_what_the_settings_say() -> None:
+    assert (PROJECT / ".env.example").read_text() == env_example()
+
+
+def test_the_example_with_every_line_in_force_is_the_defaults(tmp_path: Path) -> None:
+    lines = env_example().splitlines()
+    in_force = [line.removeprefix("#") for line in lines if line.startswith("#") and line[1:2] != " "]
+    assert [line.partition("=")[0] for line in in_force] == [name.name.upper() for name in fields(Settings)]
+    env_file = tmp_path / ".env"
+    env_file.write_text("\n".join(in_force))
+    assert load_settings({}, env_file) == Settings()
+
+
+def test_a_child_process_gets_the_same_settings() -> None:
+    settings = replace(Settings(), **{setting.name: another_value(setting) for setting in fields(Settings)})
+    assert load_settings(settings_as_environ(settings), env_file=None) == settings
+    assert load_settings(settings_as_environ(Settings()), env_file=None) == Settings()
+
+
+def test_a_childs_environment_hides_its_env_file(tmp_path: Path) -> None:
+    env_file = tmp_path / ".env"
+    env_file.write_text("".join(f"{name.name.upper()}={another_value(name)}\n" for name in fields(Settings)))
+    assert load_settings(settings_as_environ(Settings()), env_file) == Settings()
+
+
+@pytest.mark.parametrize("password", ["", "plain", "it's a \\ secret", " spaced "])
+@pytest.mark.parametrize("host", ["db.example.com", "/run/postgresql", ""])
+def test_the_database_string_says_what_was_set(host: str, password: str) -> None:
+    settings = Settings(
+        db_host=host, db_port=5433, db_username="o'neill", db_password=password, db_name="o e"
+    )
+    said = psycopg.conninfo.conninfo_to_dict(settings.database)
+    wanted = {
+        "host": host or "127.0.0.1",
+        "port": "5433",
+        "user": "o'neill",
+        "dbname": "o e",
+        **({"password": password} if password else {}),
+    }
+    assert {key: str(value) for key, value in said.items()} == wanted
+
+
+@pytest.mark.parametrize("password", ["", "plain", "p@ss:w/rd?#%41&x=y"])
+@pytest.mark.parametrize(
+    ("host", "where"),
+    [
+        ("cache.example.com", {"host": "cache.example.com", "port": 6380}),
+        ("", {"host": "127.0.0.1", "port": 6380}),
+        ("/run/valkey.sock", {"path": "/run/valkey.sock"}),
+    ],
+)
+def test_the_redis_address_says_what_was_set(host: str, password: str, where: dict[str, object]) -> None:
+    settings = Settings(redis_host=host, redis_port=6380, redis_password=password)
+    said = redis.ConnectionPool.from_url(settings.redis_url).connection_kwargs
+    assert {key: said[key] for key in where} == where
+    assert (said.get("password") or "") == password
+
+
+@pytest.mark.parametrize(
+    ("rpc", "ws", "expected"),
+    [
+        ("", "", "ws://127.0.0.1:8900"),
+        ("http://node.example.com:8899", "", "ws://node.example.com:8900"),
+        ("https://node.example.com", "", "wss://node.example.com"),
+        ("https://node.example.com/v2/key", "", "wss://node.example.com/v2/key"),
+        ("https://node.example.com/?api-key=secret", "", "wss://node.example.com/?api-key=secret"),
+        ("http://[::1]:8899", "", "ws://[::1]:8900"),
+        ("https://user:pw@node.example.com", "", "wss://user:pw@node.example.com"),
+        ("http://node.example.com:8899", "wss://other.example.com", "wss://other.example.com"),
+    ],
+)
+def test_the_nodes_websocket_is_one_port_on_unless_it_is_set(rpc: str, ws: str, expected: str) -> None:
+    assert Settings(solana_rpc_url=rpc, solana_ws_url=ws).node_ws_url == expected
