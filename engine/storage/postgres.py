@@ -68,11 +68,10 @@ class Submitted:
 
 
 @dataclass(frozen=True, slots=True)
-class WatchedOrder:
-    """What a watcher needs to know of an order before its first event."""
+class WatchedEvent:
+    """An event, with what it takes to write its amounts in whole tokens."""
 
-    order_id: UUID
-    sequence: int
+    event: OrderEvent
     input_token: Token
     output_token: Token
 
@@ -104,6 +103,12 @@ class Store:
         """NewOrder -> Submitted. Raises RequestIdReused."""
         self.get: Final = Coalescer(self._get, max_batch=_MAX_BATCH, observe=sizes("get"))
         """order_id -> Order | None."""
+        self.events_after: Final = Coalescer(
+            self._events_after, max_batch=_MAX_BATCH, observe=sizes("events")
+        )
+        """(order_id, after_sequence) -> the events after it, in sequence."""
+        self.sequence: Final = Coalescer(self._sequence, max_batch=_MAX_BATCH)
+        """order_id -> the sequence of its latest event, None if there is no such order."""
         self.claim: Final = Coalescer(self._claim, max_batch=_MAX_BATCH, observe=sizes("claim"))
         """(order_id, lease_owner) -> Order | None: None if it is not due or another has it."""
         self.advance: Final = Coalescer(self._advance, max_batch=_MAX_BATCH, observe=sizes("advance"))
@@ -119,8 +124,11 @@ class Store:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for edge in (self.submit, self.get, self.claim, self.advance, self.postpone):
-            await edge.drain()
+        # Reads are not waited for: their callers are gone.
+        await self.submit.drain()
+        await self.claim.drain()
+        await self.advance.drain()
+        await self.postpone.drain()
         for connection in self._connections.values():
             await connection.close()
 
@@ -156,7 +164,7 @@ class Store:
             }
             if not stored:
                 raise StoreUnavailable("the order may not be stored: send it again") from unknown
-        taken = await self._taken([order for order in orders if order.order_id not in stored])
+        replays = await self.replays([order for order in orders if order.order_id not in stored])
         results: list[Submitted | Exception] = []
         for order in orders:
             if order.order_id in stored:
@@ -164,12 +172,13 @@ class Store:
                 fresh = Order(order.order_id, order.spec, create_time=moment, update_time=moment)
                 results.append(Submitted(fresh, deduplicated=False))
             else:
-                results.append(taken[order.order_id])
+                lost = StoreUnavailable("the order was not stored: send it again")
+                results.append(replays.get(order.order_id, lost))
         return results
 
-    async def _taken(self, orders: list[NewOrder]) -> dict[UUID, Submitted | Exception]:
-        """Return, for each order that was not stored, the one its request_id names, or why there is none."""
-        if not orders:
+    async def replays(self, orders: Sequence[NewOrder]) -> dict[UUID, Submitted | Exception]:
+        """Return, by order_id, those whose request_id is taken: the order it names, or RequestIdReused."""
+        if not any(order.request_id for order in orders):
             return {}
         wanted = [order.request_id for order in orders if order.request_id is not None]
         rows = await self._read("submit", "orders_by_request_id", {"request_id": wanted})
@@ -187,8 +196,6 @@ class Store:
                 results[order.order_id] = Submitted(standing[same[order.order_id]], deduplicated=True)
             elif order.request_id in known:
                 results[order.order_id] = RequestIdReused(str(order.request_id))
-            else:
-                results[order.order_id] = StoreUnavailable("the order was not stored: send it again")
         return results
 
     async def _get(self, order_ids: list[UUID]) -> Sequence[Order | None]:
@@ -234,20 +241,27 @@ class Store:
 
     # ---- Watching -----------------------------------------------------------------------------
 
-    async def watched_orders(self, order_ids: Iterable[UUID]) -> dict[UUID, WatchedOrder]:
-        """Return what a watcher needs of each order that exists."""
-        rows = await self._read("watch", "watched_orders", {"order_id": list(order_ids)})
-        return {
-            order_id: WatchedOrder(
-                order_id, sequence, token_from_mint(input_mint), token_from_mint(output_mint)
-            )
-            for order_id, sequence, input_mint, output_mint in rows
-        }
+    async def _events_after(self, cursors: list[tuple[UUID, int]]) -> Sequence[Sequence[WatchedEvent]]:
+        values = columns(("order_id", "after_sequence"), list(set(cursors)))
+        events: dict[UUID, list[WatchedEvent]] = {}
+        for row in await self._read("watch", "events_after", values):
+            event = event_from_row(row)
+            watched = WatchedEvent(event, token_from_mint(row[-2]), token_from_mint(row[-1]))
+            events.setdefault(event.order_id, []).append(watched)
+        results = []
+        for order_id, after_sequence in cursors:
+            found = {watched.event.sequence: watched for watched in events.get(order_id, ())}
+            results.append([found[sequence] for sequence in sorted(found) if sequence > after_sequence])
+        return results
 
-    async def events_after(self, cursors: Iterable[tuple[UUID, int]]) -> list[OrderEvent]:
-        """Return the events after each (order_id, sequence), in sequence per order."""
+    async def _sequence(self, order_ids: list[UUID]) -> Sequence[int | None]:
+        found: dict[UUID, int] = dict(await self._read("watch", "order_sequences", {"order_id": order_ids}))
+        return [found.get(order_id) for order_id in order_ids]
+
+    async def moved_orders(self, cursors: Iterable[tuple[UUID, int]]) -> list[UUID]:
+        """Return which of the orders have events after their cursor."""
         values = columns(("order_id", "after_sequence"), list(cursors))
-        return [event_from_row(row) for row in await self._read("watch", "events_after", values)]
+        return [row[0] for row in await self._read("watch", "moved_orders", values)]
 
     # ---- Executing ----------------------------------------------------------------------------
 

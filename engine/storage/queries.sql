@@ -78,23 +78,30 @@ FROM order_events
 WHERE order_id = %(order_id)s::uuid AND decision IS NOT NULL
 ORDER BY sequence;
 
--- name: watched_orders
--- What a watcher needs before its first event: that the order exists, where it stands, its tokens.
-SELECT order_id, sequence, input_mint, output_mint
+-- name: order_sequences
+-- Where orders stand: for watchers whose cursor found nothing newer.
+SELECT order_id, sequence
 FROM orders
 WHERE order_id = ANY (%(order_id)s::uuid[]);
 
 -- name: events_after
 -- The events of many orders, each after its watcher's cursor, in sequence per order.
 SELECT e.order_id, e.sequence, e.status, e.attempt, e.create_time, e.venue, e.input_amount, e.output_amount,
-    e.tx_hash, e.failure_reason, e.failure_message
+    e.tx_hash, e.failure_reason, e.failure_message, o.input_mint, o.output_mint
 FROM unnest(%(order_id)s::uuid[], %(after_sequence)s::bigint[]) AS watched (order_id, after_sequence)
+JOIN orders o ON o.order_id = watched.order_id AND o.sequence > watched.after_sequence
 CROSS JOIN LATERAL (
     SELECT *
     FROM order_events
     WHERE order_id = watched.order_id AND sequence > watched.after_sequence
     ORDER BY sequence
 ) AS e;
+
+-- name: moved_orders
+-- Which of the watched orders have events after their watcher's cursor.
+SELECT o.order_id
+FROM unnest(%(order_id)s::uuid[], %(after_sequence)s::bigint[]) AS watched (order_id, after_sequence)
+JOIN orders o ON o.order_id = watched.order_id AND o.sequence > watched.after_sequence;
 
 -- name: claim_orders
 -- Take up orders that are due and that nobody alive holds, or that this owner holds already. Those

@@ -1,0 +1,34 @@
+"""`python -m workers`: a supervisor and its worker processes, WORKERS of them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from functools import partial
+
+from engine.process import die_with_parent, run
+from engine.settings import Settings
+from engine.supervisor import supervise
+from workers.app import work
+
+
+async def _supervise(settings: Settings, stopping: asyncio.Event) -> None:
+    supervisor = os.getpid()
+    await supervise(
+        settings.worker_processes,
+        lambda index: (sys.executable, "-m", "workers", str(index), str(supervisor)),
+        stopping,
+    )
+
+
+def main(arguments: list[str]) -> int:
+    if not arguments:
+        return run(_supervise, "workers")
+    index, supervisor = map(int, arguments)
+    die_with_parent(supervisor)
+    return run(partial(work, index=index), f"worker-{index}")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,135 @@
+"""One worker process: what it is made of, how it starts and how it stops."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+from uuid import UUID
+
+from engine.domain.errors import OutcomeUnknown, StoreUnavailable
+from engine.hints import Hints
+from engine.market import Market
+from engine.process import StartupError
+from engine.queue import TASK_NAME, OrderBroker, make_broker, run_tasks
+from engine.redis_client import check_version
+from engine.settings import Settings
+from engine.solana.rpc import NodeClient
+from engine.solana.transactions import Wallet, WalletError
+from engine.storage.migrate import SchemaError, migrate
+from engine.storage.postgres import Store
+from engine.telemetry import ProbeServer, observe_batch
+from workers.executor import Executor
+from workers.leases import Lease, Sweeper
+from workers.settlement import Settlement
+
+_FINISH_SECONDS = 5.0
+"""How long orders under way may still reach their end when the process is to stop."""
+
+logger = logging.getLogger(__name__)
+
+
+async def work(settings: Settings, stopping: asyncio.Event, index: int = 0) -> None:
+    """Execute orders until `stopping`. `index` is this process's place among its host's workers.
+
+    Raises StartupError: a service is unreachable or too old, the wallet cannot be read, the port is taken.
+    """
+    wallet = _load_wallet(settings)
+    try:
+        await migrate(settings)
+        await check_version(settings)
+    except SchemaError as error:
+        raise StartupError(str(error)) from error
+
+    broker = make_broker(settings)
+    hints = Hints(settings)
+    try:
+        async with (
+            Store(settings, observe_batch) as store,
+            NodeClient(settings.node_url, settings.node_ws_url) as node,
+        ):
+            market = Market(node, wallet.pubkey)
+            settlement = Settlement(
+                node,
+                str(wallet.pubkey),
+                commitment=settings.commitment,
+                resend_seconds=settings.resend_seconds,
+            )
+            lease = Lease(settings, store)
+            await lease.start()
+
+            def not_ready() -> str | None:
+                if not lease.owner:
+                    return "PostgreSQL is away"
+                return None if market.ready else "the Solana node is away"
+
+            port = settings.workers_metrics_port and settings.workers_metrics_port + index
+            async with (
+                ProbeServer(settings.host, port, not_ready),
+                Executor(
+                    settings, store, market, wallet, settlement, hints, lease_owner=lambda: lease.owner
+                ) as executor,
+            ):
+
+                @broker.task(TASK_NAME)
+                async def execute_orders(order_ids: list[UUID]) -> None:
+                    # Returns once the claim was tried: from there on PostgreSQL holds the lease.
+                    if lease.owner and market.ready:
+                        try:
+                            await executor.take(order_ids)
+                        except (StoreUnavailable, OutcomeUnknown) as error:
+                            logger.warning("left to the sweeper: %s", error)
+
+                broker.has_room = lambda: executor.room > 0
+                sweeper = Sweeper(
+                    settings,
+                    store,
+                    executor,
+                    lease,
+                    can_work=lambda: market.ready,
+                    hints_work=lambda: broker.up is not False,
+                )
+                await broker.startup()
+                await _run(stopping, executor, lease, sweeper, market, settlement, broker)
+            await lease.end()
+    finally:
+        await broker.shutdown()
+        await hints.aclose()
+
+
+async def _run(
+    stopping: asyncio.Event,
+    executor: Executor,
+    lease: Lease,
+    sweeper: Sweeper,
+    market: Market,
+    settlement: Settlement,
+    broker: OrderBroker,
+) -> None:
+    async with asyncio.TaskGroup() as group:
+        followers = [
+            group.create_task(market.run()),
+            group.create_task(settlement.run()),
+            group.create_task(lease.keep(executor.let_all_go)),
+        ]
+        sweeping = group.create_task(sweeper.run())
+        await run_tasks(broker, stopping)
+        # Nothing new from here on. What is nearly done may end; the rest another worker takes up at once.
+        sweeping.cancel()
+        try:
+            async with asyncio.timeout(_FINISH_SECONDS):
+                await executor.wait_idle()
+        except TimeoutError:
+            logger.info("leaving orders to other workers")
+        executor.let_all_go()
+        for task in followers:
+            task.cancel()
+
+
+def _load_wallet(settings: Settings) -> Wallet:
+    if not settings.wallet_path:
+        raise StartupError("WALLET_PATH is not set; it names the keypair file that swaps are signed with")
+    try:
+        return Wallet.load(Path(settings.wallet_path))
+    except WalletError as error:
+        raise StartupError(str(error)) from error

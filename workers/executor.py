@@ -1,0 +1,293 @@
+"""Carries orders from claim to end: asks `next_step`, does it, writes down what became known, repeats.
+
+An order that was begun by a worker that died takes the same path from wherever it stands. Every
+write is conditional on the order's sequence, so a worker that was overtaken finds out and lets go. In
+doubt an order is let go here: the record has it, and the sweeper brings it back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Callable, Iterable
+from types import TracebackType
+from typing import Final, Self
+from uuid import UUID
+
+from engine.domain.amounts import format_amount
+from engine.domain.errors import NodeUnavailable, NoRoute, OutcomeUnknown, StoreUnavailable
+from engine.domain.lifecycle import (
+    CLOSED,
+    Claimed,
+    Fact,
+    NotBuilt,
+    NotRouted,
+    Routed,
+    Signed,
+    Step,
+    TimedOut,
+    Transition,
+    apply,
+    next_step,
+)
+from engine.domain.order import FailureReason, Order, OrderStatus, Side
+from engine.domain.retry import RetryPolicy
+from engine.hints import Hints
+from engine.market import Market
+from engine.settings import Settings
+from engine.solana.transactions import Wallet, build_swap
+from engine.storage.postgres import Store
+from engine.telemetry import leases_held, retries_total, stage_seconds, transitions_total
+from workers.settlement import Settlement
+
+_NODE_AWAY_SECONDS: Final = 1.0
+"""How long an order rests while the node cannot be reached. It uses up no attempt."""
+_DEFECT_SECONDS: Final = 10.0
+"""How long an order rests after an error that nobody expected."""
+
+logger = logging.getLogger(__name__)
+
+
+class Executor:
+    """Executes up to `max_in_flight` orders at a time, each as a task of its own. Use as `async with`.
+
+    Leaving the block lets go of whatever is still being executed; the record has it all.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        market: Market,
+        wallet: Wallet,
+        settlement: Settlement,
+        hints: Hints,
+        *,
+        lease_owner: Callable[[], int],
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        """`lease_owner` tells the number this process holds leases under now."""
+        self._settings = settings
+        self._policy = RetryPolicy(
+            settings.max_attempts, settings.retry_base_seconds, settings.retry_cap_seconds
+        )
+        self._store = store
+        self._market = market
+        self._wallet = wallet
+        self._settlement = settlement
+        self._hints = hints
+        self._lease_owner = lease_owner
+        self._jitter = jitter
+        self._group = asyncio.TaskGroup()
+        self._held: dict[UUID, asyncio.Task[None] | None] = {}
+        """Orders this process is executing; None while their claim is under way."""
+
+    async def __aenter__(self) -> Self:
+        await self._group.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.let_all_go()
+        await self._group.__aexit__(kind, error, trace)
+
+    # ---- Which orders ----------------------------------------------------------------------------
+
+    @property
+    def room(self) -> int:
+        """How many more orders can be taken up."""
+        return self._settings.max_in_flight - len(self._held)
+
+    def holds(self, order_id: UUID) -> bool:
+        return order_id in self._held
+
+    async def take(self, order_ids: Iterable[UUID]) -> int:
+        """Claim those of the orders that are due and nobody's, and start executing them.
+
+        Returns how many it got, once all claims are answered. Raises StoreUnavailable or OutcomeUnknown
+        when claims were not answered: those orders are not executed here, whatever the record says.
+        """
+        wanted = [order_id for order_id in dict.fromkeys(order_ids) if order_id not in self._held]
+        self._held.update(dict.fromkeys(wanted))
+        owner = self._lease_owner()
+        try:
+            claims = await asyncio.gather(
+                *(self._store.claim((order_id, owner)) for order_id in wanted), return_exceptions=True
+            )
+        except asyncio.CancelledError:
+            for order_id in wanted:
+                del self._held[order_id]
+            raise
+        taken, failure = 0, None
+        for order_id, claim in zip(wanted, claims, strict=True):
+            if isinstance(claim, Order):
+                taken += 1
+                self._held[order_id] = self._group.create_task(self._execute(claim))
+                continue
+            del self._held[order_id]
+            if isinstance(claim, BaseException):
+                failure = claim
+        leases_held.set(len(self._held))
+        if failure is not None:
+            raise failure
+        return taken
+
+    def let_all_go(self) -> None:
+        """Stop executing, at once. Nothing is lost: what was decided is on record, or will be again."""
+        for task in self._held.values():
+            if task is not None:
+                task.cancel()
+
+    async def wait_idle(self) -> None:
+        """Return when nothing is being executed."""
+        while tasks := [task for task in self._held.values() if task is not None]:
+            await asyncio.wait(tasks)
+
+    # ---- The story of one order --------------------------------------------------------------------
+
+    async def _execute(self, claimed: Order) -> None:
+        order: Order | None = claimed
+        if claimed.status is OrderStatus.ROUTING and claimed.sequence == 2:
+            # The claim made this transition.
+            transitions_total.labels(claimed.status.value).inc()
+            await self._hints.publish([claimed.order_id])
+        try:
+            while order is not None:
+                order = await self._perform(next_step(order, self._store.now()), order)
+        except NodeUnavailable as error:
+            logger.info("resting: %s", error, extra={"order_id": claimed.order_id})
+            await self._postpone(claimed.order_id, _NODE_AWAY_SECONDS)
+        except (StoreUnavailable, OutcomeUnknown) as error:
+            # The sweeper finds out where it stands, here or elsewhere.
+            logger.warning("letting go: %s", error, extra={"order_id": claimed.order_id})
+        except Exception:
+            logger.exception("unexpected error", extra={"order_id": claimed.order_id})
+            await self._postpone(claimed.order_id, _DEFECT_SECONDS)
+        finally:
+            del self._held[claimed.order_id]
+            leases_held.set(len(self._held))
+
+    async def _perform(self, step: Step, order: Order) -> Order | None:
+        """Do the step and return the order after it; None when there is nothing more to do with it here."""
+        match step:
+            case Step.START:
+                return await self._advance(self._apply(order, Claimed()))
+            case Step.ROUTE:
+                return await self._route(order)
+            case Step.BUILD:
+                # Begun by a worker that is gone: the route it chose is on record.
+                return await self._advance(self._apply(order, self._sign(order)))
+            case Step.SETTLE:
+                return await self._advance(self._apply(order, await self._settlement.settle(order)))
+            case Step.EXPIRE:
+                return await self._advance(self._apply(order, TimedOut()))
+            case Step.STOP:
+                return None
+
+    async def _route(self, order: Order) -> Order | None:
+        start = time.perf_counter()
+        spec = order.spec
+        slippage_bps = self._settings.slippage_bps if spec.slippage_bps is None else spec.slippage_bps
+        decision = self._market.decide(spec, order.attempt, slippage_bps)
+        logger.info(
+            "%s",
+            decision.reason,
+            extra={
+                "order_id": order.order_id,
+                "attempt": order.attempt,
+                "slot": decision.slot,
+                "quotes": [
+                    (quote.venue, quote.pool, quote.refusal or (quote.input_amount, quote.output_amount))
+                    for quote in decision.quotes
+                ],
+            },
+        )
+        if decision.route is None:
+            return await self._advance(self._apply(order, NotRouted(decision)))
+        routed = self._apply(order, Routed(decision))
+        stage_seconds.labels("route").observe(time.perf_counter() - start)
+        # Building takes a fraction of a millisecond: both transitions are recorded by one statement.
+        return await self._advance(routed, self._apply(routed.order, self._sign(routed.order)))
+
+    def _sign(self, order: Order) -> Signed | NotBuilt:
+        """Build and sign the order's transaction. Nothing is sent. Raises NodeUnavailable."""
+        start = time.perf_counter()
+        spec, route = order.spec, order.route
+        if route is None:
+            return NotBuilt(FailureReason.NO_ROUTE, "the chosen route is not on record")
+        needed = spec.amount if spec.side is Side.SELL else route.threshold_amount
+        held = self._market.wallet_balance(spec.input_token)
+        if held < needed:
+            token = spec.input_token
+            return NotBuilt(
+                FailureReason.INSUFFICIENT_FUNDS,
+                f"needs {format_amount(needed, token)} {token.symbol}, the wallet has"
+                f" {format_amount(held, token)} to spend",
+            )
+        try:
+            attempt = build_swap(
+                self._wallet,
+                self._market.swap_instructions(spec, route, self._wallet.pubkey),
+                self._market.blockhash,
+                order.order_id,
+                order.attempt,
+                compute_units=self._market.compute_units(route),
+                priority_fee_micro_lamports=self._settings.priority_fee_micro_lamports,
+            )
+        except NoRoute as error:
+            return NotBuilt(FailureReason.NO_ROUTE, str(error))
+        stage_seconds.labels("build").observe(time.perf_counter() - start)
+        return Signed(attempt)
+
+    # ---- Writing it down ---------------------------------------------------------------------------
+
+    def _apply(self, order: Order, fact: Fact) -> Transition:
+        return apply(order, fact, self._policy, self._jitter())
+
+    async def _advance(self, *transitions: Transition) -> Order | None:
+        """Record transitions of one order together. None: it was superseded, or rests, or is closed."""
+        start = time.perf_counter()
+        last = transitions[-1]
+        order = await self._store.advance(transitions)
+        if order is None:
+            # Cancelled, or another worker was quicker: what happened is on record, and not ours to do.
+            logger.info("superseded", extra={"order_id": last.order.order_id})
+            return None
+        stage_seconds.labels("record").observe(time.perf_counter() - start)
+        for transition in transitions:
+            self._tell(transition)
+        await self._hints.publish([order.order_id])
+        if last.delay_seconds > 0 or order.status in CLOSED:
+            return None
+        return order
+
+    def _tell(self, transition: Transition) -> None:
+        before, order = transition.before, transition.order
+        transitions_total.labels(order.status.value).inc()
+        if order.attempt > before.attempt and order.failure_reason is not None:
+            retries_total.labels(order.failure_reason.value).inc()
+        if order.status in CLOSED and order.create_time is not None:
+            lived = (self._store.now() - order.create_time).total_seconds()
+            stage_seconds.labels("total").observe(max(0.0, lived))
+        logger.info(
+            "%s -> %s",
+            before.status.value,
+            order.status.value,
+            extra={
+                "order_id": order.order_id,
+                "sequence": order.sequence,
+                "attempt": order.attempt,
+                "tx_hash": order.tx_hash,
+                "failure_reason": order.failure_reason,
+                "failure_message": order.failure_message,
+            },
+        )
+
+    async def _postpone(self, order_id: UUID, delay_seconds: float) -> None:
+        try:
+            await self._store.postpone((order_id, self._lease_owner(), delay_seconds))
+        except (StoreUnavailable, OutcomeUnknown) as error:
+            logger.warning("letting go: %s", error, extra={"order_id": order_id})

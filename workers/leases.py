@@ -1,0 +1,129 @@
+"""Which orders are this process's own: its lease, and the sweep for orders that are nobody's.
+
+A process holds all its leases through one row, which it renews, and one advisory lock, which
+PostgreSQL drops with the connection of a process that dies. Whoever can take that lock has proved
+the process dead and frees what it held, without waiting for the row to expire.
+
+The sweep is what makes Redis expendable: every due order is found here, hint or no hint.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable
+from typing import Final
+
+from engine.domain.errors import OutcomeUnknown, StoreUnavailable
+from engine.settings import Settings
+from engine.storage.postgres import Store
+from engine.telemetry import sweeper_offered_total, sweeper_reclaimed_total
+from workers.executor import Executor
+
+_HINT_SECONDS: Final = 0.5
+"""How long a new order is left to its hint before the sweep takes it."""
+_RECOVERY_SECONDS: Final = 0.5
+"""How long to wait for a database that is away before asking again."""
+
+logger = logging.getLogger(__name__)
+
+
+class Lease:
+    """This process's row in lease_owners."""
+
+    def __init__(self, settings: Settings, store: Store) -> None:
+        self._seconds = settings.lease_seconds
+        self._store = store
+        self.owner = 0
+        """The number orders are claimed under; 0 while there is none."""
+
+    async def start(self) -> None:
+        """Get a number, and with it the right to claim. Raises StoreUnavailable or OutcomeUnknown."""
+        self.owner = await self._store.start_lease_owner(self._seconds)
+        await self._store.renew_lease(self.owner, self._seconds)
+
+    async def keep(self, on_lost: Callable[[], None]) -> None:
+        """Renew for ever. When the lease is lost, `on_lost` lets go of all orders before it is begun anew."""
+        while True:
+            await asyncio.sleep(self._seconds / 3.5)
+            try:
+                if self.owner and await self._store.renew_lease(self.owner, self._seconds):
+                    continue
+            except (StoreUnavailable, OutcomeUnknown) as error:
+                # The connection held the advisory lock: with it, the lease is gone.
+                logger.warning("the lease is lost: %s", error)
+            self.owner = 0
+            on_lost()
+            await self._begin_again()
+
+    async def end(self) -> None:
+        """Free whatever is still held."""
+        if self.owner:
+            try:
+                await self._store.end_lease_owner(self.owner)
+            except (StoreUnavailable, OutcomeUnknown) as error:
+                logger.warning("the lease was not given back, it will expire: %s", error)
+
+    async def _begin_again(self) -> None:
+        while not self.owner:
+            try:
+                await self.start()
+            except (StoreUnavailable, OutcomeUnknown):
+                await asyncio.sleep(_RECOVERY_SECONDS)
+        logger.info("the lease is held again", extra={"lease_owner": self.owner})
+
+
+class Sweeper:
+    """Looks for due orders that nobody holds, and for those that only the record says are held here."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        executor: Executor,
+        lease: Lease,
+        *,
+        can_work: Callable[[], bool],
+        hints_work: Callable[[], bool],
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        """`can_work` tells whether orders can be executed at all: without a node they are left alone.
+
+        `hints_work` tells whether the queue is up: while it is not, new orders are taken at once.
+        """
+        self._seconds = settings.sweep_seconds
+        self._store = store
+        self._executor = executor
+        self._lease = lease
+        self._can_work = can_work
+        self._hints_work = hints_work
+        self._jitter = jitter
+
+    async def run(self) -> None:
+        """Sweep for ever."""
+        sweeps = 0
+        while True:
+            await asyncio.sleep(self._seconds * (0.75 + 0.5 * self._jitter()))
+            sweeps += 1
+            if not self._lease.owner or not self._can_work():
+                continue
+            try:
+                await self._sweep(own=sweeps % 8 == 0)
+            except (StoreUnavailable, OutcomeUnknown) as error:
+                logger.warning("the sweep is put off: %s", error)
+                await asyncio.sleep(_RECOVERY_SECONDS)
+
+    async def _sweep(self, *, own: bool) -> None:
+        owner = self._lease.owner
+        if freed := await self._store.free_dead_owners(owner):
+            sweeper_reclaimed_total.inc(freed)
+            logger.warning("freed the leases of %d dead workers", freed)
+        if own:
+            # What we hold on record and do not know of: the answer to a claim or to a write was lost.
+            leased = await self._store.leased_orders(owner)
+            await self._executor.take(order_id for order_id in leased if not self._executor.holds(order_id))
+        if (room := self._executor.room) > 0:
+            due = await self._store.due_orders(room, _HINT_SECONDS if self._hints_work() else 0.0)
+            if due:
+                sweeper_offered_total.inc(await self._executor.take(due))

@@ -1,0 +1,176 @@
+"""Follows broadcast transactions to proof of what became of them.
+
+What proves what (the model check in tests/unit/engine/domain walks through it):
+
+    on chain, no error, at the commitment the settings name    Landed
+    on chain, with an error, finalized                         Reverted
+    not on chain, looked up after a finalized block height
+    beyond its last valid one was read                         Lapsed
+
+Nothing else proves anything: no answer, an error of the node, time. Until there is proof the same
+bytes are sent again, which the network takes once. All of a process's transactions are looked up
+together, once a slot.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Callable
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Final
+
+from engine.domain.errors import EngineError
+from engine.domain.lifecycle import Landed, Lapsed, Reverted
+from engine.domain.order import Attempt, Order
+from engine.market import explain_error
+from engine.solana.rpc import NodeClient, SignatureStatus
+from engine.telemetry import node_errors_total, stage_seconds
+
+_HEIGHT_SECONDS: Final = 1.0
+"""How often the finalized block height is read while something is open."""
+
+Outcome = Landed | Reverted | Lapsed
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, eq=False)
+class _Open:
+    """A transaction that may still land."""
+
+    order: Order
+    attempt: Attempt
+    outcome: asyncio.Future[Outcome]
+    send_time: float
+    """When to send it again, by the loop's clock."""
+    start_time: float = field(default_factory=time.perf_counter)
+
+    def resolve(self, outcome: Outcome) -> None:
+        if not self.outcome.done():
+            self.outcome.set_result(outcome)
+
+
+class Settlement:
+    """`run` follows; `settle` sends one order's transaction and returns what is proved of it."""
+
+    def __init__(
+        self,
+        node: NodeClient,
+        wallet: str,
+        *,
+        commitment: str,
+        resend_seconds: float,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        """`wallet` is the base58 address whose swaps these are."""
+        self._node = node
+        self._wallet = wallet
+        self._commitment = commitment
+        self._resend_seconds = resend_seconds
+        self._jitter = jitter
+        self._open: dict[str, _Open] = {}
+        self._look = asyncio.Event()
+        self._finalized_height = 0
+        self._height_time = float("-inf")
+
+    async def settle(self, order: Order) -> Outcome:
+        """Send the order's recorded transaction (again) and return what is proved of it.
+
+        Waits for as long as that takes. Leaving early, by cancellation, leaves the transaction on its way
+        and on record.
+        """
+        attempt = order.open_attempt
+        if attempt is None:
+            raise ValueError(f"order {order.order_id} has no open transaction")
+        loop = asyncio.get_running_loop()
+        entry = _Open(order, attempt, loop.create_future(), self._next_send(loop.time()))
+        self._open[attempt.tx_hash] = entry
+        try:
+            await self._send(entry)
+            stage_seconds.labels("broadcast").observe(time.perf_counter() - entry.start_time)
+            outcome = await entry.outcome
+        finally:
+            del self._open[attempt.tx_hash]
+        stage_seconds.labels("land").observe(time.perf_counter() - entry.start_time)
+        return outcome
+
+    async def run(self) -> None:
+        """Look up what is open once a slot, for ever; failures of the node are waited out."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._follow_slots())
+            group.create_task(self._look_every_slot())
+
+    async def _follow_slots(self) -> None:
+        async with aclosing(self._node.slots()) as slots:
+            async for _ in slots:
+                self._look.set()
+
+    async def _look_every_slot(self) -> None:
+        while True:
+            # Slots that pass while a look-up is under way are worth one more together.
+            await self._look.wait()
+            self._look.clear()
+            if not self._open:
+                continue
+            try:
+                await self._look_up(list(self._open.values()))
+            except EngineError as error:
+                node_errors_total.labels("settlement").inc()
+                logger.warning("open transactions cannot be looked up: %s", error)
+
+    async def _look_up(self, entries: list[_Open]) -> None:
+        now = asyncio.get_running_loop().time()
+        # The height comes first. Read after the status, a transaction could land in between, and be taken
+        # for one that never can. An older height is a lower one: it proves less, never wrongly.
+        if now - self._height_time >= _HEIGHT_SECONDS:
+            self._finalized_height = await self._node.block_height("finalized")
+            self._height_time = now
+        height = self._finalized_height
+        statuses = await self._node.signature_statuses([entry.attempt.tx_hash for entry in entries])
+        landed, unseen = [], []
+        for entry, status in zip(entries, statuses, strict=True):
+            if status is None:
+                if height > entry.attempt.last_valid_block_height:
+                    entry.resolve(Lapsed())
+                elif now >= entry.send_time:
+                    unseen.append(entry)
+            elif self._has_landed(status):
+                landed.append(entry)
+            elif status.err is not None and status.reached("finalized"):
+                entry.resolve(Reverted(*explain_error(status.err, entry.attempt.raw_transaction)))
+        if landed:
+            await self._read_amounts(landed)
+        if unseen:
+            for entry in unseen:
+                entry.send_time = self._next_send(now)
+            await asyncio.gather(*(self._send(entry) for entry in unseen))
+
+    def _has_landed(self, status: SignatureStatus) -> bool:
+        return status.err is None and status.reached(self._commitment)
+
+    async def _read_amounts(self, entries: list[_Open]) -> None:
+        """Resolve what landed with what it really exchanged. What the node cannot show yet waits a slot."""
+        records = await self._node.transactions(
+            [entry.attempt.tx_hash for entry in entries], self._commitment
+        )
+        for entry, record in zip(entries, records, strict=True):
+            if record is not None:
+                spec = entry.order.spec
+                entry.resolve(
+                    Landed(*record.exchanged(self._wallet, spec.input_token.mint, spec.output_token.mint))
+                )
+
+    async def _send(self, entry: _Open) -> None:
+        try:
+            await self._node.send_transaction(entry.attempt.raw_transaction)
+        except EngineError as error:
+            # It may have been taken all the same. Nothing is concluded; it is sent again.
+            node_errors_total.labels("send").inc()
+            logger.info("sending again later: %s", error, extra={"order_id": entry.order.order_id})
+
+    def _next_send(self, now: float) -> float:
+        return now + self._resend_seconds * (0.75 + 0.5 * self._jitter())
