@@ -6,11 +6,12 @@ has a database of its own; Redis is emptied before each test, so REDIS_HOST must
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import socket
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
@@ -150,3 +151,39 @@ async def _database(postgres: Settings, template: str) -> AsyncIterator[Settings
         )
         yield settings
         await maintenance.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(name))
+
+
+@pytest.fixture
+def processes_in() -> Callable[[Path], list[str]]:
+    """Return a function that lists the living processes whose working folder is in a folder."""
+
+    def find(folder: Path) -> list[str]:
+        found = []
+        for process in Path("/proc").glob("[0-9]*"):
+            try:
+                within = Path(os.readlink(process / "cwd")).is_relative_to(folder.resolve())
+                # One that has ended but was not waited for has a state of Z.
+                state = (process / "stat").read_text().rpartition(")")[2].split()[0]
+                command = (process / "cmdline").read_text().replace("\0", " ").strip()
+            except OSError:
+                continue
+            if within and state not in "ZX":
+                found.append(f"{process.name} {command}")
+        return found
+
+    return find
+
+
+@pytest.fixture
+def until() -> Callable[..., Awaitable[None]]:
+    """Return a coroutine function that polls until a condition holds; fails after `seconds`."""
+
+    async def poll(condition: Callable[[], object], seconds: float = 20.0) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                while not condition():  # noqa: ASYNC110 - other processes set no event
+                    await asyncio.sleep(0.02)
+        except TimeoutError:
+            pytest.fail(f"not so after {seconds:g} s")
+
+    return poll
