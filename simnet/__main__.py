@@ -1,0 +1,21 @@
+"""`python -m simnet`: the simulated node, as a process."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+from engine.process import run
+from engine.settings import Settings
+from simnet.node import Node
+
+
+async def main(settings: Settings, stopping: asyncio.Event) -> None:
+    async with Node(settings) as node, asyncio.TaskGroup() as tasks:
+        producing = tasks.create_task(node.run())
+        await stopping.wait()
+        producing.cancel()
+
+
+if __name__ == "__main__":
+    sys.exit(run(main, "simnet"))

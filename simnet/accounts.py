@@ -1,0 +1,118 @@
+"""Accounts as the bank keeps them: lamports, an owner program and bytes.
+
+Addresses are 32 raw bytes here, as they are in transactions: most are compared and looked up, few are read.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+from solders.pubkey import Pubkey
+
+from engine.solana.accounts import MINT, TOKEN_ACCOUNT, Mint, TokenAccount
+from engine.solana.programs import SYSTEM_PROGRAM, TOKEN_PROGRAM, WRAPPED_SOL_MINT
+
+SYSTEM: Final = bytes(SYSTEM_PROGRAM)
+TOKEN: Final = bytes(TOKEN_PROGRAM)
+WRAPPED_SOL: Final = bytes(WRAPPED_SOL_MINT)
+
+TOKEN_ACCOUNT_SIZE: Final = TOKEN_ACCOUNT.size
+MINT_SIZE: Final = MINT.size
+LAMPORTS_PER_SIGNATURE: Final = 5000
+
+_AMOUNT_AT: Final = TOKEN_ACCOUNT.offset("amount")
+_AMOUNT_END: Final = _AMOUNT_AT + 8
+_STATE_AT: Final = TOKEN_ACCOUNT.offset("state")
+_NATIVE_AT: Final = TOKEN_ACCOUNT.offset("is_native_option")
+_DECIMALS_AT: Final = MINT.offset("decimals")
+
+
+class Account(msgspec.Struct, frozen=True, gc=False):
+    """An account at one moment; a change is a new value. One of 0 lamports does not exist."""
+
+    lamports: int
+    owner: bytes = SYSTEM
+    """The program that may change it."""
+    data: bytes = b""
+    executable: bool = False
+
+
+def rent_exempt_minimum(size: int) -> int:
+    """Return the lamports an account of `size` bytes must hold.
+
+    Solana: 3480 lamports a byte and year, two years, for the data and 128 bytes more.
+    """
+    return (128 + size) * 6960
+
+
+def is_token_account(account: Account) -> bool:
+    return account.owner == TOKEN and len(account.data) == TOKEN_ACCOUNT_SIZE and account.data[_STATE_AT] != 0
+
+
+def is_mint(account: Account) -> bool:
+    return account.owner == TOKEN and len(account.data) == MINT_SIZE
+
+
+def token_mint(account: Account) -> bytes:
+    return account.data[:32]
+
+
+def token_owner(account: Account) -> bytes:
+    """Return the wallet or authority that may move the balance."""
+    return account.data[32:64]
+
+
+def token_balance(account: Account) -> int:
+    """Return a token account's balance in base units."""
+    return int.from_bytes(account.data[_AMOUNT_AT:_AMOUNT_END], "little")
+
+
+def is_native(account: Account) -> bool:
+    """Say whether a token account holds wrapped SOL: its lamports then follow its balance."""
+    return account.data[_NATIVE_AT] == 1
+
+
+def is_frozen(account: Account) -> bool:
+    return account.data[_STATE_AT] == 2
+
+
+def with_token_balance(account: Account, amount: int) -> Account:
+    """Return the token account with another balance, and with the lamports to match if it is wrapped SOL."""
+    data = account.data
+    lamports = account.lamports
+    if data[_NATIVE_AT] == 1:
+        lamports += amount - int.from_bytes(data[_AMOUNT_AT:_AMOUNT_END], "little")
+    return Account(
+        lamports,
+        account.owner,
+        data[:_AMOUNT_AT] + amount.to_bytes(8, "little") + data[_AMOUNT_END:],
+    )
+
+
+def mint_decimals(account: Account) -> int:
+    return account.data[_DECIMALS_AT]
+
+
+def new_token_account(mint: bytes, owner: bytes, amount: int = 0) -> Account:
+    """Return a token account that holds `amount` base units, rent-exempt."""
+    reserve = rent_exempt_minimum(TOKEN_ACCOUNT_SIZE)
+    native = mint == WRAPPED_SOL
+    data = TOKEN_ACCOUNT.encode(
+        TokenAccount(
+            mint=Pubkey.from_bytes(mint),
+            owner=Pubkey.from_bytes(owner),
+            amount=amount,
+            is_native_option=1 if native else 0,
+            is_native_rent_reserve=reserve if native else 0,
+        )
+    )
+    return Account(reserve + (amount if native else 0), TOKEN, data)
+
+
+def new_mint(decimals: int, supply: int) -> Account:
+    """Return a mint that nobody can mint from; simnet's own funding edits its supply."""
+    data = MINT.encode(
+        Mint(mint_authority_option=0, mint_authority=Pubkey.default(), supply=supply, decimals=decimals)
+    )
+    return Account(rent_exempt_minimum(MINT_SIZE), TOKEN, data)

@@ -1,0 +1,437 @@
+"""The chain: slots that tick, transactions that wait and land, and what may be told about it.
+
+A slot is executed on a view above the accounts, committed to the ledger, and only then shown: whatever a
+client was told survives kill -9. Blockhashes follow from the seed and the slot, so they survive as well;
+transactions that were waiting do not, as on a real node.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict, deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Final, TypeVar
+
+from solders.pubkey import Pubkey
+
+from engine.domain.pools.pool import Clock
+from engine.solana.accounts import CLOCK, ClockSysvar
+from engine.solana.programs import CLOCK_SYSVAR
+from simnet.accounts import Account, rent_exempt_minimum
+from simnet.bank import Accounts, Bank, Outcome, View
+from simnet.faults import Fate, Faults, fate_of
+from simnet.genesis import Genesis
+from simnet.ledger import Landed, Ledger, Progress
+from simnet.market import Market
+from simnet.transaction import Transaction, TransactionError
+
+Result = TypeVar("Result")
+
+logger = logging.getLogger(__name__)
+
+FIRST_SLOT: Final = 412_128_000
+FIRST_BLOCK_HEIGHT: Final = 390_000_000
+"""Far from the slot: whoever takes one for the other should notice."""
+SLOTS_IN_EPOCH: Final = 432_000
+MAX_PROCESSING_AGE: Final = 150
+"""Blocks for which a blockhash is good."""
+STATUS_CACHE_SLOTS: Final = 300
+"""Slots whose statuses are known without looking into the ledger."""
+
+_RECORD_CACHE: Final = 4096
+_WAITING_LIMIT: Final = 200_000
+_BREATH: Final = 32
+"""Transactions executed before anybody else gets a turn of the loop."""
+_CLOCK: Final = bytes(CLOCK_SYSVAR)
+_SYSVAR_OWNER: Final = bytes(Pubkey.from_string("Sysvar1111111111111111111111111111111111111"))
+
+COMMITMENTS: Final = ("processed", "confirmed", "finalized")
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """How long things take, in slots."""
+
+    slot_seconds: float
+    confirmed_slots: int
+    finalized_slots: int
+    landing_slots: int
+    landing_jitter_slots: int
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """A landed transaction, as far as its status goes."""
+
+    slot: int
+    error: TransactionError | None
+    shown_slot: int
+    """Before this slot it is not told (status lag), unless it is finalized."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    transaction: Transaction
+    fate: Fate
+
+
+class Chain:
+    """Use `start`, then `run` or `advance`, then `close`."""
+
+    def __init__(
+        self,
+        genesis: Genesis,
+        bank: Bank,
+        market: Market,
+        ledger: Ledger,
+        *,
+        seed: int,
+        timing: Timing,
+        faults: Faults,
+        unix_seconds: Callable[[], float],
+    ) -> None:
+        self.faults = faults
+        self.market = market
+        self.timing = timing
+        self.accounts: dict[bytes, Account] = {}
+        """As the newest slot left them."""
+        self.slot = FIRST_SLOT
+        """The newest slot: executed, committed, shown."""
+        self.block_time = 0
+        self.transaction_count = 0
+        self.producing = asyncio.Event()
+        """Cleared while block production is paused."""
+        self.producing.set()
+        self.listeners: list[Callable[[], None]] = []
+        """Called after each slot."""
+        self._genesis = genesis
+        self._bank = bank
+        self._ledger = ledger
+        self._seed = seed
+        self._unix_seconds = unix_seconds
+        self._building_slot = FIRST_SLOT
+        self._turn = asyncio.Lock()
+        self._ledger_thread = ThreadPoolExecutor(1, thread_name_prefix="ledger")
+        self._waiting: dict[int, list[_Waiting]] = {}
+        self._known: set[bytes] = set()
+        """Signatures of the waiting."""
+        self._statuses: dict[bytes, Status] = {}
+        self._statuses_by_slot: deque[tuple[int, list[bytes]]] = deque()
+        self._records: OrderedDict[bytes, Landed] = OrderedDict()
+        self._undo: deque[tuple[int, dict[bytes, Account | None]]] = deque()
+        self._hashes: dict[bytes, int] = {}
+        """Block heights of blockhashes that are still good, newest last."""
+
+    # ---- Start and stop
+
+    def start(self) -> None:
+        """Make the first slot, or go on from the last one in the ledger."""
+        progress = self._ledger.progress()
+        if progress is None:
+            self.accounts = dict(self._genesis.accounts)
+            self.block_time = int(self._unix_seconds())
+            self.accounts[_CLOCK] = _clock_account(FIRST_SLOT, self.block_time)
+            self._ledger.commit(self._progress(), self.accounts)
+        else:
+            self.accounts = self._ledger.accounts()
+            self.slot = progress.slot
+            self.block_time = progress.block_time
+            self.transaction_count = progress.transaction_count
+            self.market.held.update(progress.held_pools)
+            by_slot: dict[int, list[bytes]] = {}
+            for landed in self._ledger.since(self.slot - STATUS_CACHE_SLOTS):
+                self._statuses[landed.signature] = Status(landed.slot, landed.error, landed.slot)
+                by_slot.setdefault(landed.slot, []).append(landed.signature)
+            self._statuses_by_slot.extend(sorted(by_slot.items()))
+        self._building_slot = self.slot
+        for slot in range(max(FIRST_SLOT, self.slot - MAX_PROCESSING_AGE), self.slot + 1):
+            self._hashes[self.blockhash(slot)] = self.block_height(slot)
+
+    async def close(self) -> None:
+        """Let a slot under way end, then let go of the ledger."""
+        async with self._turn:
+            self._ledger_thread.shutdown(wait=True)
+            self._ledger.close()
+
+    # ---- Slots
+
+    async def run(self) -> None:
+        """Produce a slot every slot's length, for ever. Late slots are not made up for."""
+        loop = asyncio.get_running_loop()
+        due = loop.time()
+        while True:
+            await self.producing.wait()
+            due = max(due + self.timing.slot_seconds, loop.time())
+            await asyncio.sleep(due - loop.time())
+            if self.producing.is_set():
+                await self.advance()
+
+    async def advance(self) -> None:
+        """Produce one slot: the market trades, what is due is executed, all of it is recorded, then shown."""
+        async with self._turn:
+            slot = self._building_slot = self.slot + 1
+            # Blocks' times never go back, whatever the machine's clock does.
+            block_time = max(self.block_time, int(self._unix_seconds()))
+            clock = Clock(slot, block_time)
+            view = View(self.accounts)
+            view.put(_CLOCK, _clock_account(slot, block_time))
+            self.market.move(view, slot, clock)
+            landed: list[Landed] = []
+            lagging: dict[bytes, int] = {}
+            for count, waiting in enumerate(self._waiting.pop(slot, ()), start=1):
+                self._land(waiting, view, clock, landed, lagging)
+                if count % _BREATH == 0:
+                    await asyncio.sleep(0)
+            await self._commit(view, landed, lagging, slot, block_time)
+            self._hashes[self.blockhash(slot)] = self.block_height(slot)
+            while len(self._hashes) > MAX_PROCESSING_AGE + 1:
+                del self._hashes[next(iter(self._hashes))]
+            for listener in self.listeners:
+                listener()
+
+    async def change(self, act: Callable[[View, Clock], None]) -> None:
+        """Change accounts between slots, durably: for funding and for tests."""
+        async with self._turn:
+            view = View(self.accounts)
+            act(view, Clock(self.slot, self.block_time))
+            await self._commit(view, [], {}, self.slot, self.block_time)
+
+    def _land(
+        self,
+        waiting: _Waiting,
+        view: View,
+        clock: Clock,
+        landed: list[Landed],
+        lagging: dict[bytes, int],
+    ) -> None:
+        transaction, fate = waiting.transaction, waiting.fate
+        self._known.discard(transaction.signature)
+        if self._age_error(transaction, self.block_height(clock.slot)) is not None:
+            return
+        outcome = self._bank.execute(transaction, view, clock, revert=fate.reverted)
+        if outcome.meta is None:
+            return
+        if fate.status_lag_slots:
+            lagging[transaction.signature] = clock.slot + fate.status_lag_slots
+        landed.append(
+            Landed(
+                sequence=self.transaction_count + len(landed) + 1,
+                signature=transaction.signature,
+                slot=clock.slot,
+                block_time=clock.unix_timestamp,
+                error=outcome.error,
+                fee=transaction.fee,
+                memo=transaction.memo,
+                raw=transaction.raw,
+                meta=outcome.meta,
+            )
+        )
+
+    async def _commit(
+        self, view: View, landed: list[Landed], lagging: Mapping[bytes, int], slot: int, block_time: int
+    ) -> None:
+        """Record a slot in the ledger, then show it. Shielded: half a slot is never shown."""
+        progress = Progress(
+            self._seed,
+            slot,
+            block_time,
+            self.transaction_count + len(landed),
+            tuple(sorted(self.market.held)),
+        )
+        committed = asyncio.get_running_loop().run_in_executor(
+            self._ledger_thread, self._ledger.commit, progress, view.changed, landed
+        )
+        await asyncio.shield(committed)
+        self._show(view.changed, landed, lagging, progress)
+
+    def _show(
+        self,
+        changed: Mapping[bytes, Account],
+        landed: Sequence[Landed],
+        lagging: Mapping[bytes, int],
+        progress: Progress,
+    ) -> None:
+        slot = progress.slot
+        if slot > self.slot:
+            self._undo.append((slot, {address: self.accounts.get(address) for address in changed}))
+        else:
+            # Between slots: as if it had always been so, at every commitment.
+            for _, before in self._undo:
+                for address in changed:
+                    before.pop(address, None)
+        while self._undo and self._undo[0][0] <= slot - self.timing.finalized_slots:
+            self._undo.popleft()
+        for address, account in changed.items():
+            if account.lamports:
+                self.accounts[address] = account
+            else:
+                self.accounts.pop(address, None)
+        for each in landed:
+            self._statuses[each.signature] = Status(slot, each.error, lagging.get(each.signature, slot))
+            self._records[each.signature] = each
+        while len(self._records) > _RECORD_CACHE:
+            self._records.popitem(last=False)
+        if landed:
+            self._statuses_by_slot.append((slot, [each.signature for each in landed]))
+        while self._statuses_by_slot and self._statuses_by_slot[0][0] < slot - STATUS_CACHE_SLOTS:
+            for signature in self._statuses_by_slot.popleft()[1]:
+                del self._statuses[signature]
+        self.slot = slot
+        self.block_time = progress.block_time
+        self.transaction_count = progress.transaction_count
+
+    def _progress(self) -> Progress:
+        return Progress(self._seed, self.slot, self.block_time, self.transaction_count)
+
+    # ---- Transactions
+
+    def accept(self, transaction: Transaction) -> Fate:
+        """Take a transaction whose signatures are good. Its answer says that it was sent, and no more.
+
+        Sent again, it does nothing: it lands at most once.
+        """
+        signature = transaction.signature
+        fate = fate_of(signature, self._seed, self.faults, self.timing.landing_jitter_slots)
+        if (
+            fate.dropped
+            or signature in self._known
+            or len(self._known) >= _WAITING_LIMIT
+            or self._age_error(transaction, self.block_height(self.slot) + 1) is not None
+        ):
+            return fate
+        slot = max(self.slot, self._building_slot) + 1 + self.timing.landing_slots + fate.delay_slots
+        self._waiting.setdefault(slot, []).append(_Waiting(transaction, fate))
+        self._known.add(signature)
+        return fate
+
+    def has(self, signature: bytes) -> bool:
+        """Say whether these bytes were accepted before, so that their signatures need no second look."""
+        return signature in self._known
+
+    def simulate(
+        self, transaction: Transaction, commitment: str, *, any_blockhash: bool = False
+    ) -> tuple[Outcome, View]:
+        """Execute a transaction on the accounts of a commitment, for nothing; return what it would leave."""
+        slot = self.slot_of(commitment)
+        view = View(self.accounts_at(slot))
+        if not any_blockhash:
+            error = self._age_error(transaction, self.block_height(slot))
+            if error is not None:
+                return Outcome(error, None), view
+        outcome = self._bank.execute(transaction, view, Clock(slot, self.block_time))
+        return outcome, view
+
+    def _age_error(self, transaction: Transaction, block_height: int) -> TransactionError | None:
+        if not self._is_good(transaction.blockhash, block_height):
+            return "BlockhashNotFound"
+        return "AlreadyProcessed" if transaction.signature in self._statuses else None
+
+    def _is_good(self, blockhash: bytes, block_height: int) -> bool:
+        height = self._hashes.get(blockhash)
+        return height is not None and height <= block_height <= height + MAX_PROCESSING_AGE
+
+    # ---- What may be told
+
+    def slot_of(self, commitment: str) -> int:
+        """Return the newest slot of that commitment."""
+        lag = {
+            "processed": 0,
+            "confirmed": self.timing.confirmed_slots,
+            "finalized": self.timing.finalized_slots,
+        }[commitment]
+        return max(FIRST_SLOT, self.slot - lag)
+
+    def block_height(self, slot: int) -> int:
+        """Every slot has its block here, so height and slot keep their distance."""
+        return slot - FIRST_SLOT + FIRST_BLOCK_HEIGHT
+
+    def blockhash(self, slot: int) -> bytes:
+        return sha256(f"simnet {self._seed} {slot}".encode()).digest()
+
+    def is_blockhash_valid(self, blockhash: bytes, commitment: str) -> bool:
+        return self._is_good(blockhash, self.block_height(self.slot_of(commitment)))
+
+    def accounts_at(self, slot: int) -> Accounts:
+        """Return accounts as that slot left them; as far back as the newest finalized one."""
+        if slot >= self.slot:
+            return self.accounts
+        return _Past(self.accounts, [undo for at, undo in self._undo if at > slot])
+
+    def commitment_of(self, slot: int) -> str:
+        if slot <= self.slot - self.timing.finalized_slots:
+            return "finalized"
+        return "confirmed" if slot <= self.slot - self.timing.confirmed_slots else "processed"
+
+    def status(self, signature: bytes) -> Status | None:
+        """Return a transaction's status if it landed lately and may be told."""
+        status = self._statuses.get(signature)
+        if (
+            status is None
+            or self.slot >= status.shown_slot
+            or status.slot <= self.slot - self.timing.finalized_slots
+        ):
+            return status
+        return None
+
+    async def history(self, signatures: Sequence[bytes]) -> dict[bytes, Landed]:
+        """Look transactions up that are older than the status cache."""
+        wanted = [each for each in signatures if each not in self._known and each not in self._statuses]
+        return await self._find(wanted) if wanted else {}
+
+    async def record(self, signature: bytes) -> Landed | None:
+        """Return a whole landed transaction, if it may be told."""
+        if signature in self._statuses and self.status(signature) is None:
+            return None
+        record = self._records.get(signature)
+        if record is not None or signature in self._known:
+            return record
+        return (await self._find([signature])).get(signature)
+
+    async def page(self, memo_prefix: str, after: int, limit: int) -> list[Landed]:
+        """Return landed transactions in the order of execution, as LedgerReader.page does."""
+        return await self._in_thread(
+            lambda: self._ledger.page(memo_prefix=memo_prefix, after=after, limit=limit)
+        )
+
+    async def naming(
+        self, address: bytes, *, before: bytes | None, until: bytes | None, limit: int, commitment: str
+    ) -> list[Landed]:
+        """Return transactions that name an address, newest first, as LedgerReader.naming does."""
+        max_slot = self.slot_of(commitment)
+        return await self._in_thread(
+            lambda: self._ledger.naming(address, before=before, until=until, limit=limit, max_slot=max_slot)
+        )
+
+    async def _find(self, signatures: Sequence[bytes]) -> dict[bytes, Landed]:
+        return await self._in_thread(lambda: self._ledger.find(signatures))
+
+    async def _in_thread(self, read: Callable[[], Result]) -> Result:
+        return await asyncio.get_running_loop().run_in_executor(self._ledger_thread, read)
+
+    @property
+    def waiting_count(self) -> int:
+        return len(self._known)
+
+
+class _Past:
+    """Accounts as they were: for each, what the first later slot that changed it found."""
+
+    def __init__(self, now: Mapping[bytes, Account], undo: list[dict[bytes, Account | None]]) -> None:
+        self._now = now
+        self._undo = undo
+
+    def get(self, address: bytes, /) -> Account | None:
+        for before in self._undo:
+            if address in before:
+                return before[address]
+        return self._now.get(address)
+
+
+def _clock_account(slot: int, block_time: int) -> Account:
+    epoch = slot // SLOTS_IN_EPOCH
+    data = CLOCK.encode(ClockSysvar(slot, block_time, epoch, epoch + 1, block_time))
+    return Account(rent_exempt_minimum(len(data)), _SYSVAR_OWNER, data)

@@ -1,0 +1,148 @@
+"""The accounts before the first slot: mints, pools of every venue, and the few wallets that simnet acts with.
+
+Everything follows from the seed: the same seed makes the same addresses and the same bytes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any, Final
+
+from solders.keypair import Keypair
+from solders.pubkey import Pubkey
+
+from engine.domain.tokens import BONK, JUP, RAY, SOL, TOKENS, USDC, USDT, Token
+from engine.venues import VENUES
+from engine.venues.venue import PoolKeys, Venue
+from simnet.accounts import (
+    TOKEN,
+    Account,
+    new_mint,
+    new_token_account,
+    rent_exempt_minimum,
+    token_balance,
+    token_mint,
+    token_owner,
+)
+from simnet.programs.associated_token import address_of
+
+PRICES: Final = {
+    SOL: 105_500_000_000_000,
+    USDC: 1_000_000_000_000,
+    USDT: 999_700_000_000,
+    BONK: 22_700_000,
+    JUP: 482_000_000_000,
+    RAY: 2_140_000_000_000,
+}
+"""Picodollars a whole token, about which the market moves."""
+
+_FEES_PPM: Final = (2500, 1000, 3000, 500)
+"""By the index of a pool's configuration."""
+
+_PAIRS: Final[tuple[tuple[Token, Token, tuple[int, ...]], ...]] = (
+    # Thousands of dollars on each side, one pool of every venue for each figure.
+    (SOL, USDC, (4200, 1100)),
+    (SOL, USDT, (1500,)),
+    (SOL, BONK, (700,)),
+    (SOL, JUP, (600,)),
+    (SOL, RAY, (500,)),
+    (USDT, USDC, (3000,)),
+    (BONK, USDC, (450,)),
+    (JUP, USDC, (800,)),
+    (RAY, USDC, (650,)),
+)
+
+_FAUCET_LAMPORTS: Final = 500_000_000 * 10**9
+_MARKET_HOLDS: Final = 10**18
+"""Base units of each token. A fee at a time it all ends up in the pools, after years."""
+
+
+@dataclass(frozen=True, slots=True)
+class GenesisPool:
+    """A pool, and what the market knows of it."""
+
+    venue: Venue[Any]
+    keys: PoolKeys
+    base: Token
+    quote: Token
+    a_is_base: bool
+    """Whether the program's first mint is the pair's first token."""
+    fee_ppm: int
+
+
+@dataclass(frozen=True, slots=True)
+class Genesis:
+    accounts: dict[bytes, Account]
+    pools: tuple[GenesisPool, ...]
+    faucet: Keypair
+    """Pays airdrops."""
+    market: Pubkey
+    """Trades with the pools."""
+    fee_collector: bytes
+    """Where fees go, so that no lamport is lost."""
+
+
+def wallet_of(seed: int, name: str) -> Keypair:
+    """Return the keypair of one of simnet's own wallets."""
+    return Keypair.from_seed(sha256(f"simnet {seed} {name}".encode()).digest())
+
+
+def make_genesis(seed: int) -> Genesis:
+    """Return the chain before its first slot."""
+    faucet = wallet_of(seed, "faucet")
+    market = wallet_of(seed, "market").pubkey()
+    fee_collector = bytes(wallet_of(seed, "fees").pubkey())
+    accounts: dict[bytes, Account] = {
+        bytes(faucet.pubkey()): Account(_FAUCET_LAMPORTS),
+        bytes(market): Account(10**9),
+        fee_collector: Account(10**9),
+    }
+    for token in TOKENS:
+        mint = _key(token)
+        accounts[address_of(bytes(market), mint)] = new_token_account(mint, bytes(market), _MARKET_HOLDS)
+
+    pools = []
+    for base, quote, depths in _PAIRS:
+        for rank, depth in enumerate(depths):
+            for order, venue in enumerate(VENUES):
+                # Depths and fees differ, so that which venue is best depends on the size.
+                tier = (rank * len(VENUES) + order) % len(_FEES_PPM)
+                dollars = depth * (100 - 23 * order) * 10**13
+                pools.append(_make_pool(venue, base, quote, dollars, tier, accounts))
+
+    for token in TOKENS:
+        supply = sum(
+            token_balance(account)
+            for account in accounts.values()
+            if account.owner == TOKEN and token_mint(account) == _key(token)
+        )
+        accounts[_key(token)] = new_mint(token.decimals, supply)
+    return Genesis(accounts, tuple(pools), faucet, market, fee_collector)
+
+
+def _key(token: Token) -> bytes:
+    return bytes(Pubkey.from_string(token.mint))
+
+
+def _make_pool(
+    venue: Venue[Any], base: Token, quote: Token, picodollars: int, tier: int, accounts: dict[bytes, Account]
+) -> GenesisPool:
+    base_amount, quote_amount = (picodollars * 10**token.decimals // PRICES[token] for token in (base, quote))
+    pool, made = venue.new_pool(
+        Pubkey.from_string(base.mint),
+        Pubkey.from_string(quote.mint),
+        base_amount,
+        quote_amount,
+        _FEES_PPM[tier],
+        index=tier,
+    )
+    for address, new in made.items():
+        account = Account(rent_exempt_minimum(len(new.data)), bytes(new.owner), new.data)
+        if account.owner == TOKEN:
+            # Again, as a wrapped-SOL vault's lamports are its balance.
+            account = new_token_account(token_mint(account), token_owner(account), token_balance(account))
+        accounts[bytes(address)] = account
+    keys = venue.keys(pool, made[pool].data)
+    assert keys is not None
+    return GenesisPool(venue, keys, base, quote, str(keys.mint_a) == base.mint, _FEES_PPM[tier])

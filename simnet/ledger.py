@@ -1,0 +1,292 @@
+"""The durable record: what landed, what every account holds, and how far the chain has come.
+
+SQLite in WAL mode, one commit a slot. A commit survives kill -9 of the process at any point; a power cut
+may lose the newest slots, never part of one. Its size follows the transactions landed: an empty slot
+and a market move only rewrite rows that exist.
+
+Anybody may read it while simnet writes: LedgerReader opens the same file read-only.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from simnet.accounts import Account
+from simnet.bank import Meta
+from simnet.transaction import TransactionError
+
+FILE_NAME: Final = "ledger.sqlite3"
+_FORMAT: Final = 1
+
+_SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS chain (
+    id INTEGER PRIMARY KEY CHECK (id = 1),
+    format INTEGER NOT NULL,
+    seed INTEGER NOT NULL,
+    slot INTEGER NOT NULL,
+    block_time INTEGER NOT NULL,
+    transaction_count INTEGER NOT NULL,
+    held_pools BLOB NOT NULL
+);
+CREATE TABLE IF NOT EXISTS accounts (
+    address BLOB PRIMARY KEY,
+    lamports INTEGER NOT NULL,
+    owner BLOB NOT NULL,
+    data BLOB NOT NULL,
+    executable INTEGER NOT NULL
+);
+CREATE TABLE IF NOT EXISTS transactions (
+    sequence INTEGER PRIMARY KEY,
+    signature BLOB NOT NULL UNIQUE,
+    slot INTEGER NOT NULL,
+    block_time INTEGER NOT NULL,
+    error BLOB,
+    fee INTEGER NOT NULL,
+    memo TEXT,
+    raw BLOB NOT NULL,
+    meta BLOB NOT NULL
+);
+CREATE INDEX IF NOT EXISTS transactions_memo ON transactions (memo) WHERE memo IS NOT NULL;
+"""
+
+_COLUMNS: Final = "sequence, signature, slot, block_time, error, fee, memo, raw, meta"
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode_meta = msgspec.msgpack.Decoder(Meta).decode
+_decode_error = msgspec.msgpack.Decoder().decode
+
+
+class LedgerError(Exception):
+    """The ledger cannot be used. The message is for the person who named its folder."""
+
+
+class Landed(msgspec.Struct, frozen=True):
+    """A transaction on the chain."""
+
+    sequence: int
+    """1, 2, 3 ... in the order of execution, over the whole chain."""
+    signature: bytes
+    slot: int
+    block_time: int
+    """Unix seconds."""
+    error: TransactionError | None
+    """None: it did what it says. Else only its fee was taken."""
+    fee: int
+    """In lamports."""
+    memo: str | None
+    raw: bytes
+    meta: Meta
+
+
+class Progress(msgspec.Struct, frozen=True):
+    """How far the chain has come."""
+
+    seed: int
+    slot: int
+    block_time: int
+    transaction_count: int
+    held_pools: tuple[bytes, ...] = ()
+    """Addresses of the pools the market leaves alone."""
+
+
+class LedgerReader:
+    """Reads a ledger, while simnet writes it or after."""
+
+    def __init__(self, path: Path) -> None:
+        """`path` is the file. Raises LedgerError if there is none."""
+        try:
+            self._connection = sqlite3.connect(
+                f"{path.absolute().as_uri()}?mode=ro", uri=True, check_same_thread=False
+            )
+            self._connection.execute("SELECT 1 FROM chain").fetchone()
+        except sqlite3.Error as error:
+            raise LedgerError(f"{path} is no readable ledger of simnet: {error}") from error
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def progress(self) -> Progress | None:
+        """Return how far the chain has come; None before its first slot."""
+        row = self._connection.execute(
+            "SELECT seed, slot, block_time, transaction_count, held_pools FROM chain"
+        ).fetchone()
+        if row is None:
+            return None
+        return Progress(row[0], row[1], row[2], row[3], tuple(msgspec.msgpack.decode(row[4])))
+
+    def accounts(self) -> dict[bytes, Account]:
+        """Return every account there is, by address."""
+        rows = self._connection.execute("SELECT address, lamports, owner, data, executable FROM accounts")
+        return {row[0]: Account(row[1], row[2], row[3], bool(row[4])) for row in rows}
+
+    def find(self, signatures: Sequence[bytes]) -> dict[bytes, Landed]:
+        """Return those of the signatures that landed."""
+        found = {}
+        for signature in signatures:
+            row = self._connection.execute(
+                f"SELECT {_COLUMNS} FROM transactions WHERE signature = ?", (signature,)
+            ).fetchone()
+            if row is not None:
+                found[signature] = _landed(row)
+        return found
+
+    def since(self, slot: int) -> Iterator[Landed]:
+        """Yield what landed in that slot and after it, newest first."""
+        for row in self._connection.execute(f"SELECT {_COLUMNS} FROM transactions ORDER BY sequence DESC"):
+            landed = _landed(row)
+            if landed.slot < slot:
+                return
+            yield landed
+
+    def naming(
+        self, address: bytes, *, before: bytes | None, until: bytes | None, limit: int, max_slot: int
+    ) -> list[Landed]:
+        """Return transactions that name an address, newest first, between two signatures left out themselves.
+
+        There is no index of addresses: each transaction names twenty. The bytes are searched instead,
+        from the newest on.
+        """
+        clauses, values = ["slot <= ?", "instr(raw, ?) > 0"], [max_slot, address]
+        for signature, clause in ((before, "sequence < ?"), (until, "sequence > ?")):
+            if signature is not None:
+                landed = self.find([signature]).get(signature)
+                if landed is not None:
+                    clauses.append(clause)
+                    values.append(landed.sequence)
+        rows = self._connection.execute(
+            f"SELECT {_COLUMNS} FROM transactions WHERE {' AND '.join(clauses)}"
+            " ORDER BY sequence DESC LIMIT ?",
+            (*values, limit),
+        )
+        return [_landed(row) for row in rows]
+
+    def page(self, *, memo_prefix: str = "", after: int = 0, limit: int = 1000) -> list[Landed]:
+        """Return landed transactions in the order of execution, from the one after `after` on.
+
+        With a prefix, only those whose memo begins so.
+        """
+        if memo_prefix:
+            # Through the index on memo: a prefix is the range up to its last character's successor.
+            end = memo_prefix[:-1] + chr(ord(memo_prefix[-1]) + 1)
+            rows = self._connection.execute(
+                f"SELECT {_COLUMNS} FROM transactions WHERE memo >= ? AND memo < ? AND sequence > ?"
+                " ORDER BY sequence LIMIT ?",
+                (memo_prefix, end, after, limit),
+            )
+        else:
+            rows = self._connection.execute(
+                f"SELECT {_COLUMNS} FROM transactions WHERE sequence > ? ORDER BY sequence LIMIT ?",
+                (after, limit),
+            )
+        return [_landed(row) for row in rows]
+
+
+class Ledger(LedgerReader):
+    """The one writer of a ledger. Use it from one thread at a time."""
+
+    def __init__(self, folder: Path) -> None:
+        """Make the ledger in that folder if there is none. Raises LedgerError."""
+        path = folder / FILE_NAME
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+            self._connection.execute("PRAGMA journal_mode = WAL")
+            self._connection.execute("PRAGMA synchronous = NORMAL")
+            self._connection.executescript(_SCHEMA)
+            row = self._connection.execute("SELECT format FROM chain").fetchone()
+        except BlockingIOError:
+            raise LedgerError(f"{folder} is in use by another simnet") from None
+        except (OSError, sqlite3.Error) as error:
+            raise LedgerError(f"simnet cannot keep its ledger in {folder}: {error}") from error
+        if row is not None and row[0] != _FORMAT:
+            raise LedgerError(f"{path} has format {row[0]}; this simnet reads {_FORMAT}")
+        self.path = path
+
+    def close(self) -> None:
+        super().close()
+        os.close(self._lock)
+
+    def commit(
+        self, progress: Progress, accounts: Mapping[bytes, Account], landed: Iterable[Landed] = ()
+    ) -> None:
+        """Record a slot: how far the chain is now, the accounts it changed and the transactions it holds."""
+        with self._transaction():
+            self._connection.execute(
+                "INSERT INTO chain VALUES (1, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET"
+                " slot = excluded.slot, block_time = excluded.block_time,"
+                " transaction_count = excluded.transaction_count, held_pools = excluded.held_pools",
+                (
+                    _FORMAT,
+                    progress.seed,
+                    progress.slot,
+                    progress.block_time,
+                    progress.transaction_count,
+                    _encode(progress.held_pools),
+                ),
+            )
+            self._connection.executemany(
+                "INSERT INTO accounts VALUES (?, ?, ?, ?, ?) ON CONFLICT (address) DO UPDATE SET"
+                " lamports = excluded.lamports, owner = excluded.owner, data = excluded.data,"
+                " executable = excluded.executable",
+                [
+                    (address, account.lamports, account.owner, account.data, account.executable)
+                    for address, account in accounts.items()
+                    if account.lamports
+                ],
+            )
+            self._connection.executemany(
+                "DELETE FROM accounts WHERE address = ?",
+                [(address,) for address, account in accounts.items() if not account.lamports],
+            )
+            self._connection.executemany(
+                "INSERT INTO transactions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                [
+                    (
+                        each.sequence,
+                        each.signature,
+                        each.slot,
+                        each.block_time,
+                        None if each.error is None else _encode(each.error),
+                        each.fee,
+                        each.memo,
+                        each.raw,
+                        _encode(each.meta),
+                    )
+                    for each in landed
+                ],
+            )
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._connection.execute("ROLLBACK")
+            raise
+        self._connection.execute("COMMIT")
+
+
+def _landed(row: tuple[int, bytes, int, int, bytes | None, int, str | None, bytes, bytes]) -> Landed:
+    sequence, signature, slot, block_time, error, fee, memo, raw, meta = row
+    return Landed(
+        sequence,
+        signature,
+        slot,
+        block_time,
+        None if error is None else _decode_error(error),
+        fee,
+        memo,
+        raw,
+        _decode_meta(meta),
+    )

@@ -1,0 +1,178 @@
+"""Prices move with every slot: an outside trader brings a few pools a slot to what the world pays.
+
+What the world pays is a pure function of (seed, slot): noise of ten octaves, each four times slower and
+twice as strong as the one before, which looks like a random walk at every scale and never runs away. Which
+pools are traded with is a function of the slot. So the same seed and slot give the same prices, whatever the
+slots' length, as long as nobody else trades; and a pool that somebody pushed is back in line soon after.
+
+A trade is a real swap: it pays the pool's fee and moves tokens between the vaults and the trader's accounts.
+Only square roots and single operations of IEEE 754 are used, which are exact to the last bit everywhere.
+"""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+from math import sqrt
+from typing import Final
+
+from solders.pubkey import Pubkey
+
+from engine.domain.pools.pool import Clock, Pool, SwapError
+from engine.domain.tokens import BONK, JUP, RAY, SOL, USDC, USDT, Token
+from simnet.accounts import Account, token_balance, with_token_balance
+from simnet.bank import View
+from simnet.genesis import PRICES, Genesis, GenesisPool
+from simnet.programs.associated_token import address_of
+
+_OCTAVES: Final = 10
+_STEP: Final = 0.00005
+"""Of the fastest octave: half a basis point a slot."""
+_TOKEN_SCALE: Final = {SOL: 1.0, USDC: 0.0, USDT: 0.02, BONK: 2.0, JUP: 1.5, RAY: 1.5}
+"""How lively a token's price is."""
+_POOL_OCTAVES: Final = 6
+_POOL_SCALE: Final = 0.5
+"""How far a pool stays from the world's price by itself: up to some 15 basis points."""
+_LEAST_MOVE: Final = 0.00001
+"""Smaller moves are not worth a trade."""
+_PUSH_TRADES: Final = 40
+
+
+class Market:
+    """Knows the pools and trades with them."""
+
+    def __init__(self, genesis: Genesis, seed: int, pools_per_slot: int, first_slot: int) -> None:
+        """`pools_per_slot` is how many pools are traded with in each slot; 0: prices stand still."""
+        self.pools = genesis.pools
+        self.held: set[bytes] = set()
+        """Addresses of the pools it leaves alone."""
+        self._by_address = {bytes(pool.keys.pool): pool for pool in genesis.pools}
+        self._pools_per_slot = pools_per_slot
+        self._trader = bytes(genesis.market)
+        self._noise = _Noise(seed, first_slot)
+
+    def find(self, address: bytes) -> GenesisPool | None:
+        return self._by_address.get(address)
+
+    def world_price(self, pool: GenesisPool, slot: int) -> float:
+        """Return what the pool's token a is worth in its token b to the world in that slot, in base units."""
+        value = self._value(pool.base, slot) / self._value(pool.quote, slot)
+        value *= 1 + _POOL_SCALE * self._noise.at(str(pool.keys.pool), slot, _POOL_OCTAVES)
+        return value if pool.a_is_base else 1 / value
+
+    def move(self, view: View, slot: int, clock: Clock) -> None:
+        """Trade with the pools whose turn it is in this slot."""
+        for turn in range(self._pools_per_slot):
+            pool = self.pools[(slot * self._pools_per_slot + turn) % len(self.pools)]
+            if bytes(pool.keys.pool) not in self.held:
+                self._trade(view, pool, self.world_price(pool, slot), clock)
+
+    def push(self, view: View, pool: GenesisPool, bps: int, clock: Clock) -> None:
+        """Move the price of the pool's base token by so many basis points, in as many trades as it takes."""
+        now = self.price(view, pool)
+        factor = 1 + bps / 10_000
+        target = now * factor if pool.a_is_base else now / factor
+        for _ in range(_PUSH_TRADES):
+            if not self._trade(view, pool, target, clock):
+                return
+
+    def price(self, view: View, pool: GenesisPool) -> float:
+        """Return what the pool asks for its token a in its token b, in base units, before fees."""
+        return _ratio(self._read(view, pool)[0])
+
+    def _value(self, token: Token, slot: int) -> float:
+        """Return picodollars a base unit."""
+        scale = _TOKEN_SCALE[token]
+        moved = 1 + scale * self._noise.at(token.symbol, slot, _OCTAVES) if scale else 1.0
+        return PRICES[token] * moved / float(10**token.decimals)
+
+    def _read(self, view: View, pool: GenesisPool) -> tuple[Pool, dict[Pubkey, bytes]]:
+        keys = pool.keys
+        accounts = {}
+        for key in {*pool.venue.quote_accounts(keys), keys.vault_a, keys.vault_b}:
+            account = view.get(bytes(key))
+            assert account is not None
+            accounts[key] = account.data
+        return pool.venue.pool(keys, accounts), accounts
+
+    def _trade(self, view: View, pool: GenesisPool, target: float, clock: Clock) -> bool:
+        """Swap so much that the price comes near the target; say whether it was worth it."""
+        keys = pool.keys
+        state, accounts = self._read(view, pool)
+        moves = target / _ratio(state)
+        if abs(moves - 1) < _LEAST_MOVE:
+            return False
+        # On a constant product this lands on the target, but for the fee.
+        a_to_b = moves < 1
+        vault_in, vault_out = (keys.vault_a, keys.vault_b) if a_to_b else (keys.vault_b, keys.vault_a)
+        mint_in, mint_out = (keys.mint_a, keys.mint_b) if a_to_b else (keys.mint_b, keys.mint_a)
+        depth = token_balance(_existing(view, bytes(vault_in)))
+        amount = int(depth * (sqrt(1 / moves if a_to_b else moves) - 1))
+        try:
+            swap = state.swap_exact_in(a_to_b, amount, clock)
+        except SwapError:
+            return False
+        paid_from = address_of(self._trader, bytes(mint_in))
+        if token_balance(_existing(view, paid_from)) < swap.input_amount:
+            return False
+        vaults = (keys.vault_a, keys.vault_b)
+        for key, data in pool.venue.written(keys, accounts, a_to_b, swap).items():
+            if key not in vaults:
+                before = _existing(view, bytes(key))
+                view.put(bytes(key), Account(before.lamports, before.owner, data))
+        for address, change in (
+            (paid_from, -swap.input_amount),
+            (bytes(vault_in), swap.input_amount),
+            (bytes(vault_out), -swap.output_amount),
+            (address_of(self._trader, bytes(mint_out)), swap.output_amount),
+        ):
+            account = _existing(view, address)
+            view.put(address, with_token_balance(account, token_balance(account) + change))
+        return True
+
+
+class _Noise:
+    """Smooth random curves over slots, all 0 at the first: a pure function of (seed, name, slot)."""
+
+    def __init__(self, seed: int, first_slot: int) -> None:
+        self._key = seed.to_bytes(8, "little")
+        self._first_slot = first_slot
+        self._origins: dict[str, float] = {}
+        self._points: dict[tuple[str, int], tuple[int, float, float]] = {}
+
+    def at(self, name: str, slot: int, octaves: int) -> float:
+        """Return the deviation from where the curve began, as a fraction of one."""
+        origin = self._origins.get(name)
+        if origin is None:
+            origin = self._origins[name] = self._sum(name, self._first_slot, octaves)
+        return self._sum(name, slot, octaves) - origin
+
+    def _sum(self, name: str, slot: int, octaves: int) -> float:
+        total = 0.0
+        strength = _STEP
+        for octave in range(octaves):
+            period = 4**octave
+            at, inside = divmod(slot, period)
+            known = self._points.get((name, octave))
+            if known is None or known[0] != at:
+                known = (at, self._point(name, octave, at), self._point(name, octave, at + 1))
+                self._points[name, octave] = known
+            _, start, end = known
+            total += strength * (start + (end - start) * (inside / period))
+            strength *= 2
+        return total
+
+    def _point(self, name: str, octave: int, at: int) -> float:
+        """Return a number from -1 to 1."""
+        digest = blake2b(f"{name} {octave} {at}".encode(), digest_size=6, key=self._key).digest()
+        return int.from_bytes(digest, "little") / (1 << 47) - 1
+
+
+def _ratio(state: Pool) -> float:
+    output, input_ = state.price(True)
+    return output / input_
+
+
+def _existing(view: View, address: bytes) -> Account:
+    account = view.get(address)
+    assert account is not None
+    return account

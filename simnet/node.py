@@ -1,0 +1,186 @@
+"""The whole node: chain, JSON-RPC, WebSocket, health and metrics, from settings."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from aiohttp import web
+
+from engine.process import StartupError
+from engine.settings import Settings, SettingsError
+from engine.telemetry import render_metrics
+from simnet.bank import Bank
+from simnet.chain import FIRST_SLOT, Chain, Timing
+from simnet.faults import FaultError, parse_faults
+from simnet.genesis import make_genesis
+from simnet.ledger import Ledger, LedgerError
+from simnet.market import Market
+from simnet.programs import all_programs
+from simnet.rpc import Rpc
+from simnet.ws import Sockets
+
+logger = logging.getLogger(__name__)
+
+_PORT_ATTEMPTS: Final = 50
+_LATE_SECONDS: Final = 5.0
+
+
+class Node:
+    """Serves while its `async with` block runs; `run` produces the slots.
+
+    Raises StartupError or SettingsError, with a sentence for the user, where it cannot.
+    """
+
+    def __init__(self, settings: Settings, *, unix_seconds: Callable[[], float] = time.time) -> None:
+        self._settings = settings
+        self._unix_seconds = unix_seconds
+        self._stack = AsyncExitStack()
+        self._slot_time = 0.0
+        self.chain: Chain
+        self.port = settings.simnet_port
+        """Of JSON-RPC; 0 becomes the one that was chosen. The WebSocket is on the next one."""
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def ws_url(self) -> str:
+        return f"ws://127.0.0.1:{self.port + 1}"
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self._open()
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self._stack.aclose()
+
+    async def run(self) -> None:
+        """Produce slots, for ever."""
+        await self.chain.run()
+
+    async def _open(self) -> None:
+        settings = self._settings
+        try:
+            faults = parse_faults(settings.simnet_faults)
+        except FaultError as error:
+            raise SettingsError(f"SIMNET_FAULTS: {error}") from None
+        folder = Path(settings.simnet_data_dir or self._temporary_folder())
+        genesis = make_genesis(settings.simnet_seed)
+        try:
+            ledger = Ledger(folder)
+        except LedgerError as error:
+            raise StartupError(str(error)) from None
+        progress = ledger.progress()
+        if progress is not None and progress.seed != settings.simnet_seed:
+            ledger.close()
+            raise SettingsError(
+                f"SIMNET_SEED was {settings.simnet_seed}, but the ledger in {folder} was made with"
+                f" {progress.seed}; use that seed or another SIMNET_DATA_DIR"
+            )
+        self.chain = Chain(
+            genesis,
+            Bank(all_programs(), genesis.fee_collector),
+            Market(genesis, settings.simnet_seed, settings.simnet_market_pools, FIRST_SLOT),
+            ledger,
+            seed=settings.simnet_seed,
+            timing=Timing(
+                slot_seconds=settings.simnet_slot_ms / 1000,
+                confirmed_slots=settings.simnet_confirmed_slots,
+                finalized_slots=settings.simnet_finalized_slots,
+                landing_slots=settings.simnet_landing_slots,
+                landing_jitter_slots=settings.simnet_landing_jitter_slots,
+            ),
+            faults=faults,
+            unix_seconds=self._unix_seconds,
+        )
+        self._stack.push_async_callback(self.chain.close)
+        self.chain.start()
+        self.chain.listeners.append(self._note_slot)
+        self._note_slot()
+        await self._listen(Rpc(self.chain, genesis.faucet), Sockets(self.chain))
+        logger.info("slot %d, ledger in %s, port %d", self.chain.slot, folder, self.port)
+
+    def _temporary_folder(self) -> str:
+        return self._stack.enter_context(tempfile.TemporaryDirectory(prefix="simnet-"))
+
+    async def _listen(self, rpc: Rpc, sockets: Sockets) -> None:
+        async def serve(request: web.BaseRequest) -> web.StreamResponse:
+            if request.method == "POST":
+                return web.Response(
+                    body=await rpc.answer(await request.read()), content_type="application/json"
+                )
+            return self._probe(request)
+
+        http_runner = web.ServerRunner(web.Server(serve, access_log=None))
+        ws_runner = web.ServerRunner(web.Server(sockets.serve, access_log=None))
+        # Last in, first out: sockets are told to go before their server stops.
+        for runner in (http_runner, ws_runner):
+            await runner.setup()
+            self._stack.push_async_callback(runner.cleanup)
+        self._stack.push_async_callback(sockets.close)
+        await self._bind(http_runner, ws_runner)
+
+    async def _bind(self, http_runner: web.ServerRunner, ws_runner: web.ServerRunner) -> None:
+        """Take two neighbouring ports: the settings' or, where that is 0, any."""
+        host = self._settings.host
+        wanted = self._settings.simnet_port
+        for _ in range(1 if wanted else _PORT_ATTEMPTS):
+            http = web.TCPSite(http_runner, host, wanted)
+            try:
+                await http.start()
+            except OSError as error:
+                raise StartupError(f"SIMNET_PORT {wanted} cannot be used: {error.strerror}") from None
+            self.port = http_runner.addresses[0][1]
+            try:
+                await web.TCPSite(ws_runner, host, self.port + 1).start()
+            except (OSError, OverflowError) as error:
+                if wanted:
+                    raise StartupError(
+                        f"port {wanted + 1}, for WebSocket next to SIMNET_PORT, cannot be used: {error}"
+                    ) from None
+                await http.stop()
+            else:
+                return
+        raise StartupError("no two neighbouring ports are free for simnet")
+
+    def _probe(self, request: web.BaseRequest) -> web.Response:
+        if request.path == "/health":
+            return web.Response(text="ok")
+        if request.path == "/healthz":
+            reason = self._reason_not_ready()
+            return (
+                web.Response(text="ok\n") if reason is None else web.Response(text=f"{reason}\n", status=503)
+            )
+        if request.path == "/metrics":
+            body, content_type = render_metrics()
+            return web.Response(body=body, headers={"Content-Type": content_type})
+        return web.Response(text="JSON-RPC by POST; GET /health, /healthz, /metrics\n", status=404)
+
+    def _note_slot(self) -> None:
+        self._slot_time = asyncio.get_running_loop().time()
+
+    def _reason_not_ready(self) -> str | None:
+        if not self.chain.producing.is_set():
+            return None
+        late = asyncio.get_running_loop().time() - self._slot_time
+        if late > _LATE_SECONDS + self.chain.timing.slot_seconds:
+            return f"no slot for {late:.0f} s"
+        return None

@@ -1,0 +1,204 @@
+"""Swaps of every venue: the venue reads the instruction and knows the curve, the tokens move here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from solders.pubkey import Pubkey
+
+from engine.domain.order import Side
+from engine.domain.pools.pool import Swap, SwapError
+from engine.solana.wire import WireError
+from engine.venues.venue import PoolKeys, SwapCall, Venue
+from simnet.accounts import TOKEN, is_token_account, token_mint, token_owner
+from simnet.bank import Call, Program, ProgramError, log_failure
+from simnet.programs.token import OWNER_MISMATCH, move, read_token_account
+
+# Anchor's own errors.
+_DATA_DOES_NOT_DESERIALIZE: Final = 102
+_ADDRESS_MISMATCH: Final = 2012
+_NOT_ENOUGH_KEYS: Final = 3005
+_NOT_WRITABLE: Final = 3006
+_WRONG_DISCRIMINATOR: Final = 3002
+_WRONG_OWNER_PROGRAM: Final = 3007
+_NOT_SIGNER: Final = 3010
+_NOT_INITIALIZED: Final = 3012
+_UNKNOWN_INSTRUCTION: Final = 101
+
+_OWNER, _INPUT, _OUTPUT = (Pubkey.from_bytes(bytes([number]) * 32) for number in (1, 2, 3))
+"""Stand for the user's own accounts in a shape."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    """Where a swap of one pool in one direction names what."""
+
+    expected: tuple[tuple[int, bytes, bool], ...]
+    """Position, address, writable: the accounts that the pool dictates."""
+    owner: int
+    input_account: int
+    output_account: int
+    input_vault: int
+    output_vault: int
+
+
+class SwapProgram(Program):
+    """A venue's program. It runs swaps and nothing else: pools are made in genesis."""
+
+    def __init__(self, venue: Venue[Any], address_errors: Mapping[int, int]) -> None:
+        """`address_errors` has the program's error for a foreign account at a position, where not 2012."""
+        self.venue = venue
+        self.address = bytes(venue.program)
+        self.compute_units = venue.compute_units * 3 // 4
+        self.slippage_error = venue.slippage_error
+        self._address_errors = address_errors
+        self._keys: dict[Pubkey, PoolKeys] = {}
+        self._shapes: dict[tuple[Pubkey, bool], _Shape] = {}
+
+    def execute(self, call: Call) -> None:
+        asked = self._read(call)
+        keys = self._pool_keys(call, asked.pool)
+        shape = self._shape(keys, asked.a_to_b)
+        self._check_accounts(call, shape)
+        swap, written = self._swap(call, keys, asked)
+        if asked.side is Side.SELL:
+            missed = swap.output_amount < asked.threshold_amount
+        else:
+            missed = swap.input_amount > asked.threshold_amount
+        if missed:
+            raise ProgramError(
+                self.slippage_error or 0,
+                "Program log: AnchorError occurred. Error Code: ExceededSlippage. Error Number: "
+                f"{self.slippage_error}. Error Message: Exceeds desired slippage limit.",
+            )
+        for position, key in enumerate(call.keys):
+            data = written.get(key)
+            if data is not None:
+                before = call.get(position)
+                assert before is not None
+                call.put(position, type(before)(before.lamports, before.owner, data))
+        try:
+            giver = read_token_account(call, shape.input_account)
+            if token_owner(giver) != call.key(shape.owner):
+                raise ProgramError(OWNER_MISMATCH, "Program log: Error: owner does not match")
+            move(call, shape.input_account, shape.input_vault, swap.input_amount)
+            move(call, shape.output_vault, shape.output_account, swap.output_amount)
+        except ProgramError as error:
+            if isinstance(error.code, int):
+                invoked, failed = log_failure(TOKEN, error.code)
+                raise ProgramError(error.code, invoked, *error.logs, failed) from None
+            raise
+
+    def _read(self, call: Call) -> SwapCall:
+        mints = _Mints(call)
+        try:
+            asked = self.venue.read_swap([Pubkey.from_bytes(key) for key in call.keys], call.data, mints)
+        except KeyError:
+            raise ProgramError(_NOT_INITIALIZED) from None
+        except ValueError:
+            raise ProgramError(self._malformed(call)) from None
+        call.log(f"Program log: Instruction: Swap ({asked.side})")
+        return asked
+
+    def _malformed(self, call: Call) -> int:
+        if len(call.data) < 8:
+            return _UNKNOWN_INSTRUCTION
+        if len(call.data) < 24:
+            return _DATA_DOES_NOT_DESERIALIZE
+        return _NOT_ENOUGH_KEYS if len(call.keys) < 13 else _UNKNOWN_INSTRUCTION
+
+    def _pool_keys(self, call: Call, pool: Pubkey) -> PoolKeys:
+        keys = self._keys.get(pool)
+        if keys is None:
+            account = call.account(bytes(pool))
+            if account is None:
+                raise ProgramError(_NOT_INITIALIZED)
+            if account.owner != self.address:
+                raise ProgramError(_WRONG_OWNER_PROGRAM)
+            try:
+                keys = self.venue.keys(pool, account.data)
+            except WireError:
+                raise ProgramError(_WRONG_DISCRIMINATOR) from None
+            if keys is None:
+                raise ProgramError("UnsupportedProgramId")
+            self._keys[pool] = keys
+        return keys
+
+    def _shape(self, keys: PoolKeys, a_to_b: bool) -> _Shape:
+        shape = self._shapes.get((keys.pool, a_to_b))
+        if shape is None:
+            instruction = self.venue.swap_instruction(
+                keys,
+                a_to_b=a_to_b,
+                side=Side.SELL,
+                amount=1,
+                threshold_amount=0,
+                owner=_OWNER,
+                input_account=_INPUT,
+                output_account=_OUTPUT,
+            )
+            positions = {meta.pubkey: position for position, meta in enumerate(instruction.accounts)}
+            vault_a, vault_b = positions[keys.vault_a], positions[keys.vault_b]
+            shape = _Shape(
+                expected=tuple(
+                    (position, bytes(meta.pubkey), meta.is_writable)
+                    for position, meta in enumerate(instruction.accounts)
+                    if meta.pubkey not in (_OWNER, _INPUT, _OUTPUT)
+                ),
+                owner=positions[_OWNER],
+                input_account=positions[_INPUT],
+                output_account=positions[_OUTPUT],
+                input_vault=vault_a if a_to_b else vault_b,
+                output_vault=vault_b if a_to_b else vault_a,
+            )
+            self._shapes[keys.pool, a_to_b] = shape
+        return shape
+
+    def _check_accounts(self, call: Call, shape: _Shape) -> None:
+        if not call.is_signer(shape.owner):
+            raise ProgramError(_NOT_SIGNER)
+        for position, address, writable in shape.expected:
+            if call.keys[position] != address:
+                raise ProgramError(self._address_errors.get(position, _ADDRESS_MISMATCH))
+            if writable and not call.is_writable(position):
+                raise ProgramError(_NOT_WRITABLE)
+        if not (call.is_writable(shape.input_account) and call.is_writable(shape.output_account)):
+            raise ProgramError(_NOT_WRITABLE)
+
+    def _swap(self, call: Call, keys: PoolKeys, asked: SwapCall) -> tuple[Swap, dict[bytes, bytes]]:
+        """Return the swap, and the bytes of the pool's accounts after it, vaults aside."""
+        accounts = {}
+        for key in {*self.venue.quote_accounts(keys), keys.vault_a, keys.vault_b}:
+            account = call.account(bytes(key))
+            if account is None:
+                raise ProgramError(_NOT_INITIALIZED)
+            accounts[key] = account.data
+        pool = self.venue.pool(keys, accounts)
+        try:
+            if asked.side is Side.SELL:
+                swap = pool.swap_exact_in(asked.a_to_b, asked.amount, call.clock)
+            else:
+                swap = pool.swap_exact_out(asked.a_to_b, asked.amount, call.clock)
+        except SwapError as refused:
+            raise ProgramError(
+                self.venue.error_code(refused.reason), f"Program log: Error: the pool {refused}"
+            ) from None
+        written = self.venue.written(keys, accounts, asked.a_to_b, swap)
+        vaults = (keys.vault_a, keys.vault_b)
+        return swap, {bytes(key): data for key, data in written.items() if key not in vaults}
+
+
+class _Mints(dict[Pubkey, Pubkey]):
+    """The mints of the token accounts a call names, looked up as they are asked for."""
+
+    def __init__(self, call: Call) -> None:
+        super().__init__()
+        self._call = call
+
+    def __missing__(self, key: Pubkey) -> Pubkey:
+        account = self._call.account(bytes(key))
+        if account is None or not is_token_account(account):
+            raise KeyError(key)
+        return Pubkey.from_bytes(token_mint(account))

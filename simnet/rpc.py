@@ -1,0 +1,853 @@
+"""JSON-RPC: the methods of a Solana node that the engine uses, answered as a node answers them.
+
+Methods take `params` and return the result, or a coroutine of it where the ledger must be read. Beside
+a node's own methods there are those that only a simulation can have: simnet_*.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from base64 import b64decode
+from binascii import Error as Base64Error
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from itertools import count
+from types import CoroutineType
+from typing import Any, Final
+
+import msgspec
+from solders.hash import Hash
+from solders.instruction import Instruction
+from solders.keypair import Keypair
+from solders.message import Message
+from solders.pubkey import Pubkey
+from solders.signature import Signature
+from solders.system_program import TransferParams, transfer
+from solders.transaction import Transaction as SignedTransaction
+
+from engine.domain.pools.pool import Clock
+from engine.domain.tokens import SOL, TOKENS, Token, find_token
+from engine.solana.accounts import MINT
+from engine.solana.programs import MEMO_PROGRAM
+from engine.telemetry import requests_total
+from simnet import base58
+from simnet.accounts import (
+    Account,
+    is_mint,
+    is_token_account,
+    mint_decimals,
+    new_token_account,
+    rent_exempt_minimum,
+    token_balance,
+    token_mint,
+    with_token_balance,
+)
+from simnet.bank import Outcome, View, error_text
+from simnet.chain import COMMITMENTS, MAX_PROCESSING_AGE, SLOTS_IN_EPOCH, Chain
+from simnet.faults import FaultError
+from simnet.genesis import GenesisPool
+from simnet.ledger import Landed
+from simnet.programs.associated_token import address_of
+from simnet.shapes import (
+    Json,
+    account_json,
+    address_text,
+    is_versioned,
+    memo_text,
+    signature_text,
+    status_json,
+    token_amount_json,
+    transaction_json,
+)
+from simnet.transaction import (
+    MAX_BASE58_SIZE,
+    MAX_BASE64_SIZE,
+    MAX_RAW_SIZE,
+    Transaction,
+    Undecodable,
+    Unsanitary,
+)
+
+API_VERSION: Final = "2.2.7"
+MAX_ACCOUNTS: Final = 100
+MAX_SIGNATURES: Final = 256
+_MAX_PAGE: Final = 1000
+_MAX_ADVANCE: Final = 10_000
+_ACCOUNT_CACHE: Final = 20_000
+_LOADED_DATA_SIZE: Final = 311_042
+"""A figure of a node's own program cache; it says nothing here."""
+
+_decode = msgspec.json.Decoder().decode
+_encode = msgspec.json.Encoder().encode
+
+
+class RpcFault(Exception):
+    """A call's answer is this error."""
+
+    def __init__(self, code: int, message: str, data: Any = None) -> None:
+        self.code = code
+        self.message = message
+        self.data = data
+        super().__init__(message)
+
+
+def _invalid(message: str) -> RpcFault:
+    return RpcFault(-32602, message)
+
+
+class Rpc:
+    """Answers the bodies of HTTP requests."""
+
+    def __init__(self, chain: Chain, faucet: Keypair) -> None:
+        self._chain = chain
+        self._faucet = faucet
+        self._airdrops = count(1)
+        self._account_cache: dict[bytes, tuple[Account, msgspec.Raw]] = {}
+        self._methods: dict[str, Callable[[list[Any]], Any]] = {
+            "getAccountInfo": self.get_account_info,
+            "getBalance": self.get_balance,
+            "getBlockHeight": self.get_block_height,
+            "getEpochInfo": self.get_epoch_info,
+            "getHealth": self.get_health,
+            "getLatestBlockhash": self.get_latest_blockhash,
+            "getMinimumBalanceForRentExemption": self.get_minimum_balance_for_rent_exemption,
+            "getMultipleAccounts": self.get_multiple_accounts,
+            "getProgramAccounts": self.get_program_accounts,
+            "getSignatureStatuses": self.get_signature_statuses,
+            "getSignaturesForAddress": self.get_signatures_for_address,
+            "getSlot": self.get_slot,
+            "getTokenAccountBalance": self.get_token_account_balance,
+            "getTransaction": self.get_transaction,
+            "getVersion": self.get_version,
+            "isBlockhashValid": self.is_blockhash_valid,
+            "requestAirdrop": self.request_airdrop,
+            "sendTransaction": self.send_transaction,
+            "simulateTransaction": self.simulate_transaction,
+            "simnet_advance": self.simnet_advance,
+            "simnet_faults": self.simnet_faults,
+            "simnet_fund": self.simnet_fund,
+            "simnet_ledger": self.simnet_ledger,
+            "simnet_move_price": self.simnet_move_price,
+            "simnet_pause": self.simnet_pause,
+            "simnet_pools": self.simnet_pools,
+            "simnet_resume": self.simnet_resume,
+        }
+        self._answered = {name: requests_total.labels(name, "ok") for name in self._methods}
+
+    async def answer(self, body: bytes) -> bytes:
+        """Return the answer to one call or to a batch of them."""
+        try:
+            request = _decode(body)
+        except msgspec.DecodeError:
+            return _encode(_error_json(None, RpcFault(-32700, "Parse error")))
+        if not isinstance(request, list):
+            return _encode(await self._finished(*self._begin(request)))
+        if not request:
+            return _encode(_error_json(None, RpcFault(-32600, "Invalid request")))
+        answers = [self._begin(each) for each in request]
+        if any(isinstance(result, CoroutineType) for _, result in answers):
+            return _encode(await asyncio.gather(*(self._finished(*each) for each in answers)))
+        return _encode([_answer_json(*each) for each in answers])
+
+    def _begin(self, request: Any) -> tuple[Any, Any]:
+        """Return a call's id and its result, fault, or coroutine of either."""
+        if not isinstance(request, dict) or not isinstance(request.get("method"), str):
+            return None, RpcFault(-32600, "Invalid request")
+        request_id = request.get("id")
+        name = request["method"]
+        method = self._methods.get(name)
+        if method is None:
+            return request_id, RpcFault(-32601, "Method not found")
+        params = request.get("params")
+        if params is None:
+            params = []
+        elif isinstance(params, dict):
+            params = [params]
+        try:
+            result = method(params)
+        except RpcFault as fault:
+            requests_total.labels(name, fault.code).inc()
+            return request_id, fault
+        self._answered[name].inc()
+        return request_id, result
+
+    async def _finished(self, request_id: Any, result: Any) -> Json:
+        if isinstance(result, CoroutineType):
+            try:
+                result = await result
+            except RpcFault as fault:
+                result = fault
+        return _answer_json(request_id, result)
+
+    # ---- Time
+
+    def get_slot(self, params: list[Any]) -> int:
+        options = _options(params, 0)
+        self._check_context(options)
+        return self._chain.slot_of(_commitment(options))
+
+    def get_block_height(self, params: list[Any]) -> int:
+        return self._chain.block_height(self.get_slot(params))
+
+    def get_epoch_info(self, params: list[Any]) -> Json:
+        slot = self.get_slot(params)
+        return {
+            "absoluteSlot": slot,
+            "blockHeight": self._chain.block_height(slot),
+            "epoch": slot // SLOTS_IN_EPOCH,
+            "slotIndex": slot % SLOTS_IN_EPOCH,
+            "slotsInEpoch": SLOTS_IN_EPOCH,
+            "transactionCount": self._chain.transaction_count,
+        }
+
+    def get_latest_blockhash(self, params: list[Any]) -> Json:
+        options = _options(params, 0)
+        self._check_context(options)
+        slot = self._chain.slot_of(_commitment(options))
+        return _with_context(slot, self._blockhash_json(slot))
+
+    def is_blockhash_valid(self, params: list[Any]) -> Json:
+        blockhash = _address(argument(params, 0, 1))
+        options = _options(params, 1)
+        self._check_context(options)
+        commitment = _commitment(options)
+        return _with_context(
+            self._chain.slot_of(commitment), self._chain.is_blockhash_valid(blockhash, commitment)
+        )
+
+    def get_health(self, _params: list[Any]) -> str:
+        return "ok"
+
+    def get_version(self, _params: list[Any]) -> Json:
+        return {"solana-core": API_VERSION, "feature-set": 3294202862}
+
+    def _blockhash_json(self, slot: int) -> Json:
+        return {
+            "blockhash": address_text(self._chain.blockhash(slot)),
+            "lastValidBlockHeight": self._chain.block_height(slot) + MAX_PROCESSING_AGE,
+        }
+
+    # ---- Accounts
+
+    def get_account_info(self, params: list[Any]) -> Json:
+        address = _address(argument(params, 0, 1))
+        slot, encode = self._account_reader(_options(params, 1))
+        return _with_context(slot, encode(address))
+
+    def get_multiple_accounts(self, params: list[Any]) -> Json:
+        addresses = argument(params, 0, 1)
+        if not isinstance(addresses, list):
+            raise _invalid("Invalid params: invalid type, expected a sequence")
+        if len(addresses) > MAX_ACCOUNTS:
+            raise _invalid(f"Too many inputs provided; max {MAX_ACCOUNTS}")
+        slot, encode = self._account_reader(_options(params, 1))
+        return _with_context(slot, [encode(_address(text)) for text in addresses])
+
+    def get_balance(self, params: list[Any]) -> Json:
+        address = _address(argument(params, 0, 1))
+        options = _options(params, 1)
+        self._check_context(options)
+        slot = self._chain.slot_of(_commitment(options))
+        account = self._chain.accounts_at(slot).get(address)
+        return _with_context(slot, account.lamports if account else 0)
+
+    def get_token_account_balance(self, params: list[Any]) -> Json:
+        address = _address(argument(params, 0, 1))
+        slot = self._chain.slot_of(_commitment(_options(params, 1)))
+        accounts = self._chain.accounts_at(slot)
+        account = accounts.get(address)
+        if account is None:
+            raise _invalid("Invalid param: could not find account")
+        if not is_token_account(account):
+            raise _invalid("Invalid param: not a Token account")
+        mint = accounts.get(token_mint(account))
+        decimals = mint_decimals(mint) if mint is not None else 0
+        return _with_context(slot, token_amount_json(token_balance(account), decimals))
+
+    def get_program_accounts(self, params: list[Any]) -> Any:
+        program = _address(argument(params, 0, 1))
+        options = _options(params, 1)
+        slot, encode = self._account_reader(options)
+        wanted = [_filter(each) for each in options.get("filters") or ()]
+        accounts = self._chain.accounts_at(slot)
+        found = []
+        for address in list(self._chain.accounts):
+            account = accounts.get(address)
+            if (
+                account is not None
+                and account.owner == program
+                and all(matches(account.data) for matches in wanted)
+            ):
+                found.append({"pubkey": address_text(address), "account": encode(address)})
+        return _with_context(slot, found) if options.get("withContext") else found
+
+    def get_minimum_balance_for_rent_exemption(self, params: list[Any]) -> int:
+        return rent_exempt_minimum(_whole(argument(params, 0, 1), "length", 0, 10 * 2**20))
+
+    def _account_reader(self, options: Json) -> tuple[int, Callable[[bytes], Any]]:
+        """Return the slot to read at, and what turns an address into its account's JSON or None."""
+        self._check_context(options)
+        slot = self._chain.slot_of(_commitment(options))
+        accounts = self._chain.accounts_at(slot)
+        encoding = options.get("encoding") or "base58"
+        if encoding not in ("base64", "base58"):
+            raise _invalid(f"Invalid params: encoding {encoding!r} is not supported; use base64")
+        data_slice = _data_slice(options.get("dataSlice"))
+        if encoding == "base58" or data_slice is not None:
+
+            def encode(address: bytes) -> Any:
+                account = accounts.get(address)
+                return None if account is None else account_json(account, encoding, data_slice)
+
+            return slot, encode
+        cache = self._account_cache
+
+        def encode_cached(address: bytes) -> Any:
+            account = accounts.get(address)
+            if account is None:
+                return None
+            known = cache.get(address)
+            # Accounts never change, they are replaced: the same one has the same JSON.
+            if known is None or known[0] is not account:
+                if len(cache) >= _ACCOUNT_CACHE:
+                    cache.clear()
+                known = (account, msgspec.Raw(_encode(account_json(account, "base64", None))))
+                cache[address] = known
+            return known[1]
+
+        return slot, encode_cached
+
+    # ---- Transactions
+
+    def send_transaction(self, params: list[Any]) -> str:
+        options = _options(params, 1)
+        transaction = _transaction(argument(params, 0, 1), options.get("encoding") or "base58")
+        self._check_context(options)
+        if not options.get("skipPreflight"):
+            self._preflight(transaction, _commitment(options, "preflightCommitment"))
+        elif not self._chain.has(transaction.signature) and not transaction.verified():
+            # Forwarded unseen and thrown away by the next node: the sender hears nothing of it.
+            return signature_text(transaction.signature)
+        fate = self._chain.accept(transaction)
+        if fate.answered_with_error:
+            raise RpcFault(-32603, "Internal error")
+        return signature_text(transaction.signature)
+
+    def simulate_transaction(self, params: list[Any]) -> Json:
+        options = _options(params, 1)
+        transaction = _transaction(argument(params, 0, 1), options.get("encoding") or "base58")
+        self._check_context(options)
+        replace = bool(options.get("replaceRecentBlockhash"))
+        if options.get("sigVerify"):
+            if replace:
+                raise _invalid("sigVerify may not be used with replaceRecentBlockhash")
+            if not transaction.verified():
+                raise RpcFault(-32003, "Transaction signature verification failure")
+        commitment = _commitment(options)
+        outcome, view = self._chain.simulate(transaction, commitment, any_blockhash=replace)
+        slot = self._chain.slot_of(commitment)
+        value = _simulation_json(outcome)
+        wanted = options.get("accounts")
+        if wanted is not None:
+            value["accounts"] = _simulated_accounts(wanted, outcome, view)
+        if replace:
+            value["replacementBlockhash"] = self._blockhash_json(slot)
+        return _with_context(slot, value)
+
+    def request_airdrop(self, params: list[Any]) -> str:
+        wallet = _address(argument(params, 0, 2))
+        lamports = _whole(argument(params, 1, 2), "lamports", 1, 2**63 - 1)
+        payer = self._faucet.pubkey()
+        message = Message.new_with_blockhash(
+            [
+                transfer(
+                    TransferParams(from_pubkey=payer, to_pubkey=Pubkey.from_bytes(wallet), lamports=lamports)
+                ),
+                # Two airdrops of one amount in one slot would otherwise be one transaction.
+                Instruction(MEMO_PROGRAM, f"airdrop {next(self._airdrops)}".encode(), []),
+            ],
+            payer,
+            Hash.from_bytes(self._chain.blockhash(self._chain.slot)),
+        )
+        signed = SignedTransaction([self._faucet], message, message.recent_blockhash)
+        transaction = Transaction(bytes(signed))
+        self._chain.accept(transaction)
+        return signature_text(transaction.signature)
+
+    def get_signature_statuses(self, params: list[Any]) -> Any:
+        texts = argument(params, 0, 1)
+        if not isinstance(texts, list):
+            raise _invalid("Invalid params: invalid type, expected a sequence")
+        if len(texts) > MAX_SIGNATURES:
+            raise _invalid(f"Too many inputs provided; max {MAX_SIGNATURES}")
+        signatures = [parse_signature(text) for text in texts]
+        if _options(params, 1).get("searchTransactionHistory"):
+            return self._statuses_with_history(signatures)
+        return _with_context(self._chain.slot, [self._status_json(each) for each in signatures])
+
+    def get_transaction(self, params: list[Any]) -> Any:
+        signature = parse_signature(argument(params, 0, 1))
+        given = params[1] if len(params) > 1 else None
+        options = {"encoding": given} if isinstance(given, str) else _options(params, 1)
+        commitment = _commitment(options)
+        if commitment == "processed":
+            raise _invalid("Method does not support commitment below `confirmed`")
+        encoding = options.get("encoding") or "json"
+        if encoding not in ("json", "base58", "base64"):
+            raise _invalid(f"Invalid params: encoding {encoding!r} is not supported; use base64")
+        versioned = options.get("maxSupportedTransactionVersion") is not None
+        return self._transaction_json(signature, commitment, encoding, versioned)
+
+    def get_signatures_for_address(self, params: list[Any]) -> Any:
+        address = _address(argument(params, 0, 1))
+        options = _options(params, 1)
+        self._check_context(options)
+        commitment = _commitment(options)
+        if commitment == "processed":
+            raise _invalid("Method does not support commitment below `confirmed`")
+        limit = options.get("limit")
+        if limit is None:
+            limit = _MAX_PAGE
+        elif isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= _MAX_PAGE:
+            raise _invalid(f"Invalid limit; max {_MAX_PAGE}")
+        before, until = (
+            None if options.get(name) is None else parse_signature(options[name])
+            for name in ("before", "until")
+        )
+        return self._signatures_json(address, before, until, limit, commitment)
+
+    def _preflight(self, transaction: Transaction, commitment: str) -> None:
+        """Raise the fault that a node's look at the transaction, ahead of forwarding it, ends in."""
+        if not transaction.verified():
+            raise RpcFault(-32003, "Transaction signature verification failure")
+        outcome, _ = self._chain.simulate(transaction, commitment)
+        if outcome.error is not None:
+            raise RpcFault(
+                -32002,
+                f"Transaction simulation failed: {error_text(outcome.error)}",
+                _simulation_json(outcome)
+                | dict.fromkeys(
+                    (
+                        "fee",
+                        "preBalances",
+                        "postBalances",
+                        "preTokenBalances",
+                        "postTokenBalances",
+                        "loadedAddresses",
+                    )
+                ),
+            )
+
+    def _status_json(self, signature: bytes) -> Json | None:
+        status = self._chain.status(signature)
+        return None if status is None else self._landed_status_json(status.slot, status.error)
+
+    def _landed_status_json(self, slot: int, error: Any) -> Json:
+        commitment = self._chain.commitment_of(slot)
+        return status_json(
+            slot, error, commitment, None if commitment == "finalized" else self._chain.slot - slot
+        )
+
+    async def _statuses_with_history(self, signatures: Sequence[bytes]) -> Json:
+        # The slot first: the answer is then at least as new as its context says.
+        slot = self._chain.slot
+        older = await self._chain.history(signatures)
+        return _with_context(
+            slot,
+            [
+                self._landed_status_json(older[each].slot, older[each].error)
+                if each in older
+                else self._status_json(each)
+                for each in signatures
+            ],
+        )
+
+    async def _transaction_json(
+        self, signature: bytes, commitment: str, encoding: str, versioned: bool
+    ) -> Json | None:
+        landed = await self._chain.record(signature)
+        if landed is None or landed.slot > self._chain.slot_of(commitment):
+            return None
+        if is_versioned(landed) and not versioned:
+            raise RpcFault(
+                -32015,
+                "Transaction version (0) is not supported by the requesting client. Please try the request"
+                " again with the following configuration parameter:"
+                ' "maxSupportedTransactionVersion": 0',
+            )
+        return transaction_json(landed, encoding, with_version=versioned)
+
+    async def _signatures_json(
+        self, address: bytes, before: bytes | None, until: bytes | None, limit: int, commitment: str
+    ) -> list[Json]:
+        found = await self._chain.naming(
+            address, before=before, until=until, limit=limit, commitment=commitment
+        )
+        return [
+            {
+                "signature": signature_text(each.signature),
+                "slot": each.slot,
+                "err": each.error,
+                "memo": memo_text(each.memo),
+                "blockTime": each.block_time,
+                "confirmationStatus": self._chain.commitment_of(each.slot),
+            }
+            for each in found
+        ]
+
+    def _check_context(self, options: Json) -> None:
+        least = options.get("minContextSlot")
+        if least is not None:
+            slot = self._chain.slot_of(_commitment(options))
+            if slot < _whole(least, "minContextSlot", 0, 2**64 - 1):
+                raise RpcFault(-32016, "Minimum context slot has not been reached", {"contextSlot": slot})
+
+    # ---- What only a simulation can do
+
+    async def simnet_fund(self, params: list[Any]) -> Json:
+        """{wallet, mint (address, symbol or "SOL"), amount in base units}: give, at once, from nowhere."""
+        asked = _named(params, "wallet", "mint", "amount")
+        wallet = _address(asked["wallet"])
+        amount = _whole(asked["amount"], "amount", 1, 2**63 - 1)
+        mint = asked["mint"]
+        if mint == SOL.symbol:
+            address = wallet
+
+            def give(view: View, _clock: Clock) -> None:
+                account = view.get(wallet) or Account(0)
+                view.put(wallet, Account(account.lamports + amount, account.owner, account.data))
+
+        else:
+            token = find_token(mint) if isinstance(mint, str) else None
+            mint_address = _address(token.mint if token else mint)
+            address = address_of(wallet, mint_address)
+
+            def give(view: View, _clock: Clock) -> None:
+                _mint_tokens(view, wallet, mint_address, amount)
+
+        await self._chain.change(give)
+        account = self._chain.accounts[address]
+        balance = account.lamports if address == wallet else token_balance(account)
+        return {"account": address_text(address), "balance": str(balance)}
+
+    def simnet_faults(self, params: list[Any]) -> Json:
+        """{drop: 0.1, ...}: change those figures; without any, only tell. Returns all of them."""
+        try:
+            self._chain.faults = self._chain.faults.changed(_options(params, 0))
+        except FaultError as error:
+            raise _invalid(str(error)) from None
+        return asdict(self._chain.faults)
+
+    def simnet_pools(self, _params: list[Any]) -> list[Json]:
+        """Every pool, with the price of a whole base token in quote tokens, before fees."""
+        view = View(self._chain.accounts)
+        return [self._pool_json(view, pool) for pool in self._chain.market.pools]
+
+    async def simnet_move_price(self, params: list[Any]) -> list[Json]:
+        """{pool or pair ("SOL/USDC"), bps, hold}: move the base token's price by so many basis points.
+
+        Moved by swaps, at once. `hold` true: the market leaves the pool alone from now on; false: it
+        brings it back in line again; left out: as it was. Returns the pools concerned.
+        """
+        asked = _options(params, 0)
+        pools = self._pools_named(asked)
+        bps = _whole(asked.get("bps", 0), "bps", -9_000, 1_000_000)
+        hold = asked.get("hold")
+        market = self._chain.market
+
+        def push(view: View, clock: Clock) -> None:
+            for pool in pools:
+                market.push(view, pool, bps, clock)
+                if hold is not None:
+                    (market.held.add if hold else market.held.discard)(bytes(pool.keys.pool))
+
+        await self._chain.change(push)
+        view = View(self._chain.accounts)
+        return [self._pool_json(view, pool) for pool in pools]
+
+    async def simnet_ledger(self, params: list[Any]) -> Json:
+        """{memoPrefix, after, limit}: landed transactions in the order of execution, a page at a time.
+
+        The next page starts `after` the last one's `sequence`. The record is what the ledger's file holds.
+        """
+        asked = _options(params, 0)
+        prefix = asked.get("memoPrefix") or ""
+        if not isinstance(prefix, str):
+            raise _invalid("memoPrefix must be text")
+        after = _whole(asked.get("after", 0), "after", 0, 2**63 - 1)
+        limit = _whole(asked.get("limit", _MAX_PAGE), "limit", 1, _MAX_PAGE)
+        page = await self._chain.page(prefix, after, limit)
+        return {"slot": self._chain.slot, "transactions": [_ledger_json(each) for each in page]}
+
+    def simnet_pause(self, _params: list[Any]) -> int:
+        """Stop producing slots. Returns the slot it stopped at, or one before it if one is under way."""
+        self._chain.producing.clear()
+        return self._chain.slot
+
+    def simnet_resume(self, _params: list[Any]) -> int:
+        self._chain.producing.set()
+        return self._chain.slot
+
+    async def simnet_advance(self, params: list[Any]) -> int:
+        """{slots}: produce so many slots now, one after the other, paused or not. Returns the last."""
+        for _ in range(_whole(_options(params, 0).get("slots", 1), "slots", 1, _MAX_ADVANCE)):
+            await self._chain.advance()
+        return self._chain.slot
+
+    def _pools_named(self, asked: Json) -> list[GenesisPool]:
+        if "pool" in asked:
+            pool = self._chain.market.find(_address(asked["pool"]))
+            pools = [] if pool is None else [pool]
+        else:
+            pair = asked.get("pair")
+            pools = [
+                pool for pool in self._chain.market.pools if f"{pool.base.symbol}/{pool.quote.symbol}" == pair
+            ]
+        if not pools:
+            raise _invalid("there is no such pool or pair; simnet_pools lists them")
+        return pools
+
+    def _pool_json(self, view: View, pool: GenesisPool) -> Json:
+        price = self._chain.market.price(view, pool)
+        if not pool.a_is_base:
+            price = 1 / price
+        vaults = (pool.keys.vault_a, pool.keys.vault_b)
+        base_vault, quote_vault = vaults if pool.a_is_base else vaults[::-1]
+        return {
+            "pool": str(pool.keys.pool),
+            "venue": pool.venue.name,
+            "kind": pool.venue.kind,
+            "base": pool.base.symbol,
+            "quote": pool.quote.symbol,
+            "feePpm": pool.fee_ppm,
+            "price": price * _units(pool.base) / _units(pool.quote),
+            "baseVault": str(base_vault),
+            "quoteVault": str(quote_vault),
+            "baseAmount": str(_vault_balance(view, base_vault)),
+            "quoteAmount": str(_vault_balance(view, quote_vault)),
+            "held": bytes(pool.keys.pool) in self._chain.market.held,
+        }
+
+
+# ---- Answers
+
+
+def _answer_json(request_id: Any, result: Any) -> Json:
+    if isinstance(result, RpcFault):
+        return _error_json(request_id, result)
+    return {"jsonrpc": "2.0", "result": result, "id": request_id}
+
+
+def _error_json(request_id: Any, fault: RpcFault) -> Json:
+    error: Json = {"code": fault.code, "message": fault.message}
+    if fault.data is not None:
+        error["data"] = fault.data
+    return {"jsonrpc": "2.0", "error": error, "id": request_id}
+
+
+def _with_context(slot: int, value: Any) -> Json:
+    return {"context": {"slot": slot, "apiVersion": API_VERSION}, "value": value}
+
+
+def _simulation_json(outcome: Outcome) -> Json:
+    meta = outcome.meta
+    return {
+        "err": outcome.error,
+        "logs": [] if meta is None else meta.logs,
+        "accounts": None,
+        "unitsConsumed": 0 if meta is None else meta.compute_units,
+        "loadedAccountsDataSize": _LOADED_DATA_SIZE,
+        "returnData": None,
+        "innerInstructions": None,
+        "replacementBlockhash": None,
+    }
+
+
+def _simulated_accounts(wanted: Any, outcome: Outcome, view: View) -> list[Json | None] | None:
+    addresses = wanted.get("addresses") if isinstance(wanted, dict) else None
+    if not isinstance(addresses, list):
+        raise _invalid("Invalid params: missing field `addresses`")
+    if wanted.get("encoding") not in (None, "base64"):
+        raise _invalid("base58 encoding not supported")
+    if outcome.error is not None:
+        return [None for _ in addresses]
+    accounts = [view.get(_address(text)) for text in addresses]
+    return [None if account is None else account_json(account, "base64", None) for account in accounts]
+
+
+def _ledger_json(landed: Landed) -> Json:
+    return {
+        "sequence": landed.sequence,
+        "signature": signature_text(landed.signature),
+        "slot": landed.slot,
+        "blockTime": landed.block_time,
+        "err": landed.error,
+        "fee": landed.fee,
+        "memo": landed.memo,
+        "amounts": [
+            {
+                "owner": address_text(balance.owner),
+                "mint": address_text(balance.mint),
+                "before": str(balance.before or 0),
+                "after": str(balance.after or 0),
+                "change": str((balance.after or 0) - (balance.before or 0)),
+            }
+            for balance in landed.meta.token_balances
+        ],
+    }
+
+
+# ---- Questions
+
+
+def argument(params: list[Any], position: int, least: int) -> Any:
+    if not isinstance(params, list) or position >= len(params):
+        raise _invalid(f"`params` should have at least {least} argument(s)")
+    return params[position]
+
+
+def _options(params: list[Any], position: int) -> Json:
+    if not isinstance(params, list) or position >= len(params) or params[position] is None:
+        return {}
+    options = params[position]
+    if not isinstance(options, dict):
+        raise _invalid("Invalid params: invalid type, expected a map")
+    return options
+
+
+def _named(params: list[Any], *names: str) -> Json:
+    asked = _options(params, 0)
+    for name in names:
+        if name not in asked:
+            raise _invalid(f"{name} is missing")
+    return asked
+
+
+def _commitment(options: Json, name: str = "commitment") -> str:
+    commitment = options.get(name)
+    if commitment is None:
+        return "finalized"
+    if commitment not in COMMITMENTS:
+        raise _invalid(
+            f"Invalid params: unknown variant `{commitment}`,"
+            " expected one of `processed`, `confirmed`, `finalized`"
+        )
+    return str(commitment)
+
+
+def _address(text: Any) -> bytes:
+    if not isinstance(text, str):
+        raise _invalid("Invalid params: invalid type, expected a string")
+    try:
+        return bytes(Pubkey.from_string(text))
+    except ValueError:
+        raise _invalid(f"Invalid param: {_what_is_wrong(text)}") from None
+
+
+def parse_signature(text: Any) -> bytes:
+    if not isinstance(text, str):
+        raise _invalid("Invalid params: invalid type, expected a string")
+    try:
+        return bytes(Signature.from_string(text))
+    except ValueError:
+        raise _invalid(f"Invalid param: {_what_is_wrong(text)}") from None
+
+
+def _what_is_wrong(text: str) -> str:
+    try:
+        base58.decode(text)
+    except ValueError:
+        return "Invalid"
+    return "WrongSize"
+
+
+def _whole(value: Any, name: str, least: int, most: int) -> int:
+    """Return a whole number given as a number or, for those that JavaScript cannot hold, as text."""
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 20:
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise _invalid(f"Invalid params: {name} must be a whole number from {least} to {most}")
+    return value
+
+
+def _data_slice(asked: Any) -> tuple[int, int] | None:
+    if asked is None:
+        return None
+    if not isinstance(asked, dict):
+        raise _invalid("Invalid params: invalid type, expected a map")
+    return (
+        _whole(asked.get("offset"), "offset", 0, 2**32),
+        _whole(asked.get("length"), "length", 0, 2**32),
+    )
+
+
+def _filter(asked: Any) -> Callable[[bytes], bool]:
+    """Return whether an account's data passes a filter of getProgramAccounts."""
+    if isinstance(asked, dict) and "dataSize" in asked:
+        size = _whole(asked["dataSize"], "dataSize", 0, 2**32)
+        return lambda data: len(data) == size
+    memcmp = asked.get("memcmp") if isinstance(asked, dict) else None
+    if not isinstance(memcmp, dict):
+        raise _invalid("Invalid params: a filter is dataSize or memcmp")
+    offset = _whole(memcmp.get("offset"), "offset", 0, 2**32)
+    text = memcmp.get("bytes")
+    if not isinstance(text, str):
+        raise _invalid("Invalid params: invalid type, expected a string")
+    try:
+        wanted = b64decode(text, validate=True) if memcmp.get("encoding") == "base64" else base58.decode(text)
+    except ValueError:
+        raise _invalid("Invalid param: Invalid") from None
+    return lambda data: data[offset : offset + len(wanted)] == wanted
+
+
+def _transaction(text: Any, encoding: str) -> Transaction:
+    if not isinstance(text, str):
+        raise _invalid("Invalid params: invalid type, expected a string")
+    most = {"base64": MAX_BASE64_SIZE, "base58": MAX_BASE58_SIZE}.get(encoding)
+    if most is None:
+        raise _invalid(f"unsupported encoding: {encoding}. Supported encodings: base58, base64")
+    kind = "solana_transaction::versioned::VersionedTransaction"
+    if len(text) > most:
+        raise _invalid(
+            f"{encoding} encoded {kind} too large: {len(text)} bytes (max: encoded/raw {most}/{MAX_RAW_SIZE})"
+        )
+    try:
+        raw = b64decode(text, validate=True) if encoding == "base64" else base58.decode(text)
+    except (ValueError, Base64Error) as error:
+        raise _invalid(f"invalid {encoding} encoding: {error}") from None
+    if len(raw) > MAX_RAW_SIZE:
+        raise _invalid(f"decoded {kind} too large: {len(raw)} bytes (max: {MAX_RAW_SIZE} bytes)")
+    try:
+        return Transaction(raw)
+    except (Undecodable, Unsanitary) as error:
+        raise _invalid(str(error)) from None
+
+
+# ---- Funding and pools
+
+
+def _mint_tokens(view: View, wallet: bytes, mint: bytes, amount: int) -> None:
+    mint_account = view.get(mint)
+    if mint_account is None or not is_mint(mint_account):
+        raise _invalid(
+            f"{address_text(mint)} is no mint; there are {', '.join(each.symbol for each in TOKENS)}"
+        )
+    supply = MINT.decode(mint_account.data).supply + amount
+    address = address_of(wallet, mint)
+    account = view.get(address) or new_token_account(mint, wallet)
+    balance = token_balance(account) + amount
+    if max(supply, balance) >= 2**64:
+        raise _invalid("there cannot be so many tokens")
+    view.put(address, with_token_balance(account, balance))
+    view.put(
+        mint, Account(mint_account.lamports, mint_account.owner, MINT.patch(mint_account.data, supply=supply))
+    )
+
+
+def _units(token: Token) -> float:
+    return float(10**token.decimals)
+
+
+def _vault_balance(view: View, vault: Pubkey) -> int:
+    account = view.get(bytes(vault))
+    return 0 if account is None else token_balance(account)
