@@ -1,0 +1,27 @@
+"""A child process for the supervisor's tests: writes its pid, then does what it is told.
+
+python supervised_child.py <parent pid> <folder> <index> (run | refuse | ignore)
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+from engine.process import UNUSABLE, die_with_parent
+
+parent, folder, index, what = sys.argv[1:]
+die_with_parent(int(parent))
+signals = {signal.SIGTERM, signal.SIGINT}
+signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+if what == "refuse":
+    sys.exit(UNUSABLE)
+with (Path(folder) / index).open("a") as pids:
+    pids.write(f"{os.getpid()}\n")
+while True:
+    number = signal.sigwait(signals)
+    if what == "run":
+        (Path(folder) / f"{index}.stopped").write_text(signal.Signals(number).name)
+        sys.exit(0)

@@ -1,0 +1,150 @@
+"""Hints over a real Valkey: many orders a message, and gaps that are told."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from uuid import UUID, uuid4
+
+import pytest
+from prometheus_client import REGISTRY
+from redis.asyncio import Redis
+
+from cli.embedded import Valkey
+from engine.hints import CHANNEL, MAX_ORDER_IDS, Hints
+from engine.redis_client import make_client
+from engine.settings import Settings
+from tests.integration.engine.polling import until
+
+
+class Heard:
+    """What a subscriber was told, and the task that listens."""
+
+    def __init__(self, hints: Hints) -> None:
+        self.messages: list[Sequence[UUID]] = []
+        self.connected = self.lost = 0
+        self._hints = hints
+
+    async def run(self) -> None:
+        await self._hints.run(self.messages.append, self._on_connected, self._on_lost)
+
+    def _on_connected(self) -> None:
+        assert self._hints.up
+        self.connected += 1
+
+    def _on_lost(self) -> None:
+        assert not self._hints.up
+        self.lost += 1
+
+    @property
+    def orders(self) -> list[UUID]:
+        return [order_id for message in self.messages for order_id in message]
+
+
+@asynccontextmanager
+async def listening(settings: Settings) -> AsyncIterator[tuple[Hints, Heard]]:
+    hints = Hints(settings)
+    heard = Heard(hints)
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(heard.run())
+        try:
+            yield hints, heard
+        finally:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+            await hints.aclose()
+
+
+@pytest.fixture
+async def client(empty_valkey: Settings) -> AsyncIterator[Redis]:
+    async with make_client(empty_valkey) as client:
+        yield client
+
+
+def dropped(reason: str) -> float:
+    return REGISTRY.get_sample_value("order_engine_hints_dropped_total", {"reason": reason}) or 0.0
+
+
+async def test_hints_published_at_once_travel_in_one_message(empty_valkey: Settings) -> None:
+    orders = [uuid4() for _ in range(50)]
+    async with listening(empty_valkey) as (hints, heard):
+        await until(lambda: heard.connected)
+        async with asyncio.TaskGroup() as group:
+            for order_id in orders:
+                group.create_task(hints.publish([order_id, order_id]))
+        await until(lambda: heard.orders)
+    assert heard.messages == [orders]
+
+
+async def test_more_orders_than_a_message_may_carry_are_split(empty_valkey: Settings) -> None:
+    orders = [uuid4() for _ in range(MAX_ORDER_IDS + 1)]
+    async with listening(empty_valkey) as (hints, heard):
+        await until(lambda: heard.connected)
+        await hints.publish(orders)
+        await hints.publish([])
+        await until(lambda: len(heard.orders) == len(orders))
+    assert [len(message) for message in heard.messages] == [MAX_ORDER_IDS, 1]
+    assert heard.orders == orders
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [b"", b"text", b"not an order id!", uuid4().bytes[:-1], uuid4().bytes * (MAX_ORDER_IDS + 1)],
+    ids=["nothing", "text", "16 letters", "a cut id", "too many"],
+)
+async def test_garbage_is_dropped_and_counted(empty_valkey: Settings, client: Redis, garbage: bytes) -> None:
+    before = dropped("malformed")
+    order_id = uuid4()
+    async with listening(empty_valkey) as (hints, heard):
+        await until(lambda: heard.connected)
+        await client.publish(CHANNEL, garbage)
+        await hints.publish([order_id])
+        await until(lambda: heard.orders)
+    assert heard.orders == [order_id]
+    assert dropped("malformed") == before + 1
+
+
+async def test_a_lost_subscription_is_told_and_made_again(empty_valkey: Settings, client: Redis) -> None:
+    async with listening(empty_valkey) as (hints, heard):
+        await until(lambda: heard.connected == 1)
+        await client.execute_command("CLIENT", "KILL", "TYPE", "pubsub")  # type: ignore[no-untyped-call]
+        await until(lambda: heard.connected == 2)
+        assert heard.lost == 1
+        await hints.publish([uuid4()])
+        await until(lambda: heard.orders)
+
+
+async def test_hints_come_and_go_with_redis_over_tcp(tmp_path: Path, free_port: Callable[[], int]) -> None:
+    port = free_port()
+    server = Valkey(tmp_path / "data", options={"port": str(port)})
+    settings = Settings(redis_host="127.0.0.1", redis_port=port)
+    before = dropped("publish_failed")
+    lost, first, second = uuid4(), uuid4(), uuid4()
+    try:
+        async with listening(settings) as (hints, heard):
+            await hints.publish([lost])  # nobody is there: dropped, not raised
+            assert dropped("publish_failed") == before + 1
+            server.start()
+            await until(lambda: heard.connected == 1)
+            await until_heard(hints, heard, first)
+            server.kill()
+            await until(lambda: heard.lost == 1)
+            server.start()
+            await until(lambda: heard.connected == 2)
+            await until_heard(hints, heard, second)
+        assert lost not in heard.orders
+    finally:
+        server.stop()
+
+
+async def until_heard(hints: Hints, heard: Heard, order_id: UUID) -> None:
+    """Publishing rests for a while after a failure: publish until it is heard."""
+
+    async def is_heard() -> bool:
+        await hints.publish([order_id])
+        return order_id in heard.orders
+
+    await until(is_heard)
