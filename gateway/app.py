@@ -14,7 +14,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
-from starlette.routing import BaseRoute, Route, WebSocketRoute
+from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from client import OrderClient, OrderError
@@ -23,7 +23,6 @@ from gateway.openapi import openapi_body
 from gateway.pages import page_routes
 from gateway.problems import HttpRefusal, code_of, problem, problem_of_error, problem_of_refusal
 from gateway.rest import Rest
-from gateway.sockets import Sockets
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +39,6 @@ _API_HEADERS: Final = (
 def make_app(client: OrderClient, allowed_origins: Collection[str]) -> ASGIApp:
     """Return the application. `allowed_origins` may use it from pages of their own, besides its own pages."""
     rest = Rest(client)
-    sockets = Sockets(client, allowed_origins)
 
     async def healthz(_request: Request) -> Response:
         reason = await client.unready_reason()
@@ -56,7 +54,7 @@ def make_app(client: OrderClient, allowed_origins: Collection[str]) -> ASGIApp:
 
     routes: list[BaseRoute] = [
         Route("/api/orders/execute", rest.execute, methods=["POST"]),
-        WebSocketRoute("/api/orders/{orderId}/ws", sockets.follow),
+        # The WebSocket itself is in gateway/sockets.py, ahead of this application.
         Route("/api/orders/{orderId}/ws", _upgrade_required, methods=["GET"]),
         Route("/api/orders/{orderId}/cancel", rest.cancel, methods=["POST"]),
         Route("/api/orders/{orderId}", rest.get, methods=["GET"]),

@@ -119,6 +119,13 @@ def problem(
     )
 
 
+def raw(answer: Response) -> bytes:
+    """Return the answer as it goes over the wire, for where there is no request to give an application."""
+    lines = [b"HTTP/1.1 %d %s" % (answer.status_code, HTTPStatus(answer.status_code).phrase.encode())]
+    lines += [b"%s: %s" % header for header in answer.raw_headers]
+    return b"\r\n".join([*lines, b"", bytes(answer.body)])
+
+
 def _field_name(field: str) -> str:
     """ "spec.input_token" -> "inputToken"."""
     name = camel(field.rpartition(".")[2])

@@ -1,31 +1,26 @@
-"""uvicorn's protocols with what they leave open: how long and how large a request's head may be, and what
-becomes of a WebSocket whose client does not read.
-"""
+"""uvicorn's HTTP protocol with what it leaves open: how long and how large a request's head may be."""
 
 from __future__ import annotations
 
 import asyncio
-from http import HTTPStatus
 from typing import Any, Final
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
-from gateway.problems import problem
+from gateway.problems import problem, raw
+from gateway.sockets import Socket, Sockets
 
 HEAD_SECONDS: Final = 10.0
 """From a connection's start, or a request's first byte, to the end of its headers."""
 MAX_HEAD_BYTES: Final = 16 * 1024
-WRITE_SECONDS: Final = 10.0
-"""How long a WebSocket's write buffer may stay full; and after that, how long its close may take."""
-TRY_AGAIN_LATER: Final = 1013
 
 
 class HttpProtocol(HttpToolsProtocol):
-    """HTTP/1.1 with a limit on each request's head, in time and in size."""
+    """HTTP/1.1 with a limit on each request's head, in time and in size. Upgrades become a Socket."""
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
+    def __init__(self, sockets: Sockets, **options: Any) -> None:
+        super().__init__(**options)
+        self._sockets = sockets
         self._head_bytes = 0
         self._header_bytes = 0
         self._in_head = True
@@ -46,6 +41,12 @@ class HttpProtocol(HttpToolsProtocol):
         # One header without an end never reaches on_header.
         if self._in_head and self._head_bytes > 2 * MAX_HEAD_BYTES and not self.transport.is_closing():
             self._refuse(431, "HEADERS_TOO_LARGE", f"the headers are larger than {MAX_HEAD_BYTES} bytes")
+
+    def handle_websocket_upgrade(self) -> None:
+        self.connections.discard(self)
+        connection = Socket(self._sockets, self.server_state, self.transport)
+        self.transport.set_protocol(connection)
+        connection.handshake(self.scope["method"], self.url, self.headers)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._header_bytes += len(name) + len(value)
@@ -76,10 +77,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _refuse(self, code: int, reason: str, message: str) -> None:
         """Answer where there is no request that an application could be given."""
-        answer = problem(code, reason, message, headers={"Connection": "close"})
-        lines = [b"HTTP/1.1 %d %s" % (code, HTTPStatus(code).phrase.encode())]
-        lines += [b"%s: %s" % header for header in answer.raw_headers]
-        self.transport.write(b"\r\n".join([*lines, b"", bytes(answer.body)]))
+        self.transport.write(raw(problem(code, reason, message, headers={"Connection": "close"})))
         self.transport.close()
 
     def _stop_head_timer(self) -> None:
@@ -90,40 +88,3 @@ class HttpProtocol(HttpToolsProtocol):
     def _give_up(self) -> None:
         self._head_timer = None
         self.transport.close()
-
-
-class SocketProtocol(WebSocketsSansIOProtocol):
-    """WebSocket whose write buffer may not stay full: the client is told to come back later, then dropped."""
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self._write_timer: asyncio.TimerHandle | None = None
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._stop_write_timer()
-        super().connection_lost(exc)
-
-    def pause_writing(self) -> None:
-        super().pause_writing()
-        if self._write_timer is None:
-            self._write_timer = self.loop.call_later(WRITE_SECONDS, self._too_slow)
-
-    def resume_writing(self) -> None:
-        if not self.close_sent:
-            self._stop_write_timer()
-        super().resume_writing()
-
-    def _too_slow(self) -> None:
-        if not self.close_sent:
-            self.queue.put_nowait({"type": "websocket.disconnect", "code": TRY_AGAIN_LATER})
-            self.conn.send_close(TRY_AGAIN_LATER, "reads too slowly; come back with ?after=")
-            self.transport.write(b"".join(self.conn.data_to_send()))
-            self.close_sent = True
-        # Closing waits for the buffer to be read, which may never happen.
-        self._write_timer = self.loop.call_later(WRITE_SECONDS, self.transport.abort)
-        self.transport.close()
-
-    def _stop_write_timer(self) -> None:
-        if self._write_timer is not None:
-            self._write_timer.cancel()
-            self._write_timer = None

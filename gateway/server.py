@@ -8,6 +8,7 @@ import resource
 import socket
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -18,15 +19,13 @@ from engine.process import StartupError
 from engine.settings import Settings, SettingsError
 from engine.telemetry import observe_batch
 from gateway.app import make_app
-from gateway.protocols import HttpProtocol, SocketProtocol
+from gateway.protocols import HttpProtocol
+from gateway.sockets import Sockets
 
 STARTUP_SECONDS: Final = 10.0
 """How long the order service may take to be there."""
 DRAIN_SECONDS: Final = 10
 """How long requests under way may take to end after SIGTERM."""
-MAX_INBOUND_BYTES: Final = 4096
-"""Of one WebSocket message from a client. They mean nothing here."""
-PING_SECONDS: Final = 20.0
 
 
 async def serve(
@@ -47,13 +46,7 @@ async def serve(
             await _until_ready(client, stopping)
             config = uvicorn.Config(
                 make_app(client, origins),
-                http=HttpProtocol,
-                ws=SocketProtocol,
-                ws_max_size=MAX_INBOUND_BYTES,
-                ws_ping_interval=PING_SECONDS,
-                ws_ping_timeout=PING_SECONDS,
-                # The events are small: deflating them costs more than it saves, in memory too.
-                ws_per_message_deflate=False,
+                http=partial(HttpProtocol, Sockets(client, origins)),  # type: ignore[arg-type]
                 lifespan="off",
                 log_config=None,
                 # At INFO it writes a line for each connection.
