@@ -1,0 +1,498 @@
+"""Drives a server with orders, and keeps what became of each.
+
+Three shapes of load:
+
+    burst     every connection submits as fast as it is answered; a few orders are watched
+    closed    every client submits an order, watches it to its end, and only then submits the next
+    rate      orders are due at a fixed rate, whether the server keeps up or not; latencies count from
+              when an order was due, so a stalled server cannot hide behind a stalled generator
+
+The same three go over REST and WebSocket to any server that offers them; `burst` also goes over gRPC,
+many orders a message and all watches on one stream.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections import Counter
+from collections.abc import AsyncIterable, AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any, Final
+from uuid import uuid4
+
+import grpc
+import msgspec
+from orders.v1 import orders_pb2, orders_pb2_grpc
+
+from bench.wire import Address, HttpConnection, WebSocket, WireError, request_bytes
+
+CLOSED: Final = frozenset({"confirmed", "failed", "cancelled", "expired"})
+_LIFE: Final = ("routing", "building", "submitted", "confirmed")
+"""What a watcher of a confirmed order has to have seen where events carry no sequence."""
+_PATH: Final = "/api/orders/execute"
+_STATUS_NAMES: Final = {
+    number: name.removeprefix("ORDER_STATUS_").lower() for name, number in orders_pb2.OrderStatus.items()
+}
+_READERS: Final = 8
+"""Connections that read orders back after the clock has stopped."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scenario:
+    name: str
+    mode: str
+    """burst, closed, rate or grpc."""
+    order_count: int
+    concurrency: int = 50
+    """Connections that submit (burst), clients (closed), batches under way (grpc)."""
+    rate: float = 0.0
+    """Orders a second (rate)."""
+    watch_fraction: float = 1.0
+    batch: int = 100
+    """Orders in one message (grpc)."""
+
+    def watches(self, index: int) -> bool:
+        """Answer whether the order of that index is watched: evenly spread, and the last ones always.
+
+        When the last orders have closed the run is over, so their end has to be seen.
+        """
+        if self.mode == "closed" or index >= self.order_count - min(self.concurrency, 50):
+            return True
+        return int((index + 1) * self.watch_fraction) > int(index * self.watch_fraction)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A server under load."""
+
+    url: str
+    grpc_address: str = ""
+
+
+class _Event(msgspec.Struct):
+    status: str = ""
+    sequence: int = 0
+
+
+class _Accepted(msgspec.Struct):
+    order_id: str = msgspec.field(name="orderId", default="")
+
+
+_decode_event = msgspec.json.Decoder(_Event).decode
+_decode_accepted = msgspec.json.Decoder(_Accepted).decode
+
+
+@dataclass(slots=True)
+class OrderRun:
+    """What became of one order. Times are of time.perf_counter."""
+
+    due: float
+    order_id: str = ""
+    accepted: float = 0.0
+    """0: not accepted."""
+    watched: bool = False
+    closed: float = 0.0
+    """When a watcher saw the closing event; 0: none did."""
+    final: str = ""
+    statuses: list[str] = field(default_factory=list)
+    sequences: list[int] = field(default_factory=list)
+
+    def saw(self, status: str, sequence: int, now: float) -> bool:
+        """Note an event; answer whether it closed the order."""
+        self.statuses.append(status)
+        self.sequences.append(sequence)
+        if status not in CLOSED or self.closed:
+            return False
+        self.closed, self.final = now, status
+        return True
+
+    @property
+    def complete(self) -> bool:
+        """Whether the watcher saw every event once and in order, up to the closing one.
+
+        By sequence, 1 to n; by status where the server's events carry no sequence. `pending` is what
+        the answer to the submit says, so a server need not repeat it.
+        """
+        if not self.closed:
+            return False
+        if any(self.sequences):
+            return self.sequences == list(range(1, len(self.sequences) + 1)) and self.statuses[-1] in CLOSED
+        seen = [status for status in self.statuses if status != "pending"]
+        return self.final != "confirmed" or tuple(seen) == _LIFE
+
+
+class Run:
+    """One scenario against one target. `drive` does it; then the figures are here."""
+
+    def __init__(
+        self,
+        scenario: Scenario,
+        target: Target,
+        bodies: Sequence[dict[str, Any]],
+        stall_seconds: float = 30.0,
+    ) -> None:
+        """`bodies` are submitted in turn; after `stall_seconds` without any progress the run gives up."""
+        self.scenario = scenario
+        self.orders: list[OrderRun] = []
+        self.refused: Counter[str] = Counter()
+        """Submits that were not accepted: HTTP status or gRPC code, with the reason where one is given."""
+        self.watch_ends: Counter[str] = Counter()
+        """How watches ended, by close code or gRPC code."""
+        self.accepted_count = 0
+        self.closed_count = 0
+        self.started = 0.0
+        self.submitted = 0.0
+        """When the last order was accepted."""
+        self._target = target
+        self._bodies = bodies
+        self._stall_seconds = stall_seconds
+        self._progressed = 0.0
+        self._closings: dict[str, asyncio.Future[None]] = {}
+        self._sockets: set[WebSocket] = set()
+        self._connections: list[HttpConnection] = []
+
+    async def drive(self) -> None:
+        """Submit every order and follow the watched ones to their end."""
+        self.started = self._progressed = time.perf_counter()
+        drivers = {"burst": self._burst, "closed": self._closed, "rate": self._rate, "grpc": self._grpc}
+        async with asyncio.TaskGroup() as group:
+            guard = group.create_task(self._give_up_when_stalled())
+            await drivers[self.scenario.mode]()
+            guard.cancel()
+        for socket in tuple(self._sockets):
+            socket.close()
+        for connection in self._connections:
+            connection.close()
+
+    @property
+    def finished(self) -> float:
+        """When the last watched order closed; where none was watched, when the last was accepted."""
+        return max((order.closed for order in self.orders), default=0.0) or self.submitted
+
+    # ---- REST and WebSocket ------------------------------------------------------------------------
+
+    async def _burst(self) -> None:
+        address, requests = self._prepared()
+        indexes = iter(range(self.scenario.order_count))
+
+        async def client(group: asyncio.TaskGroup) -> None:
+            connection = self._connection()
+            for index in indexes:
+                order = OrderRun(time.perf_counter(), watched=self.scenario.watches(index))
+                accepted = await self._submit(connection, address, requests[index % len(requests)], order)
+                if accepted and order.watched:
+                    group.create_task(self._watch(address, order))
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(self.scenario.concurrency):
+                group.create_task(client(group))
+
+    async def _closed(self) -> None:
+        address, requests = self._prepared()
+        indexes = iter(range(self.scenario.order_count))
+
+        async def client() -> None:
+            connection = self._connection()
+            for index in indexes:
+                order = OrderRun(time.perf_counter(), watched=True)
+                if await self._submit(connection, address, requests[index % len(requests)], order):
+                    await self._watch(address, order)
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(self.scenario.concurrency):
+                group.create_task(client())
+
+    async def _rate(self) -> None:
+        address, requests = self._prepared()
+        free: list[HttpConnection] = []
+
+        async def client(index: int, due: float) -> None:
+            connection = free.pop() if free else self._connection()
+            order = OrderRun(due, watched=self.scenario.watches(index))
+            accepted = await self._submit(connection, address, requests[index % len(requests)], order)
+            free.append(connection)
+            if accepted and order.watched:
+                await self._watch(address, order)
+
+        async with asyncio.TaskGroup() as group:
+            for index in range(self.scenario.order_count):
+                due = self.started + index / self.scenario.rate
+                wait = due - time.perf_counter()
+                if wait > 0:
+                    await asyncio.sleep(wait)
+                group.create_task(client(index, due))
+
+    def _prepared(self) -> tuple[Address, list[bytes]]:
+        address = Address.parse(self._target.url)
+        bodies = [json.dumps(body, separators=(",", ":")).encode() for body in self._bodies]
+        return address, [request_bytes(address, "POST", _PATH, body) for body in bodies]
+
+    def _connection(self) -> HttpConnection:
+        connection = HttpConnection()
+        self._connections.append(connection)
+        return connection
+
+    async def _submit(
+        self, connection: HttpConnection, address: Address, request: bytes, order: OrderRun
+    ) -> bool:
+        try:
+            answer = await connection.request(address, request)
+        except (OSError, WireError) as error:
+            self._refuse(type(error).__name__)
+            # A server that is down would be asked thousands of times a second.
+            await asyncio.sleep(0.05)
+            return False
+        if answer.status >= 300:
+            self._refuse(refusal(answer.status, answer.body))
+            return False
+        try:
+            order.order_id = _decode_accepted(answer.body).order_id
+        except msgspec.DecodeError:
+            order.order_id = ""
+        if not order.order_id:
+            self._refuse(f"{answer.status} without an orderId")
+            return False
+        self._accept(order)
+        return True
+
+    async def _watch(self, address: Address, order: OrderRun) -> None:
+        """Return once the order has closed, or its watch has ended otherwise."""
+        ended = asyncio.get_running_loop().create_future()
+        self._closings[order.order_id] = ended
+
+        def on_text(message: bytes) -> None:
+            now = self._progressed = time.perf_counter()
+            try:
+                event = _decode_event(message)
+            except msgspec.DecodeError:
+                order.saw("unreadable", -1, now)
+                return
+            if order.saw(event.status.lower(), event.sequence, now):
+                self.closed_count += 1
+                if not ended.done():
+                    ended.set_result(None)
+
+        def on_end(code: int) -> None:
+            self.watch_ends[str(code)] += 1
+            self._sockets.discard(socket)
+            if not ended.done():
+                ended.set_result(None)
+
+        socket = WebSocket(address, f"/api/orders/{order.order_id}/ws", on_text, on_end)
+        self._sockets.add(socket)
+        try:
+            await socket.open()
+            await ended
+        except OSError as error:
+            self.watch_ends[type(error).__name__] += 1
+            self._sockets.discard(socket)
+        del self._closings[order.order_id]
+
+    # ---- gRPC --------------------------------------------------------------------------------------
+
+    async def _grpc(self) -> None:
+        """Submit in batches and watch on one stream, all on one connection."""
+        options = [("grpc.max_receive_message_length", 64 * 1024 * 1024)]
+        async with grpc.aio.insecure_channel(self._target.grpc_address, options=options) as channel:
+            stub = orders_pb2_grpc.OrderServiceStub(channel)
+            waiting: asyncio.Queue[OrderRun | None] = asyncio.Queue()
+            watched: dict[str, OrderRun] = {}
+            stream = stub.WatchOrders(_watch_requests(waiting))
+            async with asyncio.TaskGroup() as group:
+                reader = group.create_task(self._read_events(stream, watched))
+                firsts = iter(range(0, self.scenario.order_count, self.scenario.batch))
+                run_id = uuid4().hex
+
+                async def submitter() -> None:
+                    for first in firsts:
+                        await self._submit_batch(stub, run_id, first, watched, waiting)
+
+                async with asyncio.TaskGroup() as submitters:
+                    for _ in range(self.scenario.concurrency):
+                        submitters.create_task(submitter())
+                await asyncio.gather(*self._closings.values())
+                waiting.put_nowait(None)
+                await asyncio.wait([reader], timeout=5)
+                reader.cancel()
+
+    async def _submit_batch(
+        self,
+        stub: orders_pb2_grpc.OrderServiceAsyncStub,
+        run_id: str,
+        first: int,
+        watched: dict[str, OrderRun],
+        waiting: asyncio.Queue[OrderRun | None],
+    ) -> None:
+        indexes = range(first, min(first + self.scenario.batch, self.scenario.order_count))
+        requests = [
+            orders_pb2.SubmitOrderRequest(
+                spec=spec_of(self._bodies[index % len(self._bodies)]), request_id=f"{run_id}-{index}"
+            )
+            for index in indexes
+        ]
+        due = time.perf_counter()
+        try:
+            answer = await stub.BatchSubmitOrders(orders_pb2.BatchSubmitOrdersRequest(requests=requests))
+        except grpc.aio.AioRpcError as error:
+            for _ in indexes:
+                self._refuse(error.code().name)
+            return
+        for index, result in zip(indexes, answer.results, strict=True):
+            if result.HasField("error"):
+                self._refuse(f"{grpc_code(result.error.code)} {result.error.message}"[:60])
+                continue
+            order = OrderRun(due, result.response.order.order_id, watched=self.scenario.watches(index))
+            self._accept(order)
+            if order.watched:
+                watched[order.order_id] = order
+                self._closings[order.order_id] = asyncio.get_running_loop().create_future()
+                waiting.put_nowait(order)
+
+    async def _read_events(
+        self, stream: AsyncIterable[orders_pb2.WatchOrdersResponse], watched: dict[str, OrderRun]
+    ) -> None:
+        try:
+            async for response in stream:
+                now = self._progressed = time.perf_counter()
+                for event in response.events:
+                    order = watched[event.order_id]
+                    if order.saw(_STATUS_NAMES.get(event.status, "unknown"), event.sequence, now):
+                        self.closed_count += 1
+                        self._end(event.order_id)
+                for ended in response.ended:
+                    self.watch_ends[grpc_code(ended.status.code)] += 1
+                    self._end(ended.order_id)
+        except grpc.aio.AioRpcError as error:
+            self.watch_ends[error.code().name] += 1
+            for order_id in self._closings:
+                self._end(order_id)
+
+    def _end(self, order_id: str) -> None:
+        ended = self._closings[order_id]
+        if not ended.done():
+            ended.set_result(None)
+
+    # ---- After the clock has stopped ---------------------------------------------------------------
+
+    async def read_back(self) -> int:
+        """Read every order whose end was not seen until it has closed; return how many were still open.
+
+        Fills in `final`, and `closed` for those that were open at first, so that a run is not over before
+        its last order is.
+        """
+        unseen = [order for order in self.orders if not order.final]
+        if self.scenario.mode == "grpc":
+            return await self._read_back_grpc(unseen)
+        address = Address.parse(self._target.url)
+        late = 0
+        waiting = iter(unseen)
+
+        async def reader() -> None:
+            nonlocal late
+            connection = HttpConnection()
+            for order in waiting:
+                for tries in count():
+                    request = request_bytes(address, "GET", f"/api/orders/{order.order_id}")
+                    try:
+                        answer = await connection.request(address, request)
+                        status = _decode_event(answer.body).status.lower()
+                    except (OSError, WireError, msgspec.DecodeError):
+                        status = ""
+                    if self._read(order, status, tries):
+                        late += tries > 0
+                        break
+                    await asyncio.sleep(0.05)
+            connection.close()
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(_READERS):
+                group.create_task(reader())
+        return late
+
+    async def _read_back_grpc(self, unseen: Sequence[OrderRun]) -> int:
+        late = 0
+        async with grpc.aio.insecure_channel(self._target.grpc_address) as channel:
+            stub = orders_pb2_grpc.OrderServiceStub(channel)
+            for order in unseen:
+                for tries in count():
+                    try:
+                        answer = await stub.GetOrder(orders_pb2.GetOrderRequest(order_id=order.order_id))
+                        status = _STATUS_NAMES.get(answer.order.status, "")
+                    except grpc.aio.AioRpcError:
+                        status = ""
+                    if self._read(order, status, tries):
+                        late += tries > 0
+                        break
+                    await asyncio.sleep(0.05)
+        return late
+
+    def _read(self, order: OrderRun, status: str, tries: int) -> bool:
+        """Note a status that was read; answer whether to leave it at that."""
+        now = time.perf_counter()
+        if status in CLOSED:
+            order.final = status
+            order.closed = now if tries else 0.0
+            self._progressed = now
+            return True
+        if not tries:
+            self._progressed = now
+        return now - self._progressed > self._stall_seconds
+
+    # ---- Counting ----------------------------------------------------------------------------------
+
+    def _accept(self, order: OrderRun) -> None:
+        order.accepted = self.submitted = self._progressed = time.perf_counter()
+        self.accepted_count += 1
+        self.orders.append(order)
+
+    def _refuse(self, code: str) -> None:
+        self.refused[code] += 1
+
+    async def _give_up_when_stalled(self) -> None:
+        while True:
+            left = self._progressed + self._stall_seconds - time.perf_counter()
+            if left <= 0:
+                break
+            await asyncio.sleep(left)
+        for connection in self._connections:
+            connection.close()
+        for order_id, ended in self._closings.items():
+            if not ended.done():
+                self.watch_ends["gave up"] += 1
+                self._end(order_id)
+
+
+async def _watch_requests(
+    waiting: asyncio.Queue[OrderRun | None],
+) -> AsyncIterator[orders_pb2.WatchOrdersRequest]:
+    while (order := await waiting.get()) is not None:
+        yield orders_pb2.WatchOrdersRequest(watch=orders_pb2.WatchOrderRequest(order_id=order.order_id))
+
+
+def spec_of(body: dict[str, Any]) -> orders_pb2.OrderSpec:
+    """Return a REST body as the contract has it."""
+    return orders_pb2.OrderSpec(
+        side=orders_pb2.Side.SIDE_BUY if body["side"] == "buy" else orders_pb2.Side.SIDE_SELL,
+        amount=str(body["amount"]),
+        input_token=body["inputToken"],
+        output_token=body["outputToken"],
+        slippage_bps=body.get("slippageBps"),
+        market=orders_pb2.MarketOrder(),
+    )
+
+
+def refusal(status: int, body: bytes) -> str:
+    """Return an HTTP status with the reason a problem+json body gives."""
+    try:
+        reason = json.loads(body).get("reason", "")
+    except (ValueError, AttributeError):
+        reason = ""
+    return f"{status} {reason}".strip()
+
+
+def grpc_code(number: int) -> str:
+    """Return the name of a google.rpc.Code."""
+    return next((code.name for code in grpc.StatusCode if code.value[0] == number), str(number))
