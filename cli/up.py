@@ -29,15 +29,15 @@ from cli.children import Child
 from cli.embedded import Postgres, Valkey
 from cli.launcher import Launcher, Part, Stopped
 from cli.live import LiveView, live_view
-from engine.domain.tokens import SOL, TOKENS, Token
+from engine.domain.tokens import TOKENS, Token
 from engine.process import UNUSABLE, StartupError
 from engine.redis_client import check_version
 from engine.settings import Settings, SettingsError, load_settings, settings_as_environ
 from engine.solana.transactions import Wallet, WalletError
 from engine.storage.migrate import SchemaError, migrate
 
-_FUNDS = 1_000_000  # whole tokens of each kind that the simulated wallet is topped up to
-_FUNDS_OF = {SOL.symbol: 100_000, "BONK": 100_000_000_000}
+_FUNDS = 10_000_000  # whole tokens of each kind that the simulated wallet is topped up to
+_FUNDS_OF = {"BONK": 100_000_000_000}
 _PORT_PATIENCE_SECONDS = 1.0  # The ports of an instance that was just killed are free in a moment.
 
 
@@ -109,6 +109,7 @@ class _Up:
                 settings,
                 solana_rpc_url=f"http://{_reachable(settings.host)}:{settings.simnet_port}",
                 solana_ws_url=f"ws://{_reachable(settings.host)}:{settings.simnet_port + 1}",
+                simnet_data_dir=settings.simnet_data_dir or str(self._folder.resolve() / "simnet"),
             )
             await self._start_process(group, settings, "simnet", settings.simnet_port)
             await self._fund(settings)
@@ -160,17 +161,21 @@ class _Up:
 
     async def _fund(self, settings: Settings) -> None:
         """Top up the wallet on simnet, so that a first order of any token can be paid."""
-        host = _reachable(settings.host)
         try:
             for token in TOKENS:
-                await probe.call(
-                    host,
-                    settings.simnet_port,
-                    "simnet_fund",
-                    [{"wallet": self._wallet, "mint": token.mint, "amount": _funds(token)}],
-                )
+                # One base unit first: the answer says what there is.
+                there_is = await self._give(settings, token, 1)
+                if (missing := _funds(token) - there_is) > 0:
+                    await self._give(settings, token, missing)
         except OSError as error:
             raise StartupError(f"the wallet could not be funded on simnet: {error}") from None
+
+    async def _give(self, settings: Settings, token: Token, amount: int) -> int:
+        """Add to the simulated wallet; return its new balance. Both in base units."""
+        # The symbol, not the mint: "SOL" is native SOL, its mint address wrapped SOL.
+        gift = {"wallet": self._wallet, "mint": token.symbol, "amount": amount}
+        host, port = _reachable(settings.host), settings.simnet_port
+        return int((await probe.call(host, port, "simnet_fund", [gift]))["balance"])
 
     async def _start_process(
         self, group: asyncio.TaskGroup, settings: Settings, name: str, *probe_ports: int
@@ -202,7 +207,8 @@ class _Up:
     # ---- Show ------------------------------------------------------------------------------------
 
     async def _show_until_stopped(self) -> None:
-        self._console.print(_first_steps(self._settings, self._folder), markup=False)
+        # Not wrapped: a line that is broken in two cannot be copied and run.
+        self._console.print(_first_steps(self._settings, self._folder), markup=False, soft_wrap=True)
         host = _reachable(self._settings.host)
         ports = [
             self._settings.server_metrics_port,
