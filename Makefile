@@ -11,7 +11,8 @@ PACKAGES := engine server workers gateway simnet client cli bench
 # Extra words for the commands: make up ARGS="--workers 4", make test ARGS="-k cancel"
 ARGS ?=
 
-PROTOC = $(PY) -m grpc_tools.protoc -Iprotos --python_out=$(1) --pyi_out=$(1) --grpc_python_out=$(1) \
+PROTOC = $(PY) -m grpc_tools.protoc -Iprotos --python_out=$(1) --grpc_python_out=$(1) \
+	--plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy --mypy_out=$(1) \
 	--plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc --mypy_grpc_out=$(1) protos/orders/v1/orders.proto
 
 LOCK = uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url \

@@ -203,8 +203,10 @@ class Order:
     update_time: datetime | None = None
 
 
-def price_of(spec: OrderSpec, input_amount: int | None, output_amount: int | None) -> str | None:
+def price_of(
+    input_token: Token, output_token: Token, input_amount: int | None, output_amount: int | None
+) -> str | None:
     """Return output_token per input_token as decimal text; None while there are no amounts."""
     if not input_amount or output_amount is None:
         return None
-    return format_price(input_amount, output_amount, spec.input_token, spec.output_token)
+    return format_price(input_amount, output_amount, input_token, output_token)

@@ -76,6 +76,13 @@ class WatchedEvent:
     output_token: Token
 
 
+@dataclass(frozen=True, slots=True)
+class Position:
+    sequence: int
+    """Of its latest event."""
+    closed: bool
+
+
 Move = Sequence[Transition]
 """One or more transitions of one order that follow from each other; stored together or not at all."""
 
@@ -107,8 +114,8 @@ class Store:
             self._events_after, max_batch=_MAX_BATCH, observe=sizes("events")
         )
         """(order_id, after_sequence) -> the events after it, in sequence."""
-        self.sequence: Final = Coalescer(self._sequence, max_batch=_MAX_BATCH)
-        """order_id -> the sequence of its latest event, None if there is no such order."""
+        self.position: Final = Coalescer(self._position, max_batch=_MAX_BATCH)
+        """order_id -> Position | None: where it stands, None if there is no such order."""
         self.claim: Final = Coalescer(self._claim, max_batch=_MAX_BATCH, observe=sizes("claim"))
         """(order_id, lease_owner) -> Order | None: None if it is not due or another has it."""
         self.advance: Final = Coalescer(self._advance, max_batch=_MAX_BATCH, observe=sizes("advance"))
@@ -254,8 +261,9 @@ class Store:
             results.append([found[sequence] for sequence in sorted(found) if sequence > after_sequence])
         return results
 
-    async def _sequence(self, order_ids: list[UUID]) -> Sequence[int | None]:
-        found: dict[UUID, int] = dict(await self._read("watch", "order_sequences", {"order_id": order_ids}))
+    async def _position(self, order_ids: list[UUID]) -> Sequence[Position | None]:
+        rows = await self._read("watch", "order_positions", {"order_id": order_ids})
+        found = {order_id: Position(sequence, closed) for order_id, sequence, closed in rows}
         return [found.get(order_id) for order_id in order_ids]
 
     async def moved_orders(self, cursors: Iterable[tuple[UUID, int]]) -> list[UUID]:

@@ -78,9 +78,9 @@ FROM order_events
 WHERE order_id = %(order_id)s::uuid AND decision IS NOT NULL
 ORDER BY sequence;
 
--- name: order_sequences
+-- name: order_positions
 -- Where orders stand: for watchers whose cursor found nothing newer.
-SELECT order_id, sequence
+SELECT order_id, sequence, closed_status IS NOT NULL
 FROM orders
 WHERE order_id = ANY (%(order_id)s::uuid[]);
 

@@ -67,7 +67,7 @@ def test_a_route_trades_on_the_venue_of_its_first_leg() -> None:
 def test_there_is_a_price_once_there_are_amounts(
     input_amount: int | None, output_amount: int | None, price: str | None
 ) -> None:
-    assert price_of(SPEC, input_amount, output_amount) == price
+    assert price_of(SPEC.input_token, SPEC.output_token, input_amount, output_amount) == price
 
 
 def test_an_order_is_a_market_order_unless_it_says_otherwise() -> None:

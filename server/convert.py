@@ -1,0 +1,266 @@
+"""The contract's messages to domain values and back. The only file that knows both shapes."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import re
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from typing import Final
+from uuid import UUID
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from orders.v1 import orders_pb2 as pb
+
+from engine.domain.amounts import format_amount, parse_amount
+from engine.domain.errors import FieldViolation, InvalidOrder
+from engine.domain.order import (
+    FailureReason,
+    Order,
+    OrderSpec,
+    OrderStatus,
+    Quote,
+    Route,
+    RoutingDecision,
+    Side,
+    price_of,
+)
+from engine.domain.order_types import MARKET
+from engine.domain.tokens import TOKENS, Token, find_token
+from engine.storage.postgres import WatchedEvent
+
+_SIDES: Final = {pb.SIDE_BUY: Side.BUY, pb.SIDE_SELL: Side.SELL}
+_SIDE_TO_PB: Final = {side: number for number, side in _SIDES.items()}
+_STATUS_TO_PB: Final = {status: pb.OrderStatus.Value(f"ORDER_STATUS_{status.name}") for status in OrderStatus}
+_STATUSES: Final = {number: status for status, number in _STATUS_TO_PB.items()}
+_REASON_TO_PB: Final[dict[FailureReason | None, pb.FailureReason.ValueType]] = {
+    None: pb.FAILURE_REASON_UNSPECIFIED
+} | {reason: pb.FailureReason.Value(f"FAILURE_REASON_{reason.name}") for reason in FailureReason}
+_REQUEST_ID: Final = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,62}[\x21-\x7e])?", re.ASCII)
+_UUID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII | re.IGNORECASE)
+
+
+# ---- In --------------------------------------------------------------------------------------------
+
+
+def spec_from_proto(message: pb.OrderSpec, field: str = "spec") -> OrderSpec:
+    """Return what the client asks for. Raises InvalidOrder with a line for every field that is wrong."""
+    wrong: list[FieldViolation] = []
+
+    def refuse(name: str, description: str) -> None:
+        wrong.append(FieldViolation(f"{field}.{name}", description))
+
+    side = _SIDES.get(message.side)
+    if side is None:
+        refuse("side", "must be SIDE_BUY (exact output) or SIDE_SELL (exact input)")
+    input_token = _token(message.input_token, "input_token", refuse)
+    output_token = _token(message.output_token, "output_token", refuse)
+    if input_token is not None and input_token == output_token:
+        refuse("output_token", f"was {output_token.symbol}, as input_token; they must differ")
+    amount = 0
+    # What the amount is counted in is known only with the side and its token.
+    if not message.amount:
+        refuse("amount", 'is missing; must be a decimal number of whole tokens such as "1.5"')
+    elif (token := input_token if side is Side.SELL else output_token) is not None and side is not None:
+        try:
+            amount = parse_amount(message.amount, token)
+        except ValueError as error:
+            refuse("amount", str(error))
+    slippage_bps = message.slippage_bps if message.HasField("slippage_bps") else None
+    if slippage_bps is not None and not 0 <= slippage_bps <= 10_000:
+        refuse("slippage_bps", f"was {slippage_bps}; must be between 0 and 10000")
+    expire_time = None
+    if message.HasField("expire_time"):
+        try:
+            expire_time = message.expire_time.ToDatetime(tzinfo=UTC)
+        except (ValueError, OverflowError):
+            refuse("expire_time", "must be a time between the years 1 and 9999")
+    if wrong or side is None or input_token is None or output_token is None:
+        raise InvalidOrder(wrong)
+    # An unset type is a market order, which is the only one there is.
+    return OrderSpec(side, amount, input_token, output_token, slippage_bps, expire_time, MARKET)
+
+
+def request_id_from_proto(request_id: str) -> str | None:
+    """Return the idempotency key, None if there is none. Raises InvalidOrder."""
+    if not request_id:
+        return None
+    if not _REQUEST_ID.fullmatch(request_id):
+        raise InvalidOrder([FieldViolation("request_id", "must be 1 to 64 printable ASCII characters")])
+    return request_id
+
+
+def fingerprint(spec: OrderSpec) -> bytes:
+    """Return a SHA-256 of what is asked, the same however it was spelled ("1.50", a symbol or its mint)."""
+    expire_time = "" if spec.expire_time is None else spec.expire_time.isoformat()
+    slippage_bps = "" if spec.slippage_bps is None else str(spec.slippage_bps)
+    digest = hashlib.sha256()
+    for text in (
+        spec.type.name,
+        spec.side.value,
+        str(spec.amount),
+        spec.input_token.mint,
+        spec.output_token.mint,
+        slippage_bps,
+        expire_time,
+    ):
+        # The length in front keeps neighbours apart: ("ab", "c") is not ("a", "bc").
+        digest.update(len(text).to_bytes(4, "big") + text.encode())
+    return digest.digest()
+
+
+def order_id_from_proto(order_id: str, field: str = "order_id") -> UUID:
+    """Raises InvalidOrder unless it is a UUID in its usual form."""
+    if not _UUID.fullmatch(order_id):
+        raise InvalidOrder([FieldViolation(field, f"was {_shown(order_id)}; must be a UUID")])
+    return UUID(order_id)
+
+
+def statuses_from_proto(numbers: Iterable[int]) -> list[OrderStatus]:
+    """Raises InvalidOrder for a status that does not exist."""
+    statuses = []
+    for number in numbers:
+        status = _STATUSES.get(pb.OrderStatus.ValueType(number))
+        if status is None:
+            raise InvalidOrder([FieldViolation("statuses", f"{number} is not a status")])
+        statuses.append(status)
+    return statuses
+
+
+def page_token_from_proto(page_token: str) -> UUID | None:
+    """Return the order id the page starts after; None for the first page. Raises InvalidOrder."""
+    if not page_token:
+        return None
+    try:
+        return UUID(bytes=base64.b64decode(page_token, altchars=b"-_", validate=True))
+    except (binascii.Error, ValueError):
+        wrong = FieldViolation("page_token", "must be the next_page_token of the page before")
+        raise InvalidOrder([wrong]) from None
+
+
+# ---- Out -------------------------------------------------------------------------------------------
+
+
+def page_token_to_proto(order_id: UUID) -> str:
+    return base64.urlsafe_b64encode(order_id.bytes).decode()
+
+
+def spec_to_proto(spec: OrderSpec) -> pb.OrderSpec:
+    return pb.OrderSpec(
+        side=_SIDE_TO_PB[spec.side],
+        amount=format_amount(spec.amount, spec.amount_token),
+        input_token=spec.input_token.symbol,
+        output_token=spec.output_token.symbol,
+        slippage_bps=spec.slippage_bps,
+        expire_time=None if spec.expire_time is None else _timestamp(spec.expire_time),
+        market=pb.MarketOrder(),
+    )
+
+
+def order_to_proto(order: Order) -> pb.Order:
+    spec = order.spec
+    return pb.Order(
+        order_id=str(order.order_id),
+        spec=spec_to_proto(spec),
+        status=_STATUS_TO_PB[order.status],
+        failure_reason=_REASON_TO_PB[order.failure_reason],
+        failure_message=order.failure_message or "",
+        venue=order.venue or "",
+        price=price_of(spec.input_token, spec.output_token, order.input_amount, order.output_amount) or "",
+        input_amount=_amount(order.input_amount, spec.input_token),
+        output_amount=_amount(order.output_amount, spec.output_token),
+        tx_hash=order.tx_hash or "",
+        attempt=order.attempt,
+        sequence=order.sequence,
+        create_time=None if order.create_time is None else _timestamp(order.create_time),
+        update_time=None if order.update_time is None else _timestamp(order.update_time),
+    )
+
+
+def event_to_proto(watched: WatchedEvent) -> pb.OrderEvent:
+    event, input_token, output_token = watched.event, watched.input_token, watched.output_token
+    return pb.OrderEvent(
+        order_id=str(event.order_id),
+        sequence=event.sequence,
+        status=_STATUS_TO_PB[event.status],
+        failure_reason=_REASON_TO_PB[event.failure_reason],
+        failure_message=event.failure_message or "",
+        venue=event.venue or "",
+        price=price_of(input_token, output_token, event.input_amount, event.output_amount) or "",
+        input_amount=_amount(event.input_amount, input_token),
+        output_amount=_amount(event.output_amount, output_token),
+        tx_hash=event.tx_hash or "",
+        attempt=event.attempt,
+        create_time=None if event.create_time is None else _timestamp(event.create_time),
+    )
+
+
+def decision_to_proto(decision: RoutingDecision, spec: OrderSpec) -> pb.RoutingDecision:
+    return pb.RoutingDecision(
+        attempt=decision.attempt,
+        slot=decision.slot,
+        quotes=[_quote_to_proto(quote, spec) for quote in decision.quotes],
+        route=None if decision.route is None else _route_to_proto(decision.route, spec),
+        reason=decision.reason,
+    )
+
+
+def _quote_to_proto(quote: Quote, spec: OrderSpec) -> pb.Quote:
+    return pb.Quote(
+        venue=quote.venue,
+        kind=quote.kind,
+        pool=quote.pool,
+        input_amount=_amount(quote.input_amount, spec.input_token),
+        output_amount=_amount(quote.output_amount, spec.output_token),
+        price=price_of(spec.input_token, spec.output_token, quote.input_amount, quote.output_amount) or "",
+        fee_ppm=quote.fee_ppm,
+        price_impact_ppm=quote.price_impact_ppm,
+        refusal=quote.refusal or "",
+    )
+
+
+def _route_to_proto(route: Route, spec: OrderSpec) -> pb.Route:
+    threshold_token = spec.output_token if spec.side is Side.SELL else spec.input_token
+    return pb.Route(
+        legs=[
+            pb.RouteLeg(
+                venue=leg.venue,
+                kind=leg.kind,
+                pool=leg.pool,
+                input_amount=format_amount(leg.input_amount, spec.input_token),
+                output_amount=format_amount(leg.output_amount, spec.output_token),
+            )
+            for leg in route.legs
+        ],
+        input_amount=format_amount(route.input_amount, spec.input_token),
+        output_amount=format_amount(route.output_amount, spec.output_token),
+        price=price_of(spec.input_token, spec.output_token, route.input_amount, route.output_amount) or "",
+        threshold_amount=format_amount(route.threshold_amount, threshold_token),
+    )
+
+
+def _amount(amount: int | None, token: Token) -> str:
+    return "" if amount is None else format_amount(amount, token)
+
+
+def _timestamp(moment: datetime) -> Timestamp:
+    timestamp = Timestamp()
+    timestamp.FromDatetime(moment)
+    return timestamp
+
+
+def _token(text: str, name: str, refuse: Callable[[str, str], None]) -> Token | None:
+    if not text:
+        refuse(name, "is missing; must be a symbol or a mint address")
+        return None
+    token = find_token(text)
+    if token is None:
+        known = ", ".join(known.symbol for known in TOKENS)
+        refuse(name, f"was {_shown(text)}, which is not traded here; known are {known} and their mints")
+    return token
+
+
+def _shown(text: str) -> str:
+    return f'"{text}"' if len(text) <= 50 else f'"{text[:47]}..."'

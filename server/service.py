@@ -1,0 +1,314 @@
+"""Answers the calls of OrderService."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
+from typing import Any, Final
+from uuid import UUID
+
+import grpc
+from orders.v1 import orders_pb2 as pb
+from orders.v1 import orders_pb2_grpc
+
+from engine.coalesce import Coalescer
+from engine.domain.errors import (
+    Draining,
+    FieldViolation,
+    InvalidOrder,
+    NoRoute,
+    OrderClosed,
+    OrderInFlight,
+    OrderNotFound,
+    TooManyOrders,
+)
+from engine.domain.lifecycle import CANCELLABLE, CLOSED, Cancelled, apply
+from engine.domain.order import Order
+from engine.domain.order_ids import make_order_id
+from engine.domain.retry import RetryPolicy
+from engine.hints import Hints
+from engine.market import Market
+from engine.queue import OrderBroker
+from engine.redis_client import REDIS_ERRORS
+from engine.settings import Settings
+from engine.storage.postgres import NewOrder, Store, Submitted
+from engine.telemetry import stage_seconds, transitions_total
+from server.admission import Admission
+from server.convert import (
+    decision_to_proto,
+    event_to_proto,
+    fingerprint,
+    order_id_from_proto,
+    order_to_proto,
+    page_token_from_proto,
+    page_token_to_proto,
+    request_id_from_proto,
+    spec_from_proto,
+    statuses_from_proto,
+)
+from server.refusals import refusals, to_status
+from server.watches import Watches
+
+_MAX_BATCH: Final = 1000
+_PAGE: Final = 50
+_MAX_PAGE: Final = 500
+_NO_RETRY: Final = RetryPolicy()
+"""A cancel leads to no retry; `apply` asks for a policy all the same."""
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class OrderService(orders_pb2_grpc.OrderServiceServicer):
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        broker: OrderBroker,
+        hints: Hints,
+        market: Market,
+        watches: Watches,
+        admission: Admission,
+    ) -> None:
+        self._settings = settings
+        self._store = store
+        self._broker = broker
+        self._hints = hints
+        self._market = market
+        self._watches = watches
+        self._admission = admission
+        # The client's answer does not wait for Redis: the order is stored, and the sweeper finds it.
+        self._offers: Coalescer[UUID, None] = Coalescer(self._offer, max_batch=1000)
+
+    # ---- Submitting ----------------------------------------------------------------------------
+
+    async def SubmitOrder(  # noqa: N802
+        self, request: pb.SubmitOrderRequest, context: Context
+    ) -> pb.SubmitOrderResponse:
+        async with refusals(context):
+            (result,) = await self._submit([request])
+            if isinstance(result, Exception):
+                raise result
+            return _submitted_to_proto(result)
+        raise AssertionError("refusals ends the call")
+
+    async def BatchSubmitOrders(  # noqa: N802
+        self, request: pb.BatchSubmitOrdersRequest, context: Context
+    ) -> pb.BatchSubmitOrdersResponse:
+        async with refusals(context):
+            count = len(request.requests)
+            if not 1 <= count <= _MAX_BATCH:
+                raise InvalidOrder(
+                    [FieldViolation("requests", f"were {count}; must be between 1 and {_MAX_BATCH}")]
+                )
+            return pb.BatchSubmitOrdersResponse(
+                results=[
+                    pb.BatchSubmitOrdersResult(error=to_status(result))
+                    if isinstance(result, Exception)
+                    else pb.BatchSubmitOrdersResult(response=_submitted_to_proto(result))
+                    for result in await self._submit(request.requests)
+                ]
+            )
+        raise AssertionError("refusals ends the call")
+
+    async def _submit(self, requests: Sequence[pb.SubmitOrderRequest]) -> list[Submitted | Exception]:
+        start = time.perf_counter()
+        if self._watches.draining:
+            raise Draining("the server is restarting; send the order again with the same request_id")
+        results: list[Submitted | Exception | None] = []
+        orders: dict[int, NewOrder] = {}
+        for index, request in enumerate(requests):
+            try:
+                orders[index] = _new_order(request)
+                results.append(None)
+            except InvalidOrder as error:
+                results.append(error)
+        try:
+            self._admission.admit(len(orders))
+        except TooManyOrders as refusal:
+            # What was accepted before stays accepted: a repeated request is answered, full or not.
+            replays = await self._store.replays(list(orders.values()))
+            for index, order in orders.items():
+                results[index] = replays.get(order.order_id, refusal)
+        else:
+            stored = await asyncio.gather(
+                *(self._store.submit(order) for order in orders.values()), return_exceptions=True
+            )
+            for index, answer in zip(orders, stored, strict=True):
+                if isinstance(answer, BaseException) and not isinstance(answer, Exception):
+                    raise answer
+                results[index] = answer
+                if isinstance(answer, Submitted) and not answer.deduplicated:
+                    self._offers(answer.order.order_id)
+                    transitions_total.labels(answer.order.status.value).inc()
+        stage_seconds.labels("accept").observe(time.perf_counter() - start)
+        return [result for result in results if result is not None]
+
+    async def _offer(self, order_ids: list[UUID]) -> list[None]:
+        # The broker counts what Redis did not take; the sweeper finds it.
+        with suppress(*REDIS_ERRORS):
+            await self._broker.offer(order_ids)
+        return [None] * len(order_ids)
+
+    # ---- Pricing and reading --------------------------------------------------------------------
+
+    async def GetQuote(  # noqa: N802
+        self, request: pb.GetQuoteRequest, context: Context
+    ) -> pb.GetQuoteResponse:
+        async with refusals(context):
+            spec = spec_from_proto(request.spec)
+            slippage_bps = self._settings.slippage_bps if spec.slippage_bps is None else spec.slippage_bps
+            decision = self._market.decide(spec, 0, slippage_bps)
+            if decision.route is None:
+                raise NoRoute(decision.reason)
+            return pb.GetQuoteResponse(decision=decision_to_proto(decision, spec))
+        raise AssertionError("refusals ends the call")
+
+    async def GetOrder(  # noqa: N802
+        self, request: pb.GetOrderRequest, context: Context
+    ) -> pb.GetOrderResponse:
+        async with refusals(context):
+            order = await self._get(order_id_from_proto(request.order_id))
+            decisions = await self._store.routing_decisions(order.order_id)
+            return pb.GetOrderResponse(
+                order=order_to_proto(order),
+                routing_decisions=[decision_to_proto(decision, order.spec) for decision in decisions],
+            )
+        raise AssertionError("refusals ends the call")
+
+    async def ListOrders(  # noqa: N802
+        self, request: pb.ListOrdersRequest, context: Context
+    ) -> pb.ListOrdersResponse:
+        async with refusals(context):
+            if request.page_size < 0:
+                raise InvalidOrder(
+                    [FieldViolation("page_size", f"was {request.page_size}; must not be negative")]
+                )
+            size = min(request.page_size or _PAGE, _MAX_PAGE)
+            before = page_token_from_proto(request.page_token)
+            statuses = statuses_from_proto(request.statuses)
+            # One more than asked for tells whether there is a next page.
+            orders = await self._store.list_orders(size + 1, before, statuses)
+            page = orders[:size]
+            return pb.ListOrdersResponse(
+                orders=[order_to_proto(order) for order in page],
+                next_page_token=page_token_to_proto(page[-1].order_id) if len(orders) > size else "",
+            )
+        raise AssertionError("refusals ends the call")
+
+    async def _get(self, order_id: UUID) -> Order:
+        order = await self._store.get(order_id)
+        if order is None:
+            raise OrderNotFound(order_id)
+        return order
+
+    # ---- Cancelling -----------------------------------------------------------------------------
+
+    async def CancelOrder(  # noqa: N802
+        self, request: pb.CancelOrderRequest, context: Context
+    ) -> pb.CancelOrderResponse:
+        async with refusals(context):
+            order = await self._cancel(order_id_from_proto(request.order_id))
+            return pb.CancelOrderResponse(order=order_to_proto(order))
+        raise AssertionError("refusals ends the call")
+
+    async def _cancel(self, order_id: UUID) -> Order:
+        while True:
+            order = await self._get(order_id)
+            if order.status in CLOSED:
+                raise OrderClosed(order_id, order.status.value)
+            if order.status not in CANCELLABLE:
+                raise OrderInFlight(order_id)
+            cancelled = await self._store.advance([apply(order, Cancelled(), _NO_RETRY)])
+            if cancelled is not None:
+                transitions_total.labels(cancelled.status.value).inc()
+                await self._hints.publish([order_id])
+                return await self._get(order_id)
+            # A worker moved it meanwhile. It moves a few times at most, and then the answer is clear.
+
+    # ---- Watching -------------------------------------------------------------------------------
+
+    async def WatchOrder(  # noqa: N802
+        self, request: pb.WatchOrderRequest, context: Context
+    ) -> AsyncIterator[pb.WatchOrderResponse]:
+        async with refusals(context):
+            order_id, after_sequence = _watch_from_proto(request)
+            with self._watches.subscribe() as subscription:
+                subscription.watch(order_id, after_sequence)
+                async for events, ended in subscription.events():
+                    for watched in events:
+                        yield pb.WatchOrderResponse(event=event_to_proto(watched))
+                    for end in ended:
+                        if end.error is not None:
+                            raise end.error
+                        return
+
+    async def WatchOrders(  # noqa: N802
+        self, requests: AsyncIterator[pb.WatchOrdersRequest], context: Context
+    ) -> AsyncIterator[pb.WatchOrdersResponse]:
+        async with refusals(context):
+            with self._watches.subscribe() as subscription:
+                refused: list[pb.WatchEnded] = []
+
+                async def listen() -> None:
+                    async for request in requests:
+                        try:
+                            if request.HasField("watch"):
+                                subscription.watch(*_watch_from_proto(request.watch))
+                            elif request.HasField("unwatch"):
+                                subscription.unwatch(order_id_from_proto(request.unwatch))
+                        except InvalidOrder as error:
+                            order_id = request.watch.order_id or request.unwatch
+                            refused.append(pb.WatchEnded(order_id=order_id, status=to_status(error)))
+                            subscription.wake()
+
+                listening = asyncio.create_task(listen())
+                try:
+                    async for events, ended in subscription.events():
+                        response = pb.WatchOrdersResponse(
+                            events=[event_to_proto(watched) for watched in events],
+                            ended=[
+                                pb.WatchEnded(
+                                    order_id=str(end.order_id),
+                                    status=None if end.error is None else to_status(end.error),
+                                )
+                                for end in ended
+                            ],
+                        )
+                        response.ended.extend(refused)
+                        refused.clear()
+                        yield response
+                finally:
+                    listening.cancel()
+
+
+def _new_order(request: pb.SubmitOrderRequest) -> NewOrder:
+    wrong: list[FieldViolation] = []
+    spec = request_id = None
+    try:
+        spec = spec_from_proto(request.spec)
+    except InvalidOrder as error:
+        wrong += error.violations
+    try:
+        request_id = request_id_from_proto(request.request_id)
+    except InvalidOrder as error:
+        wrong += error.violations
+    if wrong or spec is None:
+        raise InvalidOrder(wrong)
+    order_id = make_order_id(time.time_ns() // 1_000_000, secrets.randbits(64))
+    return NewOrder(order_id, spec, request_id, fingerprint(spec))
+
+
+def _submitted_to_proto(submitted: Submitted) -> pb.SubmitOrderResponse:
+    return pb.SubmitOrderResponse(order=order_to_proto(submitted.order), deduplicated=submitted.deduplicated)
+
+
+def _watch_from_proto(request: pb.WatchOrderRequest) -> tuple[UUID, int]:
+    order_id = order_id_from_proto(request.order_id)
+    if request.after_sequence < 0:
+        raise InvalidOrder(
+            [FieldViolation("after_sequence", f"was {request.after_sequence}; must not be negative")]
+        )
+    return order_id, request.after_sequence
