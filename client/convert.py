@@ -85,9 +85,8 @@ def spec_to_message(spec: OrderSpec) -> pb.OrderSpec:
     return message
 
 
-def status_name(status: OrderStatus) -> str:
-    """Return the status as the contract names it; a message takes that for its number."""
-    return f"ORDER_STATUS_{OrderStatus(status).name}"
+def status_to_message(status: OrderStatus) -> pb.OrderStatus.ValueType:
+    return pb.OrderStatus.Value(f"ORDER_STATUS_{OrderStatus(status).name}")
 
 
 def order_of(message: pb.Order) -> Order:

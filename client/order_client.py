@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
 from random import random
 from typing import Final, Protocol, Self, TypeVar
 from uuid import uuid4
@@ -19,7 +20,7 @@ from client.convert import (
     decision_of,
     order_of,
     spec_to_message,
-    status_name,
+    status_to_message,
     submitted_order_of,
 )
 from client.errors import (
@@ -227,7 +228,7 @@ class OrderClient:
         request = pb.ListOrdersRequest(
             page_size=page_size,
             page_token=page_token,
-            statuses=[status_name(status) for status in statuses],
+            statuses=[status_to_message(status) for status in statuses],
         )
         response = await self._ask(self._stub.ListOrders, request)
         return OrderPage(
@@ -257,6 +258,9 @@ class OrderClient:
         """
         watcher = self._watches.join(order_id, after_sequence)
         try:
+            if self._watches.has_unchecked(order_id):
+                with suppress(Unavailable):
+                    self._watches.refuse_ahead(order_id, (await self.get(order_id)).order.sequence)
             async for event in watcher:
                 yield event
         finally:

@@ -52,7 +52,17 @@ WatchCall = grpc.aio.StreamStreamCall[pb.WatchOrdersRequest, pb.WatchOrdersRespo
 class Watcher:
     """One reader of one order's events. Ends after the closing event; raises what the server refused."""
 
-    __slots__ = ("_buffer", "_error", "_feed", "_waiter", "_watches", "behind", "finished", "sequence")
+    __slots__ = (
+        "_buffer",
+        "_error",
+        "_feed",
+        "_waiter",
+        "_watches",
+        "behind",
+        "finished",
+        "sequence",
+        "unchecked",
+    )
 
     def __init__(self, watches: Watches, feed: Feed, after_sequence: int) -> None:
         self._watches = watches
@@ -64,6 +74,8 @@ class Watcher:
         """Nothing will be accepted any more; the buffer may still hold events."""
         self.sequence = after_sequence
         """Of the last event accepted."""
+        self.unchecked = after_sequence > 0
+        """Nothing was accepted yet, so its cursor may be beyond the record."""
         self.behind = False
         """Events were let go because the buffer was full."""
 
@@ -98,6 +110,7 @@ class Watcher:
                 self.behind = True
                 return False
             self.sequence = event.sequence
+            self.unchecked = False
             self._buffer.append(event)
             if closing:
                 self.finish()
@@ -106,12 +119,7 @@ class Watcher:
         elif closing and event.sequence == self.sequence:
             self.finish()
         elif closing and event.sequence < self.sequence:
-            self.finish(
-                SequenceAhead(
-                    f"after_sequence was {self.sequence}, but the last event of order {event.order_id} "
-                    f"is {event.sequence}"
-                )
-            )
+            self.finish(_ahead(event.order_id, self.sequence, event.sequence))
         return self.finished
 
     def finish(self, error: OrderError | None = None) -> None:
@@ -122,6 +130,12 @@ class Watcher:
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+
+
+def _ahead(order_id: str, after_sequence: int, last_sequence: int) -> SequenceAhead:
+    return SequenceAhead(
+        f"after_sequence was {after_sequence}, but the last event of order {order_id} is {last_sequence}"
+    )
 
 
 class Feed:
@@ -180,6 +194,23 @@ class Watches:
             self._runner = asyncio.get_running_loop().create_task(self._run(), name="watch-orders")
         return watcher
 
+    def has_unchecked(self, order_id: str) -> bool:
+        """Whether watchers share the order of whom one may be ahead of the record.
+
+        The stream follows the one that is furthest back, so nobody else's cursor is checked by the server.
+        """
+        feed = self._feeds.get(order_id)
+        return feed is not None and len(feed.watchers) > 1 and any(w.unchecked for w in feed.watchers)
+
+    def refuse_ahead(self, order_id: str, last_sequence: int) -> None:
+        """End the order's watchers that are ahead of its last event with SequenceAhead."""
+        feed = self._feeds.get(order_id)
+        for watcher in tuple(feed.watchers) if feed is not None else ():
+            watcher.unchecked = False
+            if feed is not None and watcher.sequence > last_sequence:
+                watcher.finish(_ahead(order_id, watcher.sequence, last_sequence))
+                self._remove(feed, watcher)
+
     def leave(self, feed: Feed, watcher: Watcher) -> None:
         """Remove the watcher, if it has not finished; with the last one the order is no longer watched."""
         if watcher in feed.watchers:
@@ -216,7 +247,9 @@ class Watches:
                 self._to_write = dict.fromkeys(self._feeds)
                 for feed in self._feeds.values():
                     feed.active = False
-                if not self._feeds:
+                if self._feeds:
+                    self._something_to_write.set()
+                else:
                     self._something_to_write.clear()
         except Exception:
             # A defect. Watchers are told, for nothing would ever wake them.
@@ -256,14 +289,16 @@ class Watches:
                 while self._to_write:
                     order_id = next(iter(self._to_write))
                     del self._to_write[order_id]
-                    if order_id in self._asked:
-                        # A request starts over only once the one before it is withdrawn.
-                        self._asked.discard(order_id)
-                        await call.write(pb.WatchOrdersRequest(unwatch=order_id))
                     feed = self._feeds.get(order_id)
-                    cursor = None if feed is None else feed.cursor()
-                    if feed is None or cursor is None:
+                    if feed is None:
+                        if order_id in self._asked:
+                            self._asked.discard(order_id)
+                            await call.write(pb.WatchOrdersRequest(unwatch=order_id))
                         continue
+                    cursor = feed.cursor()
+                    if cursor is None:
+                        continue
+                    # Asked for again, an order's cursor moves.
                     self._asked.add(order_id)
                     feed.active = True
                     feed.position = cursor

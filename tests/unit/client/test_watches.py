@@ -1,0 +1,353 @@
+"""Watches over a stream that breaks, repeats and refuses: each watcher gets each event once, in sequence."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import grpc
+import pytest
+from google.rpc import code_pb2, status_pb2
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+import client.watches
+from client import OrderError, OrderEvent, OrderNotFound, SequenceAhead
+from client.order import CLOSED
+from client.watches import Feed, Watcher, Watches
+from tests.unit.client.watch_stream import Record, broken
+
+TURNS = 400
+"""Turns of the event loop after which nothing more can be on its way: there is no real waiting here."""
+
+
+class Stuck(AssertionError):
+    pass
+
+
+async def turn(count: int) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+async def rest(watcher: Watcher) -> list[int]:
+    """Read the watcher to its end; raise Stuck if it never comes."""
+    found: list[int] = []
+
+    async def read() -> None:
+        async for event in watcher:
+            found.append(event.sequence)  # noqa: PERF401 - kept when the read is given up
+
+    task = asyncio.ensure_future(read())
+    for _ in range(TURNS):
+        if task.done():
+            break
+        await asyncio.sleep(0)
+    if not task.done():
+        task.cancel()
+        await asyncio.wait([task])
+        raise Stuck(f"got {found}, waits after {watcher.sequence}")
+    task.result()
+    return found
+
+
+def make(record: Record) -> Watches:
+    return Watches(record.open, random=lambda: 0.0)
+
+
+async def test_every_event_comes_once_and_in_sequence() -> None:
+    record = Record({"a": 5})
+    watches = make(record)
+    watcher = watches.join("a", 0)
+    for _ in range(5):
+        record.emit("a")
+    assert await rest(watcher) == [1, 2, 3, 4, 5]
+    await watches.close()
+
+
+async def test_a_watch_goes_on_where_it_was_when_the_stream_breaks() -> None:
+    record = Record({"a": 4})
+    watches = make(record)
+    watcher = watches.join("a", 0)
+    record.emit("a")
+    assert (await anext(watcher)).sequence == 1
+    record.cut()
+    await turn(20)
+    assert [call.requests[0].watch.after_sequence for call in record.calls] == [1]
+    for _ in range(3):
+        record.emit("a")
+    assert await rest(watcher) == [2, 3, 4]
+    await watches.close()
+
+
+async def test_a_stream_that_the_server_ends_is_opened_again() -> None:
+    record = Record({"a": 2})
+    watches = make(record)
+    watcher = watches.join("a", 0)
+    await turn(10)
+    record.calls.pop().end()
+    await turn(20)
+    record.emit("a")
+    record.emit("a")
+    assert await rest(watcher) == [1, 2]
+    await watches.close()
+
+
+async def test_all_watches_share_one_stream() -> None:
+    record = Record({f"order-{number}": 1 for number in range(50)})
+    watches = make(record)
+    watchers = [watches.join(order_id, 0) for order_id in record.lengths]
+    for order_id in record.lengths:
+        record.emit(order_id)
+    for watcher in watchers:
+        assert await rest(watcher) == [1]
+    assert len(record.calls) == 1
+    assert watches.order_count == 0
+    await watches.close()
+
+
+async def test_watchers_of_one_order_get_the_same_event_object() -> None:
+    record = Record({"a": 1})
+    watches = make(record)
+    first, second = watches.join("a", 0), watches.join("a", 0)
+    await turn(10)
+    record.emit("a")
+    assert await anext(first) is await anext(second)
+    await watches.close()
+
+
+async def test_a_watcher_that_joins_later_gets_what_it_missed() -> None:
+    record = Record({"a": 4})
+    watches = make(record)
+    early = watches.join("a", 0)
+    for _ in range(3):
+        record.emit("a")
+    assert [(await anext(early)).sequence for _ in range(3)] == [1, 2, 3]
+    late = watches.join("a", 1)
+    await turn(20)
+    record.emit("a")
+    assert await rest(late) == [2, 3, 4]
+    assert await rest(early) == [4]
+    await watches.close()
+
+
+async def test_a_watch_after_the_closing_event_ends_without_events() -> None:
+    record = Record({"a": 3}, happened={"a": 3})
+    watches = make(record)
+    assert await rest(watches.join("a", 3)) == []
+    await watches.close()
+
+
+async def test_an_unknown_order_is_refused() -> None:
+    watches = make(Record({}))
+    with pytest.raises(OrderNotFound):
+        await rest(watches.join("nope", 0))
+    await watches.close()
+
+
+async def test_a_cursor_beyond_the_record_is_refused() -> None:
+    record = Record({"a": 3}, happened={"a": 1})
+    watches = make(record)
+    with pytest.raises(SequenceAhead):
+        await rest(watches.join("a", 2))
+    await watches.close()
+
+
+async def test_of_two_watchers_only_the_one_ahead_of_the_record_is_refused() -> None:
+    record = Record({"a": 3}, happened={"a": 1})
+    watches = make(record)
+    good, ahead = watches.join("a", 0), watches.join("a", 2)
+    assert watches.has_unchecked("a")
+    watches.refuse_ahead("a", last_sequence=1)
+    assert not watches.has_unchecked("a")
+    with pytest.raises(SequenceAhead, match="was 2, but the last event of order a is 1"):
+        await rest(ahead)
+    record.emit("a")
+    record.emit("a")
+    assert await rest(good) == [1, 2, 3]
+    await watches.close()
+
+
+async def test_a_slow_reader_holds_no_more_than_its_buffer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client.watches, "WATCHER_BUFFER", 4)
+    record = Record({"a": 30}, happened={"a": 30})
+    watches = make(record)
+    watcher = watches.join("a", 0)
+    await turn(100)
+    assert watcher.behind
+    assert len(watcher._buffer) == 4
+    assert await rest(watcher) == list(range(1, 31))
+    await watches.close()
+
+
+async def test_an_order_that_cannot_be_read_just_now_is_asked_for_again() -> None:
+    away = status_pb2.Status(code=code_pb2.UNAVAILABLE, message="no database")
+    record = Record({"a": 2}, happened={"a": 2}, ends={"a": away})
+    watches = make(record)
+    watcher = watches.join("a", 0)
+    await turn(30)
+    record.ends.clear()
+    assert await rest(watcher) == [1, 2]
+    await watches.close()
+
+
+async def test_a_stream_that_may_not_be_opened_ends_the_watches() -> None:
+    record = Record({"a": 2}, refusal=broken(grpc.StatusCode.UNIMPLEMENTED))
+    watches = make(record)
+    with pytest.raises(OrderError, match="cut"):
+        await rest(watches.join("a", 0))
+    await watches.close()
+
+
+async def test_an_order_nobody_watches_any_more_is_unwatched() -> None:
+    record = Record({"a": 2})
+    watches = make(record)
+    watcher = watches.join("a", 0)
+    await turn(10)
+    watcher.close()
+    await turn(10)
+    assert record.calls[0].requests[-1].unwatch == "a"
+    assert watches.order_count == 0
+    await watches.close()
+
+
+async def test_closing_the_client_ends_its_watches() -> None:
+    watches = make(Record({"a": 2}))
+    watcher = watches.join("a", 0)
+    await turn(10)
+    await watches.close()
+    with pytest.raises(OrderError, match="client was closed"):
+        await anext(watcher)
+
+
+# ---- Any order of things -------------------------------------------------------------------------
+
+ORDERS = ("a", "b")
+
+steps = st.lists(
+    st.one_of(
+        st.tuples(st.just("join"), st.sampled_from(ORDERS), st.integers(0, 6)),
+        st.tuples(st.just("emit"), st.sampled_from(ORDERS), st.integers(1, 4)),
+        st.tuples(st.just("read"), st.integers(0, 5), st.integers(1, 3)),
+        st.tuples(st.just("leave"), st.integers(0, 5), st.just(0)),
+        st.tuples(st.just("cut"), st.just(0), st.just(0)),
+        st.tuples(st.just("turn"), st.integers(1, 12), st.just(0)),
+    ),
+    max_size=30,
+)
+lengths = st.fixed_dictionaries({order_id: st.integers(1, 9) for order_id in ORDERS})
+
+
+async def walk(record: Record, script: list[tuple[str, str | int, int]]) -> None:
+    """Play the script, let everything happen, and check what each watcher got."""
+    watches = make(record)
+    watchers: list[tuple[str, int, Watcher, list[int]]] = []
+    for kind, first, second in script:
+        match kind:
+            case "join":
+                # No further than the record: a cursor ahead of it has its own tests.
+                after = min(second, record.happened.get(str(first), 0))
+                watchers.append((str(first), after, watches.join(str(first), after), []))
+            case "emit":
+                for _ in range(second):
+                    record.emit(str(first))
+            case "read" if watchers:
+                _, _, watcher, got = watchers[int(first) % len(watchers)]
+                for _ in range(min(second, len(watcher._buffer))):
+                    got.append((await anext(watcher)).sequence)
+            case "leave" if watchers:
+                watchers.pop(int(first) % len(watchers))[2].close()
+            case "cut":
+                record.cut()
+            case "turn":
+                await turn(int(first))
+    try:
+        for order_id, length in record.lengths.items():
+            while record.happened.get(order_id, 0) < length - 1:
+                record.emit(order_id)
+        await turn(TURNS)
+        for order_id, after, watcher, _ in watchers:
+            # Not only in the end: whoever has room is up to date before the order closes.
+            last = max(after, record.happened.get(order_id, 0))
+            assert watcher.behind or watcher.sequence == last
+        for order_id in record.lengths:
+            record.emit(order_id)
+        for order_id, after, watcher, got in watchers:
+            got += await rest(watcher)
+            assert got == list(range(after + 1, record.lengths[order_id] + 1))
+    finally:
+        await watches.close()
+
+
+@given(steps, lengths, st.integers(1, 4))
+@settings(max_examples=150, deadline=None)
+@example(
+    [("emit", "a", 3), ("join", "a", 3), ("turn", 9, 0), ("cut", 0, 0), ("join", "a", 0)],
+    {"a": 3, "b": 1},
+    1,
+)
+def test_no_order_of_joins_cuts_and_reads_repeats_or_misses_an_event(
+    script: list[tuple[str, str | int, int]], sizes: dict[str, int], chunk: int
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(client.watches, "WATCHER_BUFFER", 3)
+        asyncio.run(walk(Record(sizes, chunk=chunk), script))
+
+
+def _accept_all(self: Watcher, event: OrderEvent) -> bool:
+    self.sequence = event.sequence
+    self._buffer.append(event)
+    self._wake()
+    if event.status in CLOSED:
+        self.finish()
+    return self.finished
+
+
+def _accept_later(self: Watcher, event: OrderEvent) -> bool:
+    return _accept_all(self, event) if event.sequence > self.sequence else self.finished
+
+
+def _request_nothing(self: Watches, feed: Feed) -> None:
+    if not feed.active:
+        self._write_soon(feed.order_id)
+
+
+def _never_look_back(self: Feed) -> int | None:
+    return min((watcher.sequence for watcher in self.watchers if not watcher.behind), default=None)
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "mutant"),
+    [
+        (Watcher, "accept", _accept_all),
+        (Watcher, "accept", _accept_later),
+        (Watches, "request", _request_nothing),
+        (Feed, "cursor", _never_look_back),
+    ],
+    ids=["repeats", "gaps", "late joiner not served", "closed order not noticed"],
+)
+def test_the_walks_catch_a_broken_watch(owner: type, name: str, mutant: Callable[..., object]) -> None:
+    scripts: list[list[tuple[str, str | int, int]]] = [
+        [
+            ("emit", "a", 2),
+            ("join", "a", 0),
+            ("turn", 12, 0),
+            ("cut", 0, 0),
+            ("join", "a", 0),
+            ("turn", 12, 0),
+        ],
+        [("emit", "a", 5), ("join", "a", 3), ("turn", 12, 0), ("join", "a", 0), ("turn", 3, 0)],
+        [("emit", "a", 9), ("join", "a", 9), ("turn", 12, 0)],
+        [("emit", "a", 5), ("join", "a", 0), ("join", "a", 4), ("turn", 20, 0), ("read", 0, 3)],
+    ]
+
+    def play() -> None:
+        for script in scripts:
+            asyncio.run(walk(Record({"a": 9, "b": 1}, chunk=2), list(script)))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(client.watches, "WATCHER_BUFFER", 3)
+        play()
+        patch.setattr(owner, name, mutant)
+        with pytest.raises(AssertionError):
+            play()
