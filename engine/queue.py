@@ -83,6 +83,11 @@ for _, pairs in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])) do
 end
 """
 
+_run, _reclaimed, _dropped = (
+    queue_messages_total.labels(result) for result in ("run", "reclaimed", "dropped")
+)
+_queue_seconds = stage_seconds.labels("queue")
+
 Entry = tuple[bytes, dict[bytes, bytes] | None]
 """Id and fields of a stream entry."""
 
@@ -156,6 +161,10 @@ class OrderBroker(AsyncBroker):
             self._acknowledge, observe=observe_batch("acknowledge")
         )
         self._in_hand: set[bytes] = set()
+        """Read and not acknowledged yet."""
+        self._handing_out = False
+        self._done: list[bytes] = []
+        """Done while others of the same read were still being handed out."""
         self._unacknowledged: set[bytes] = set()
         """Done, but Redis could not be told yet."""
         self._freed = asyncio.Event()
@@ -217,15 +226,20 @@ class OrderBroker(AsyncBroker):
                 await self._pause(RECONNECT.delay_seconds(failures, random.random()))
                 continue
             failures = 0
+            self._handing_out = True
             for entry_id, fields in entries:
                 body = _body(fields)
                 if body is None:
-                    queue_messages_total.labels("dropped").inc()
-                    self._acknowledgements(entry_id)
+                    _dropped.inc()
+                    self._done.append(entry_id)
                     continue
                 offered = int(entry_id.partition(b"-")[0]) / 1000
-                stage_seconds.labels("queue").observe(max(0.0, time.time() - offered))
+                _queue_seconds.observe(max(0.0, time.time() - offered))
                 yield AckableMessage.model_construct(data=body, ack=partial(self._finish, entry_id))
+            self._handing_out = False
+            for entry_id in self._done:
+                self._acknowledgements(entry_id)
+            self._done.clear()
 
     def stop(self) -> None:
         """Have `listen` end within a block interval. What was read is still handed out."""
@@ -304,7 +318,7 @@ class OrderBroker(AsyncBroker):
         entries: list[Entry] = [(entry_id, fields) for entry_id, fields in answer[1] if entry_id not in known]
         self._in_hand.update(entry_id for entry_id, _ in entries)
         if entries:
-            queue_messages_total.labels("reclaimed").inc(len(entries))
+            _reclaimed.inc(len(entries))
             logger.info("took over %d messages that were left behind", len(entries))
         return entries
 
@@ -322,15 +336,23 @@ class OrderBroker(AsyncBroker):
 
     async def _finish(self, entry_id: bytes) -> None:
         """Acknowledge and delete the entry of a task that returned. Never raises."""
-        queue_messages_total.labels("run").inc()
-        await self._acknowledgements(entry_id)
+        _run.inc()
+        if self._handing_out:
+            # More of the same read are about to be done: `listen` acknowledges them all in one go.
+            self._done.append(entry_id)
+        else:
+            await self._acknowledgements(entry_id)
 
     async def _acknowledge(self, entry_ids: list[bytes]) -> list[None]:
         try:
-            async with asyncio.timeout(_ACKNOWLEDGE_SECONDS), self._client.pipeline(transaction=True) as pipe:
-                # Both or neither: an entry that is acknowledged and not deleted would stay for ever.
-                pipe.xack(STREAM, GROUP, *entry_ids)
-                pipe.xdel(STREAM, *entry_ids)
+            async with (
+                asyncio.timeout(_ACKNOWLEDGE_SECONDS),
+                self._client.pipeline(transaction=False) as pipe,
+            ):
+                # In this order. Deleted and not acknowledged, an entry is cleared away by XAUTOCLAIM;
+                # acknowledged and not deleted, it would stay in the stream for ever.
+                pipe.execute_command("XDEL", STREAM, *entry_ids)
+                pipe.execute_command("XACK", STREAM, GROUP, *entry_ids)
                 await pipe.execute()
         except REDIS_ERRORS as error:
             logger.debug("%d acknowledgements wait for Redis: %s", len(entry_ids), error)

@@ -1,6 +1,6 @@
 """A worker process for the queue's tests: appends what it runs to a file.
 
-    python queue_worker.py <file> <capacity> <idle seconds> [hold]
+    python queue_worker.py <file> <capacity> <idle seconds> <task seconds> [hold]
 
 Lines are `start <pid> <order_id>` and `end <pid> <order_id>`. With `hold`, a task goes on until the file
 `<file>.release` exists.
@@ -17,11 +17,9 @@ from engine.process import run
 from engine.queue import TASK_NAME, OrderBroker, run_tasks
 from engine.settings import Settings
 
-TASK_SECONDS = 0.05
-
 
 async def work(settings: Settings, stopping: asyncio.Event) -> None:
-    record, capacity, idle_seconds, *hold = sys.argv[1:]
+    record, capacity, idle_seconds, task_seconds, *hold = sys.argv[1:]
     release = f"{record}.release"
     file = os.open(record, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     broker = OrderBroker(
@@ -31,9 +29,9 @@ async def work(settings: Settings, stopping: asyncio.Event) -> None:
     @broker.task(TASK_NAME)
     async def execute_orders(order_ids: list[UUID]) -> None:
         os.write(file, b"".join(b"start %d %s\n" % (os.getpid(), str(each).encode()) for each in order_ids))
-        await asyncio.sleep(TASK_SECONDS)
+        await asyncio.sleep(float(task_seconds))
         while hold and not os.path.exists(release):  # noqa: ASYNC110, ASYNC240
-            await asyncio.sleep(TASK_SECONDS)
+            await asyncio.sleep(float(task_seconds))
         os.write(file, b"".join(b"end %d %s\n" % (os.getpid(), str(each).encode()) for each in order_ids))
 
     await broker.startup()

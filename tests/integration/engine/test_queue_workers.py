@@ -41,9 +41,16 @@ class Crew:
         self.processes: list[subprocess.Popen[bytes]] = []
 
     def start(
-        self, *, capacity: int = 8, idle_seconds: float = 0.5, hold: bool = False
+        self, *, capacity: int = 8, idle_seconds: float = 0.5, task_seconds: float = 0.02, hold: bool = False
     ) -> subprocess.Popen[bytes]:
-        command = [sys.executable, str(PROGRAM), str(self._record), str(capacity), str(idle_seconds)]
+        command = [
+            sys.executable,
+            str(PROGRAM),
+            str(self._record),
+            str(capacity),
+            str(idle_seconds),
+            str(task_seconds),
+        ]
         process = subprocess.Popen([*command, "hold"] if hold else command, cwd=ROOT, env=self._environ)
         self.processes.append(process)
         return process
@@ -247,9 +254,10 @@ async def test_a_long_backlog_is_run_whole_and_the_stream_does_not_grow(
 async def test_a_backlog_longer_than_workers_may_hold_is_not_run_twice(
     crew: Crew, broker: OrderBroker, client: Redis
 ) -> None:
-    orders = order_ids(80)
+    # A worker that read ahead would have a dozen waiting for three seconds: thrice what makes them look left.
+    orders = order_ids(24)
     await offer_singly(broker, orders)
-    workers = [crew.start(capacity=1, idle_seconds=1.0) for _ in range(2)]
+    workers = [crew.start(capacity=1, idle_seconds=1.0, task_seconds=0.25) for _ in range(2)]
     await until(lambda: len(crew.ends()) == len(orders))
     await until_nothing_is_left(client)
     assert crew.ends() == Counter(orders)
