@@ -1,0 +1,340 @@
+"""The node client against a node's published answers, and against a node that misbehaves."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any
+
+import pytest
+from fake_node import FakeNode
+from published_vectors import solana_cases
+from solders.pubkey import Pubkey
+
+from engine.domain.errors import NodeUnavailable
+from engine.solana.programs import TOKEN_PROGRAM
+from engine.solana.rpc import NodeClient, RpcError, SignatureStatus, TransactionRecord
+from engine.solana.transactions import Blockhash
+
+KEY = Pubkey.from_string("BVExP6GCcTEfiCHAWcEN5tet9eHMWzeJ7vgoiEyijFxT")
+
+
+@pytest.fixture
+async def node() -> AsyncIterator[FakeNode]:
+    async with FakeNode() as fake:
+        yield fake
+
+
+@pytest.fixture
+async def client(node: FakeNode) -> AsyncIterator[NodeClient]:
+    async with NodeClient(node.url, node.ws_url, timeout_seconds=5.0) as made:
+        yield made
+
+
+def _published(method: str, holds: Any = lambda response: "result" in response) -> dict[str, Any]:
+    """Return the first published answer to a method that fits."""
+    response: dict[str, Any] = next(
+        case["response"]
+        for case in solana_cases("rpc_examples")
+        if case["method"] == method and holds(case["response"])
+    )
+    return {name: value for name, value in response.items() if name in ("result", "error")}
+
+
+def _answer(node: FakeNode, method: str, answer: dict[str, Any]) -> None:
+    node.answers[method] = lambda params: answer
+
+
+# ---- What a node answers -------------------------------------------------------------------------
+
+
+async def test_blockhash_comes_with_how_long_it_lasts(node: FakeNode, client: NodeClient) -> None:
+    _answer(node, "getLatestBlockhash", _published("getLatestBlockhash"))
+    assert await client.latest_blockhash() == Blockhash(
+        "F26fH1L1SnpfDCZweDcexzJHaqUvmG6uqRWQ1X1975Bw", 390_000_150
+    )
+
+
+async def test_heights_and_slots_are_of_the_commitment_asked_for(node: FakeNode, client: NodeClient) -> None:
+    _answer(node, "getBlockHeight", _published("getBlockHeight"))
+    _answer(node, "getSlot", _published("getSlot"))
+    assert await client.block_height("finalized") == 390_000_000
+    assert await client.slot("processed") == 412_345_678
+    assert [call["params"] for (call,) in node.requests] == [
+        [{"commitment": "finalized"}],
+        [{"commitment": "processed"}],
+    ]
+
+
+async def test_balances_are_in_base_units(node: FakeNode, client: NodeClient) -> None:
+    _answer(node, "getBalance", _published("getBalance"))
+    _answer(node, "getTokenAccountBalance", _published("getTokenAccountBalance"))
+    assert await client.balance(KEY) == 1_500_000_000
+    assert await client.token_balance(KEY) == 12_345
+
+
+async def test_accounts_come_in_order_with_none_where_there_is_none(
+    node: FakeNode, client: NodeClient
+) -> None:
+    _answer(node, "getMultipleAccounts", _published("getMultipleAccounts"))
+    slot, (account, absent) = await client.multiple_accounts([KEY, KEY])
+    assert slot == 412_345_678
+    assert absent is None
+    assert account is not None
+    assert (account.lamports, account.owner, len(account.data)) == (2_039_280, str(TOKEN_PROGRAM), 165)
+
+
+async def test_any_number_of_accounts_is_one_request(node: FakeNode, client: NodeClient) -> None:
+    def answer(params: list[Any]) -> dict[str, Any]:
+        accounts = [
+            {"data": ["", "base64"], "lamports": int(key == str(KEY)), "owner": key, "space": 0}
+            for key in params[0]
+        ]
+        return {"result": {"context": {"slot": len(accounts)}, "value": accounts}}
+
+    node.answers["getMultipleAccounts"] = answer
+    asked = [Pubkey.from_bytes(number.to_bytes(32, "big")) for number in range(250)]
+    slot, accounts = await client.multiple_accounts(asked)
+    assert [account.owner for account in accounts if account] == [str(key) for key in asked]
+    assert slot == 50
+    assert [[len(call["params"][0]) for call in request] for request in node.requests] == [[100, 100, 50]]
+
+
+async def test_no_accounts_are_no_request(node: FakeNode, client: NodeClient) -> None:
+    assert await client.multiple_accounts([]) == (0, [])
+    assert node.requests == []
+
+
+async def test_program_accounts_are_asked_for_by_size_prefix_and_slice(
+    node: FakeNode, client: NodeClient
+) -> None:
+    found = {"pubkey": str(KEY), "account": {"data": ["AQI=", "base64"], "lamports": 1, "owner": "x"}}
+    _answer(node, "getProgramAccounts", {"result": [found]})
+    assert await client.program_accounts(
+        TOKEN_PROGRAM, data_size=637, prefix=b"\x01\x02", data_slice=(168, 64)
+    ) == [(KEY, b"\x01\x02")]
+    ((call,),) = node.requests
+    program, options = call["params"]
+    assert program == str(TOKEN_PROGRAM)
+    assert options["filters"] == [
+        {"dataSize": 637},
+        {"memcmp": {"offset": 0, "bytes": "AQI=", "encoding": "base64"}},
+    ]
+    assert options["dataSlice"] == {"offset": 168, "length": 64}
+
+
+async def test_statuses_tell_finality_and_error(node: FakeNode, client: NodeClient) -> None:
+    _answer(node, "getSignatureStatuses", _published("getSignatureStatuses"))
+    landed, reverted, unseen = await client.signature_statuses(["a", "b", "c"])
+    assert landed == SignatureStatus(412_345_670, None, "confirmed")
+    assert reverted == SignatureStatus(412_345_600, {"InstructionError": [2, {"Custom": 6005}]}, "finalized")
+    assert unseen is None
+    assert node.requests[0][0]["params"] == [["a", "b", "c"], {"searchTransactionHistory": True}]
+
+
+@pytest.mark.parametrize(
+    ("status", "commitment", "reached"),
+    [
+        ("processed", "confirmed", False),
+        ("confirmed", "confirmed", True),
+        ("confirmed", "finalized", False),
+        ("finalized", "confirmed", True),
+    ],
+)
+def test_status_reaches_its_own_commitment_and_those_below(
+    status: str, commitment: str, reached: bool
+) -> None:
+    assert SignatureStatus(1, None, status).reached(commitment) is reached
+
+
+async def test_statuses_of_many_are_chunks_of_one_request(node: FakeNode, client: NodeClient) -> None:
+    node.answers["getSignatureStatuses"] = lambda params: {
+        "result": {
+            "context": {"slot": 1},
+            "value": [
+                {"slot": int(text), "err": None, "confirmationStatus": "finalized"} for text in params[0]
+            ],
+        }
+    }
+    statuses = await client.signature_statuses([str(number) for number in range(600)])
+    assert [status.slot for status in statuses if status] == list(range(600))
+    assert [[len(call["params"][0]) for call in request] for request in node.requests] == [[256, 256, 88]]
+
+
+async def test_transaction_tells_its_token_balances(node: FakeNode, client: NodeClient) -> None:
+    _answer(node, "getTransaction", _published("getTransaction", lambda response: response.get("result")))
+    (record,) = await client.transactions(["a"])
+    assert record is not None
+    assert (record.slot, record.err, record.fee) == (412_345_670, None, 5_300)
+    # The account is in the first list only: it was closed on the way.
+    assert [(balance.before, balance.after) for balance in record.token_balances] == [(12_345, 0)]
+
+
+async def test_transaction_that_is_not_there_is_none(node: FakeNode, client: NodeClient) -> None:
+    _answer(
+        node, "getTransaction", _published("getTransaction", lambda response: not response.get("result", 1))
+    )
+    assert await client.transactions(["a"]) == [None]
+
+
+async def test_exchanged_amounts_are_what_the_pools_took_and_gave(node: FakeNode, client: NodeClient) -> None:
+    def balance(index: int, mint: str, owner: str, amount: int) -> dict[str, Any]:
+        return {
+            "accountIndex": index,
+            "mint": mint,
+            "owner": owner,
+            "uiTokenAmount": {"amount": str(amount), "decimals": 6},
+        }
+
+    meta = {
+        "err": None,
+        "fee": 5_000,
+        "preTokenBalances": [balance(1, "SOL", "pool", 900), balance(2, "USDC", "pool", 5_000)],
+        "postTokenBalances": [
+            balance(1, "SOL", "pool", 1_000),
+            balance(2, "USDC", "pool", 4_600),
+            balance(3, "USDC", "me", 400),
+        ],
+    }
+    _answer(node, "getTransaction", {"result": {"slot": 9, "meta": meta}})
+    (record,) = await client.transactions(["a"])
+    assert isinstance(record, TransactionRecord)
+    assert record.exchanged("me", "SOL", "USDC") == (100, 400)
+
+
+# ---- Sending -------------------------------------------------------------------------------------
+
+
+async def test_transaction_is_sent_once_without_preflight(node: FakeNode, client: NodeClient) -> None:
+    _answer(node, "sendTransaction", _published("sendTransaction"))
+    await client.send_transaction(b"\x01\x02")
+    ((call,),) = node.requests
+    assert call["params"] == ["AQI=", {"encoding": "base64", "skipPreflight": True, "maxRetries": 0}]
+
+
+async def test_transaction_that_landed_before_counts_as_sent(node: FakeNode, client: NodeClient) -> None:
+    def already(response: dict[str, Any]) -> bool:
+        data = response.get("error", {}).get("data") or {}
+        return bool(data.get("err") == "AlreadyProcessed")
+
+    _answer(node, "sendTransaction", _published("sendTransaction", already))
+    await client.send_transaction(b"\x01")
+    assert node.calls["sendTransaction"] == 1
+
+
+async def test_transaction_the_node_cannot_read_is_refused(node: FakeNode, client: NodeClient) -> None:
+    refused = _published("sendTransaction", lambda response: response.get("error", {}).get("code") == -32602)
+    _answer(node, "sendTransaction", refused)
+    with pytest.raises(RpcError, match="sendTransaction: failed to deserialize") as error:
+        await client.send_transaction(b"\x00\x00\x00")
+    assert error.value.code == -32602
+
+
+async def test_sends_of_one_moment_travel_together_and_fail_alone(node: FakeNode, client: NodeClient) -> None:
+    def answer(params: list[Any]) -> dict[str, Any]:
+        if params[0] == "AQ==":
+            return {"error": {"code": -32602, "message": "bad"}}
+        return {"result": "signature"}
+
+    node.answers["sendTransaction"] = answer
+    outcomes = await asyncio.gather(
+        *(client.send_transaction(bytes([number])) for number in range(3)), return_exceptions=True
+    )
+    assert [type(outcome) for outcome in outcomes] == [type(None), RpcError, type(None)]
+    assert [len(request) for request in node.requests] == [3]
+
+
+async def test_sending_does_not_wait_for_reading(node: FakeNode, client: NodeClient) -> None:
+    released = asyncio.Event()
+    node.hold = released
+    _answer(node, "getSlot", {"result": 1})
+    _answer(node, "sendTransaction", {"result": "signature"})
+    async with asyncio.timeout(5), asyncio.TaskGroup() as tasks:
+        reads = [tasks.create_task(client.slot()) for _ in range(3)]
+        await node.asked.wait()
+        node.hold = None
+        await client.send_transaction(b"\x01")
+        assert not any(read.done() for read in reads)
+        released.set()
+
+
+# ---- No answer -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+async def test_overloaded_node_is_unavailable(node: FakeNode, client: NodeClient, status: int) -> None:
+    node.http_status = status
+    with pytest.raises(NodeUnavailable, match=f"HTTP {status}"):
+        await client.slot()
+
+
+async def test_node_that_is_behind_is_unavailable(node: FakeNode, client: NodeClient) -> None:
+    behind = _published("sendTransaction", lambda response: response.get("error", {}).get("code") == -32005)
+    _answer(node, "sendTransaction", behind)
+    with pytest.raises(NodeUnavailable, match="behind by 200 slots"):
+        await client.send_transaction(b"\x01")
+
+
+@pytest.mark.parametrize("body", [b"<html>", b"[]", b"{}", b'"text"', b"[1]"])
+async def test_answer_that_is_none_is_unavailable(node: FakeNode, client: NodeClient, body: bytes) -> None:
+    node.body = body
+    with pytest.raises(NodeUnavailable):
+        await client.slot()
+
+
+async def test_unreachable_node_is_unavailable(unused_port: int) -> None:
+    url = f"http://127.0.0.1:{unused_port}"
+    async with NodeClient(url, url) as client:
+        with pytest.raises(NodeUnavailable, match="unreachable"):
+            await client.slot()
+
+
+async def test_silent_node_is_unavailable(node: FakeNode) -> None:
+    node.hold = asyncio.Event()
+    async with NodeClient(node.url, node.ws_url, timeout_seconds=0.05) as client:
+        with pytest.raises(NodeUnavailable, match="in time"):
+            await client.slot()
+    node.hold.set()
+
+
+@pytest.fixture
+def unused_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+# ---- Slots ---------------------------------------------------------------------------------------
+
+
+async def test_slots_come_as_they_are_announced(node: FakeNode, client: NodeClient) -> None:
+    async with asyncio.timeout(5), aclosing(client.slots()) as slots:
+        first = asyncio.ensure_future(anext(slots))
+        await node.subscribed.wait()
+        await node.announce(41)
+        assert await first == 41
+        await node.announce(41)
+        await node.announce(43)
+        assert await anext(slots) == 43
+    assert node.calls["getSlot"] == 0
+
+
+async def test_slots_are_polled_while_nothing_announces_them_and_announced_again_after(
+    node: FakeNode, client: NodeClient
+) -> None:
+    polled = iter(range(50, 100))
+    node.answers["getSlot"] = lambda params: {"result": next(polled)}
+    async with asyncio.timeout(10), aclosing(client.slots()) as slots:
+        first = asyncio.ensure_future(anext(slots))
+        await node.subscribed.wait()
+        await node.announce(41)
+        assert await first == 41
+        await node.drop_sockets()
+        assert [await anext(slots), await anext(slots)] == [50, 51]
+        later = asyncio.ensure_future(anext(slots))
+        await node.subscribed.wait()
+        await node.announce(1_000)
+        assert await later == 1_000
