@@ -180,12 +180,13 @@ class OrderBroker(AsyncBroker):
     async def offer(self, order_ids: Sequence[UUID]) -> None:
         """Tell the workers that these orders are due.
 
-        Raises a redis error, OSError or TimeoutError when Redis did not take them: count it and go on,
+        Raises one of REDIS_ERRORS when Redis did not take them; they are counted as dropped. Go on then,
         the sweeper finds them. Offers that come while another is under way travel together.
         """
         if not order_ids:
             return
         if asyncio.get_running_loop().time() < self._rest_until:
+            hints_dropped_total.labels("offer_failed").inc(len(order_ids))
             raise RedisConnectionError("Redis did not take the offer before this one")
         await self._offers(order_ids)
 

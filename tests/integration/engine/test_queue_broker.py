@@ -78,6 +78,10 @@ def counted(result: str) -> float:
     return REGISTRY.get_sample_value("order_engine_queue_messages_total", {"result": result}) or 0.0
 
 
+def dropped_offers() -> float:
+    return REGISTRY.get_sample_value("order_engine_hints_dropped_total", {"reason": "offer_failed"}) or 0.0
+
+
 async def test_a_message_on_the_wire_is_order_ids_and_nothing_else(
     broker: OrderBroker, client: Redis
 ) -> None:
@@ -237,13 +241,15 @@ async def test_consumers_that_are_gone_are_removed_unless_they_hold_something(
     assert await names() == {"holding"}
 
 
-async def test_an_offer_to_a_redis_that_is_away_is_refused_at_once(tmp_path: Path) -> None:
+async def test_an_offer_to_a_redis_that_is_away_is_refused_and_counted(tmp_path: Path) -> None:
     broker = OrderBroker(Settings(redis_host=str(tmp_path / "nobody.sock")))
     await broker.startup()
+    before = dropped_offers()
     for _ in range(2):
         with pytest.raises(REDIS_ERRORS):
             await broker.offer([uuid4()])
     await broker.shutdown()
+    assert dropped_offers() == before + 2
 
 
 def test_another_task_cannot_be_queued(valkey: Settings) -> None:
