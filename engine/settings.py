@@ -79,7 +79,7 @@ class Settings:
     simnet_finalized_slots: int = _setting(31, "Slots until a transaction is finalized")
     simnet_landing_slots: int = _setting(0, "Slots a transaction waits beyond the next one")
     simnet_landing_jitter_slots: int = _setting(0, "Up to this many more, different for each transaction")
-    simnet_market_pools: int = _setting(2, "Pools whose price the market moves in a slot; 0: none ever")
+    simnet_market_pools: int = _setting(1, "Pools whose price the market moves in a slot; 0: none ever")
     simnet_faults: str = _setting(
         "", "Probabilities of what goes wrong: drop=0.01,delay=0.05,error=0.01,revert=0.01,status_lag=0.1"
     )

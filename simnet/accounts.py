@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 from solders.pubkey import Pubkey
 
-from engine.solana.accounts import MINT, TOKEN_ACCOUNT, Mint, TokenAccount
+from engine.solana.accounts import MINT, RENT_OF_TOKEN_ACCOUNT, TOKEN_ACCOUNT, Mint, TokenAccount
 from engine.solana.programs import SYSTEM_PROGRAM, TOKEN_PROGRAM, WRAPPED_SOL_MINT
 
 SYSTEM: Final = bytes(SYSTEM_PROGRAM)
@@ -26,6 +26,14 @@ _AMOUNT_END: Final = _AMOUNT_AT + 8
 _STATE_AT: Final = TOKEN_ACCOUNT.offset("state")
 _NATIVE_AT: Final = TOKEN_ACCOUNT.offset("is_native_option")
 _DECIMALS_AT: Final = MINT.offset("decimals")
+
+
+_NO_KEY: Final = Pubkey.default()
+_PLAIN_REST: Final = TOKEN_ACCOUNT.encode(TokenAccount(_NO_KEY, _NO_KEY, 0))[_AMOUNT_END:]
+_NATIVE_REST: Final = TOKEN_ACCOUNT.encode(
+    TokenAccount(_NO_KEY, _NO_KEY, 0, is_native_option=1, is_native_rent_reserve=RENT_OF_TOKEN_ACCOUNT)
+)[_AMOUNT_END:]
+"""What follows the amount in a token account that nobody has delegated or frozen."""
 
 
 class Account(msgspec.Struct, frozen=True, gc=False):
@@ -96,17 +104,9 @@ def mint_decimals(account: Account) -> int:
 
 def new_token_account(mint: bytes, owner: bytes, amount: int = 0) -> Account:
     """Return a token account that holds `amount` base units, rent-exempt."""
-    reserve = rent_exempt_minimum(TOKEN_ACCOUNT_SIZE)
+    reserve = RENT_OF_TOKEN_ACCOUNT
     native = mint == WRAPPED_SOL
-    data = TOKEN_ACCOUNT.encode(
-        TokenAccount(
-            mint=Pubkey.from_bytes(mint),
-            owner=Pubkey.from_bytes(owner),
-            amount=amount,
-            is_native_option=1 if native else 0,
-            is_native_rent_reserve=reserve if native else 0,
-        )
-    )
+    data = mint + owner + amount.to_bytes(8, "little") + (_NATIVE_REST if native else _PLAIN_REST)
     return Account(reserve + (amount if native else 0), TOKEN, data)
 
 

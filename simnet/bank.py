@@ -14,6 +14,7 @@ from solders.pubkey import Pubkey
 from engine.domain.pools.pool import Clock
 from simnet.accounts import (
     SYSTEM,
+    TOKEN,
     Account,
     is_mint,
     is_token_account,
@@ -127,7 +128,7 @@ class TokenBalance(msgspec.Struct, frozen=True, gc=False, array_like=True):
     after: int | None
 
 
-class Meta(msgspec.Struct, frozen=True, array_like=True):
+class Meta(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """What a landed transaction left beside its changes. Lamports are of each of its keys."""
 
     logs: list[str]
@@ -137,7 +138,7 @@ class Meta(msgspec.Struct, frozen=True, array_like=True):
     token_balances: list[TokenBalance]
 
 
-class Outcome(msgspec.Struct, frozen=True):
+class Outcome(msgspec.Struct, frozen=True, gc=False):
     """What became of a transaction."""
 
     error: TransactionError | None
@@ -159,13 +160,27 @@ class Program:
         raise NotImplementedError
 
 
+class _Run:
+    """A transaction under way: the accounts it names, as its instructions so far left them."""
+
+    __slots__ = ("accounts", "clock", "logs", "transaction", "written")
+
+    def __init__(self, transaction: Transaction, accounts: dict[bytes, Account | None], clock: Clock) -> None:
+        self.transaction = transaction
+        self.accounts = accounts
+        self.clock = clock
+        self.written: dict[bytes, Account] = {}
+        self.logs: list[str] = []
+
+
 class Call:
     """One instruction, to its program: the accounts it names and the data."""
 
-    __slots__ = ("_indexes", "_run", "data", "keys")
+    __slots__ = ("_accounts", "_indexes", "_run", "data", "keys")
 
     def __init__(self, run: _Run, indexes: bytes, data: bytes) -> None:
         self._run = run
+        self._accounts = run.accounts
         self._indexes = indexes
         self.data = data
         keys = run.transaction.keys
@@ -177,11 +192,12 @@ class Call:
 
     def get(self, position: int) -> Account | None:
         """Return the account the instruction names at that position; None if it does not exist."""
-        return self._run.get(self.key(position))
+        return self.account(self.key(position))
 
     def account(self, address: bytes) -> Account | None:
         """Return any account of the transaction; None if it does not exist."""
-        return self._run.get(address)
+        account = self._accounts.get(address)
+        return account if account is not None and account.lamports else None
 
     def key(self, position: int) -> bytes:
         """Raises ProgramError where the instruction names too few accounts."""
@@ -191,9 +207,11 @@ class Call:
 
     def put(self, position: int, account: Account) -> None:
         """Change an account. Raises ProgramError if the message says it is read-only."""
-        if not self._run.transaction.is_writable(self._indexes[position]):
+        run = self._run
+        if not run.transaction.is_writable(self._indexes[position]):
             raise ProgramError("ReadonlyDataModified")
-        self._run.written[self.keys[position]] = account
+        address = self.keys[position]
+        run.written[address] = self._accounts[address] = account
 
     def is_writable(self, position: int) -> bool:
         return position < len(self._indexes) and self._run.transaction.is_writable(self._indexes[position])
@@ -205,25 +223,6 @@ class Call:
 
     def log(self, line: str) -> None:
         self._run.logs.append(line)
-
-
-class _Run:
-    """A transaction under way."""
-
-    __slots__ = ("clock", "logs", "transaction", "view", "written")
-
-    def __init__(self, transaction: Transaction, view: View, clock: Clock) -> None:
-        self.transaction = transaction
-        self.view = view
-        self.clock = clock
-        self.written: dict[bytes, Account] = {}
-        self.logs: list[str] = []
-
-    def get(self, address: bytes) -> Account | None:
-        account = self.written.get(address)
-        if account is None:
-            return self.view.get(address)
-        return account if account.lamports else None
 
 
 class Bank:
@@ -259,8 +258,8 @@ class Bank:
         keys = transaction.keys
         before = [view.get(key) for key in keys]
         paid = Account(payer.lamports - transaction.fee, payer.owner, payer.data)
-        run = _Run(transaction, view, clock)
-        run.written[keys[0]] = paid
+        run = _Run(transaction, dict(zip(keys, before, strict=True)), clock)
+        run.written[keys[0]] = run.accounts[keys[0]] = paid
         error, units = self._run(run, revert)
         if error is None:
             error = self._rent_error(run, before)
@@ -271,7 +270,8 @@ class Bank:
         if transaction.fee:
             collector = view.get(self._fee_collector) or Account(0)
             view.put(self._fee_collector, Account(collector.lamports + transaction.fee, collector.owner))
-        after = [view.get(key) for key in keys]
+        kept = run.written if error is None else {keys[0]: paid}
+        after = [kept.get(key, earlier) for key, earlier in zip(keys, before, strict=True)]
         return Outcome(
             error,
             Meta(
@@ -350,21 +350,26 @@ class Bank:
     ) -> list[TokenBalance]:
         balances = []
         for index, (earlier, later) in enumerate(zip(before, after, strict=True)):
-            some = later or earlier
-            if some is None or not (
-                (earlier is not None and is_token_account(earlier))
-                or (later is not None and is_token_account(later))
-            ):
+            held = earlier is not None and earlier.owner == TOKEN and is_token_account(earlier)
+            holds = (
+                held
+                if later is earlier
+                else later is not None and later.owner == TOKEN and is_token_account(later)
+            )
+            if not (held or holds):
                 continue
-            mint = view.get(token_mint(some))
+            some = later if holds else earlier
+            assert some is not None
+            mint_address = token_mint(some)
+            mint = view.get(mint_address)
             balances.append(
                 TokenBalance(
-                    account_index=index,
-                    mint=token_mint(some),
-                    owner=token_owner(some),
-                    decimals=mint_decimals(mint) if mint is not None and is_mint(mint) else 0,
-                    before=token_balance(earlier) if earlier and is_token_account(earlier) else None,
-                    after=token_balance(later) if later and is_token_account(later) else None,
+                    index,
+                    mint_address,
+                    token_owner(some),
+                    mint_decimals(mint) if mint is not None and is_mint(mint) else 0,
+                    token_balance(earlier) if earlier is not None and held else None,
+                    token_balance(later) if later is not None and holds else None,
                 )
             )
         return balances

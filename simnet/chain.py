@@ -1,8 +1,8 @@
 """The chain: slots that tick, transactions that wait and land, and what may be told about it.
 
 A slot is executed on a view above the accounts, committed to the ledger, and only then shown: whatever a
-client was told survives kill -9. Blockhashes follow from the seed and the slot, so they survive as well;
-transactions that were waiting do not, as on a real node.
+client was told of its transactions survives kill -9. Blockhashes follow from the seed and the slot, so they
+survive as well; transactions that were waiting do not, as on a real node.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Final, TypeVar
 
+import msgspec
 from solders.pubkey import Pubkey
 
 from engine.domain.pools.pool import Clock
@@ -46,6 +47,9 @@ _RECORD_CACHE: Final = 4096
 _WAITING_LIMIT: Final = 200_000
 _BREATH: Final = 32
 """Transactions executed before anybody else gets a turn of the loop."""
+_RECORDING_SECONDS: Final = 0.1
+_MAX_UNRECORDED_SLOTS: Final = 9
+"""With slots of 10 ms, the shortest there are."""
 _CLOCK: Final = bytes(CLOCK_SYSVAR)
 _SYSVAR_OWNER: Final = bytes(Pubkey.from_string("Sysvar1111111111111111111111111111111111111"))
 
@@ -63,8 +67,7 @@ class Timing:
     landing_jitter_slots: int
 
 
-@dataclass(frozen=True, slots=True)
-class Status:
+class Status(msgspec.Struct, frozen=True, gc=False):
     """A landed transaction, as far as its status goes."""
 
     slot: int
@@ -73,8 +76,7 @@ class Status:
     """Before this slot it is not told (status lag), unless it is finalized."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Waiting:
+class _Waiting(msgspec.Struct, frozen=True, gc=False):
     transaction: Transaction
     fate: Fate
 
@@ -114,6 +116,12 @@ class Chain:
         self._seed = seed
         self._unix_seconds = unix_seconds
         self._building_slot = FIRST_SLOT
+        self._recording_slots = min(
+            max(1, int(_RECORDING_SECONDS / timing.slot_seconds)), _MAX_UNRECORDED_SLOTS + 1
+        )
+        self._recorded_slot = FIRST_SLOT
+        self._unrecorded: dict[bytes, Account] = {}
+        """Changed by empty slots after the recorded one."""
         self._turn = asyncio.Lock()
         self._ledger_thread = ThreadPoolExecutor(1, thread_name_prefix="ledger")
         self._waiting: dict[int, list[_Waiting]] = {}
@@ -128,7 +136,7 @@ class Chain:
 
     # ---- Start and stop
 
-    def start(self) -> None:
+    async def start(self) -> None:
         """Make the first slot, or go on from the last one in the ledger."""
         progress = self._ledger.progress()
         if progress is None:
@@ -147,9 +155,13 @@ class Chain:
                 self._statuses[landed.signature] = Status(landed.slot, landed.error, landed.slot)
                 by_slot.setdefault(landed.slot, []).append(landed.signature)
             self._statuses_by_slot.extend(sorted(by_slot.items()))
-        self._building_slot = self.slot
+        self._building_slot = self._recorded_slot = self.slot
         for slot in range(max(FIRST_SLOT, self.slot - MAX_PROCESSING_AGE), self.slot + 1):
             self._hashes[self.blockhash(slot)] = self.block_height(slot)
+        if progress is not None:
+            # As many as may have been shown without being on record: no client sees the chain go back.
+            for _ in range(_MAX_UNRECORDED_SLOTS):
+                await self.advance()
 
     async def close(self) -> None:
         """Let a slot under way end, then let go of the ledger."""
@@ -186,7 +198,7 @@ class Chain:
                 self._land(waiting, view, clock, landed, lagging)
                 if count % _BREATH == 0:
                     await asyncio.sleep(0)
-            await self._commit(view, landed, lagging, slot, block_time)
+            await self._record(view, landed, lagging, slot, block_time)
             self._hashes[self.blockhash(slot)] = self.block_height(slot)
             while len(self._hashes) > MAX_PROCESSING_AGE + 1:
                 del self._hashes[next(iter(self._hashes))]
@@ -198,7 +210,7 @@ class Chain:
         async with self._turn:
             view = View(self.accounts)
             act(view, Clock(self.slot, self.block_time))
-            await self._commit(view, [], {}, self.slot, self.block_time)
+            await self._record(view, [], {}, self.slot, self.block_time)
 
     def _land(
         self,
@@ -231,10 +243,14 @@ class Chain:
             )
         )
 
-    async def _commit(
+    async def _record(
         self, view: View, landed: list[Landed], lagging: Mapping[bytes, int], slot: int, block_time: int
     ) -> None:
-        """Record a slot in the ledger, then show it. Shielded: half a slot is never shown."""
+        """Put a slot on record, then show it.
+
+        Empty slots shorter than a tenth of a second go on record together. Losing those loses nothing: what
+        they did follows from the seed and the slot before, and `start` does it again.
+        """
         progress = Progress(
             self._seed,
             slot,
@@ -242,10 +258,15 @@ class Chain:
             self.transaction_count + len(landed),
             tuple(sorted(self.market.held)),
         )
-        committed = asyncio.get_running_loop().run_in_executor(
-            self._ledger_thread, self._ledger.commit, progress, view.changed, landed
-        )
-        await asyncio.shield(committed)
+        self._unrecorded.update(view.changed)
+        if landed or slot == self.slot or slot - self._recorded_slot >= self._recording_slots:
+            changed, self._unrecorded = self._unrecorded, {}
+            committed = asyncio.get_running_loop().run_in_executor(
+                self._ledger_thread, self._ledger.commit, progress, changed, landed
+            )
+            # Shielded: a slot that is on record is shown, whoever is cancelled.
+            await asyncio.shield(committed)
+            self._recorded_slot = slot
         self._show(view.changed, landed, lagging, progress)
 
     def _show(

@@ -36,6 +36,11 @@ class Faults:
     as on a real node: a null status below the finalized slot means that it will never land."""
     status_lag_slots: int = 8
 
+    @property
+    def any(self) -> bool:
+        """Say whether any of them can strike."""
+        return bool(self.drop or self.delay or self.error or self.revert or self.status_lag)
+
     def changed(self, changes: dict[str, Any]) -> Faults:
         """Return these faults with some figures replaced. Raises FaultError."""
         known = {each.name: each.default for each in fields(Faults)}
@@ -77,8 +82,13 @@ class Fate:
     status_lag_slots: int
 
 
+_NOTHING: Final = Fate(False, 0, False, False, 0)
+
+
 def fate_of(signature: bytes, seed: int, faults: Faults, jitter_slots: int) -> Fate:
     """Return what happens to a transaction. `jitter_slots` is the most its landing varies by."""
+    if not (jitter_slots or faults.any):
+        return _NOTHING
     digest = blake2b(signature, digest_size=6 * _CHANCE_BYTES, key=seed.to_bytes(8, "little")).digest()
     drop, delay, error, revert, lag, jitter = (
         int.from_bytes(digest[at : at + _CHANCE_BYTES], "little") / _CHANCES

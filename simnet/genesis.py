@@ -62,6 +62,8 @@ _MARKET_HOLDS: Final = 10**18
 class GenesisPool:
     """A pool, and what the market knows of it."""
 
+    name: str
+    """Its address, as text."""
     venue: Venue[Any]
     keys: PoolKeys
     base: Token
@@ -145,4 +147,4 @@ def _make_pool(
         accounts[bytes(address)] = account
     keys = venue.keys(pool, made[pool].data)
     assert keys is not None
-    return GenesisPool(venue, keys, base, quote, str(keys.mint_a) == base.mint, _FEES_PPM[tier])
+    return GenesisPool(str(pool), venue, keys, base, quote, str(keys.mint_a) == base.mint, _FEES_PPM[tier])

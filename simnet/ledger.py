@@ -68,7 +68,7 @@ class LedgerError(Exception):
     """The ledger cannot be used. The message is for the person who named its folder."""
 
 
-class Landed(msgspec.Struct, frozen=True):
+class Landed(msgspec.Struct, frozen=True, gc=False):
     """A transaction on the chain."""
 
     sequence: int

@@ -1,9 +1,9 @@
 """Prices move with every slot: an outside trader brings a few pools a slot to what the world pays.
 
-What the world pays is a pure function of (seed, slot): noise of ten octaves, each four times slower and
-twice as strong as the one before, which looks like a random walk at every scale and never runs away. Which
-pools are traded with is a function of the slot. So the same seed and slot give the same prices, whatever the
-slots' length, as long as nobody else trades; and a pool that somebody pushed is back in line soon after.
+What the world pays is a pure function of (seed, slot): noise of several octaves, each sixteen times slower
+and four times as strong as the one before, which looks like a random walk at every scale and never runs away.
+Which pools are traded with is a function of the slot. So the same seed and slot give the same prices, however
+long a slot is, as long as nobody else trades; and a pool that somebody pushed is back in line soon after.
 
 A trade is a real swap: it pays the pool's fee and moves tokens between the vaults and the trader's accounts.
 Only square roots and single operations of IEEE 754 are used, which are exact to the last bit everywhere.
@@ -24,14 +24,14 @@ from simnet.bank import View
 from simnet.genesis import PRICES, Genesis, GenesisPool
 from simnet.programs.associated_token import address_of
 
-_OCTAVES: Final = 10
-_STEP: Final = 0.00005
-"""Of the fastest octave: half a basis point a slot."""
+_OCTAVES: Final = 5
+_STEP: Final = 0.0001
+"""Of the fastest octave: a basis point a slot."""
 _TOKEN_SCALE: Final = {SOL: 1.0, USDC: 0.0, USDT: 0.02, BONK: 2.0, JUP: 1.5, RAY: 1.5}
 """How lively a token's price is."""
-_POOL_OCTAVES: Final = 6
-_POOL_SCALE: Final = 0.5
-"""How far a pool stays from the world's price by itself: up to some 15 basis points."""
+_POOL_OCTAVES: Final = 3
+_POOL_SCALE: Final = 0.7
+"""How far a pool strays from the world's price by itself: by some 10 basis points."""
 _LEAST_MOVE: Final = 0.00001
 """Smaller moves are not worth a trade."""
 _PUSH_TRADES: Final = 40
@@ -48,6 +48,14 @@ class Market:
         self._by_address = {bytes(pool.keys.pool): pool for pool in genesis.pools}
         self._pools_per_slot = pools_per_slot
         self._trader = bytes(genesis.market)
+        self._reads = {
+            pool.name: tuple(
+                (key, bytes(key))
+                for key in {*pool.venue.quote_accounts(pool.keys), pool.keys.vault_a, pool.keys.vault_b}
+            )
+            for pool in genesis.pools
+        }
+        """What a trade with a pool reads: addresses, as the venue and as the bank have them."""
         self._noise = _Noise(seed, first_slot)
 
     def find(self, address: bytes) -> GenesisPool | None:
@@ -56,7 +64,7 @@ class Market:
     def world_price(self, pool: GenesisPool, slot: int) -> float:
         """Return what the pool's token a is worth in its token b to the world in that slot, in base units."""
         value = self._value(pool.base, slot) / self._value(pool.quote, slot)
-        value *= 1 + _POOL_SCALE * self._noise.at(str(pool.keys.pool), slot, _POOL_OCTAVES)
+        value *= 1 + _POOL_SCALE * self._noise.at(pool.name, slot, _POOL_OCTAVES)
         return value if pool.a_is_base else 1 / value
 
     def move(self, view: View, slot: int, clock: Clock) -> None:
@@ -88,10 +96,8 @@ class Market:
     def _read(self, view: View, pool: GenesisPool) -> tuple[Pool, dict[Pubkey, bytes]]:
         keys = pool.keys
         accounts = {}
-        for key in {*pool.venue.quote_accounts(keys), keys.vault_a, keys.vault_b}:
-            account = view.get(bytes(key))
-            assert account is not None
-            accounts[key] = account.data
+        for key, address in self._reads[pool.name]:
+            accounts[key] = _existing(view, address).data
         return pool.venue.pool(keys, accounts), accounts
 
     def _trade(self, view: View, pool: GenesisPool, target: float, clock: Clock) -> bool:
@@ -138,27 +144,38 @@ class _Noise:
         self._first_slot = first_slot
         self._origins: dict[str, float] = {}
         self._points: dict[tuple[str, int], tuple[int, float, float]] = {}
+        self._newest: dict[str, tuple[int, float]] = {}
 
     def at(self, name: str, slot: int, octaves: int) -> float:
         """Return the deviation from where the curve began, as a fraction of one."""
+        newest = self._newest.get(name)
+        if newest is not None and newest[0] == slot:
+            return newest[1]
         origin = self._origins.get(name)
         if origin is None:
             origin = self._origins[name] = self._sum(name, self._first_slot, octaves)
-        return self._sum(name, slot, octaves) - origin
+        deviation = self._sum(name, slot, octaves) - origin
+        self._newest[name] = (slot, deviation)
+        return deviation
 
     def _sum(self, name: str, slot: int, octaves: int) -> float:
         total = 0.0
         strength = _STEP
+        period = 1
         for octave in range(octaves):
-            period = 4**octave
-            at, inside = divmod(slot, period)
+            at = slot // period
             known = self._points.get((name, octave))
             if known is None or known[0] != at:
-                known = (at, self._point(name, octave, at), self._point(name, octave, at + 1))
+                # Walking on, the end of the stretch before is the start of this one.
+                start = (
+                    known[2] if known is not None and known[0] == at - 1 else self._point(name, octave, at)
+                )
+                known = (at, start, self._point(name, octave, at + 1))
                 self._points[name, octave] = known
             _, start, end = known
-            total += strength * (start + (end - start) * (inside / period))
-            strength *= 2
+            total += strength * (start + (end - start) * (slot % period / period))
+            strength *= 4
+            period *= 16
         return total
 
     def _point(self, name: str, octave: int, at: int) -> float:

@@ -112,7 +112,7 @@ class Node:
             unix_seconds=self._unix_seconds,
         )
         self._stack.push_async_callback(self.chain.close)
-        self.chain.start()
+        await self.chain.start()
         self.chain.listeners.append(self._note_slot)
         self._note_slot()
         await self._listen(Rpc(self.chain, genesis.faucet), Sockets(self.chain))

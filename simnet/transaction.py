@@ -6,9 +6,9 @@ several times cheaper than making an object of each.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Final
 
+import msgspec
 from solders.transaction import VersionedTransaction
 
 from engine.solana.programs import COMPUTE_BUDGET_PROGRAM, MEMO_PROGRAM
@@ -35,8 +35,7 @@ class Unsanitary(Exception):
     """Decoded, but against the rules of a message; the message is the node's own."""
 
 
-@dataclass(frozen=True, slots=True)
-class Instruction:
+class Instruction(msgspec.Struct, frozen=True, gc=False):
     program: int
     """Index into the transaction's keys."""
     accounts: bytes
@@ -73,29 +72,33 @@ class Transaction:
                 "failed to deserialize solana_transaction::versioned::VersionedTransaction: "
                 + str(error).removeprefix("Deserialization error: ")
             ) from None
-        message = decoded.message
-        header = message.header
-        signed = header.num_required_signatures
+        # The decoder has vetted every length, so the bytes can be cut up without another look. In 1232 of
+        # them there is room for fewer than 128 signatures or keys: each of those counts is one byte.
+        at = 1 + 64 * raw[0]
         self.raw = raw
         self.decoded = decoded
-        self.signature_count = signed
-        self.writable_signer_count = signed - header.num_readonly_signed_accounts
-        self.read_only_count = header.num_readonly_unsigned_accounts
-
-        # In 1232 bytes there is room for fewer than 128 signatures or keys: each count is one byte.
-        at = 1 + 64 * raw[0]
         self.signature = raw[1:65]
         self.legacy = raw[at] != _VERSIONED
-        at += 3 if self.legacy else 4
-        count = raw[at]
-        at += 1
+        if not self.legacy:
+            at += 1
+        self.signature_count = raw[at]
+        self.writable_signer_count = raw[at] - raw[at + 1]
+        self.read_only_count = raw[at + 2]
+        count = raw[at + 3]
+        at += 4
         self.keys = [raw[start : start + 32] for start in range(at, at + 32 * count, 32)]
         at += 32 * count
         self.blockhash = raw[at : at + 32]
-        self.instructions = [
-            Instruction(each.program_id_index, each.accounts, each.data) for each in message.instructions
-        ]
-        self._sanitize(raw[0], 0 if self.legacy else len(message.address_table_lookups))  # type: ignore[union-attr]
+        instruction_count, at = _compact(raw, at + 32)
+        self.instructions: list[Instruction] = []
+        for _ in range(instruction_count):
+            program = raw[at]
+            length, at = _compact(raw, at + 1)
+            accounts = raw[at : at + length]
+            length, at = _compact(raw, at + length)
+            self.instructions.append(Instruction(program, accounts, raw[at : at + length]))
+            at += length
+        self._sanitize(lookups=0 if self.legacy else raw[at])
 
         self.memo: str | None = None
         self.misconfigured: TransactionError | None = None
@@ -111,17 +114,17 @@ class Transaction:
         """Say whether every signature is its key's, over these bytes."""
         return all(self.decoded.verify_with_results())
 
-    def _sanitize(self, given_signatures: int, lookups: int) -> None:
+    def _sanitize(self, lookups: int) -> None:
         count = len(self.keys)
         if lookups:
             raise Unsanitary(
                 "invalid transaction: Transaction loads an address table account that doesn't exist"
             )
         if (
-            self.signature_count != given_signatures
+            self.signature_count != self.raw[0]
             or self.signature_count + self.read_only_count > count
             or self.writable_signer_count < 1
-            or any(not 0 < each.program < count for each in self.instructions)
+            or any(each.program >= count for each in self.instructions)
             or any(each.accounts and max(each.accounts) >= count for each in self.instructions)
         ):
             raise Unsanitary("invalid transaction: Transaction failed to sanitize accounts offsets correctly")
@@ -157,3 +160,16 @@ class Transaction:
         if price:
             fee -= -units * price // 1_000_000
         return units, fee
+
+
+def _compact(raw: bytes, at: int) -> tuple[int, int]:
+    """Return a compact-u16 and where it ends: 7 bits a byte, low ones first, a high bit where more follow."""
+    value = raw[at]
+    at += 1
+    if value >= 0x80:
+        value = value & 0x7F | raw[at] << 7
+        at += 1
+        if value >= 0x4000:
+            value = value & 0x3FFF | raw[at] << 14
+            at += 1
+    return value, at

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final
 
 from solders.pubkey import Pubkey
@@ -12,7 +13,7 @@ from engine.domain.order import Side
 from engine.domain.pools.pool import Swap, SwapError
 from engine.solana.wire import WireError
 from engine.venues.venue import PoolKeys, SwapCall, Venue
-from simnet.accounts import TOKEN, is_token_account, token_mint, token_owner
+from simnet.accounts import TOKEN, Account, is_token_account, token_mint, token_owner
 from simnet.bank import Call, Program, ProgramError, log_failure
 from simnet.programs.token import OWNER_MISMATCH, move, read_token_account
 
@@ -42,6 +43,8 @@ class _Shape:
     output_account: int
     input_vault: int
     output_vault: int
+    positions: dict[Pubkey, int]
+    """Of every address."""
 
 
 class SwapProgram(Program):
@@ -55,6 +58,8 @@ class SwapProgram(Program):
         self.slippage_error = venue.slippage_error
         self._address_errors = address_errors
         self._keys: dict[Pubkey, PoolKeys] = {}
+        self._reads: dict[Pubkey, tuple[tuple[Pubkey, bytes], ...]] = {}
+        """What a swap of a pool reads: addresses, as the venue and as the bank have them."""
         self._shapes: dict[tuple[Pubkey, bool], _Shape] = {}
 
     def execute(self, call: Call) -> None:
@@ -73,12 +78,13 @@ class SwapProgram(Program):
                 "Program log: AnchorError occurred. Error Code: ExceededSlippage. Error Number: "
                 f"{self.slippage_error}. Error Message: Exceeds desired slippage limit.",
             )
-        for position, key in enumerate(call.keys):
-            data = written.get(key)
-            if data is not None:
+        for key, data in written.items():
+            # The vaults follow below, in step with their lamports.
+            if key != keys.vault_a and key != keys.vault_b:
+                position = shape.positions[key]
                 before = call.get(position)
                 assert before is not None
-                call.put(position, type(before)(before.lamports, before.owner, data))
+                call.put(position, Account(before.lamports, before.owner, data))
         try:
             giver = read_token_account(call, shape.input_account)
             if token_owner(giver) != call.key(shape.owner):
@@ -94,12 +100,12 @@ class SwapProgram(Program):
     def _read(self, call: Call) -> SwapCall:
         mints = _Mints(call)
         try:
-            asked = self.venue.read_swap([Pubkey.from_bytes(key) for key in call.keys], call.data, mints)
+            asked = self.venue.read_swap([_pubkey(key) for key in call.keys], call.data, mints)
         except KeyError:
             raise ProgramError(_NOT_INITIALIZED) from None
         except ValueError:
             raise ProgramError(self._malformed(call)) from None
-        call.log(f"Program log: Instruction: Swap ({asked.side})")
+        call.log("Program log: Instruction: Swap")
         return asked
 
     def _malformed(self, call: Call) -> int:
@@ -124,6 +130,9 @@ class SwapProgram(Program):
             if keys is None:
                 raise ProgramError("UnsupportedProgramId")
             self._keys[pool] = keys
+            self._reads[pool] = tuple(
+                (key, bytes(key)) for key in {*self.venue.quote_accounts(keys), keys.vault_a, keys.vault_b}
+            )
         return keys
 
     def _shape(self, keys: PoolKeys, a_to_b: bool) -> _Shape:
@@ -152,6 +161,7 @@ class SwapProgram(Program):
                 output_account=positions[_OUTPUT],
                 input_vault=vault_a if a_to_b else vault_b,
                 output_vault=vault_b if a_to_b else vault_a,
+                positions=positions,
             )
             self._shapes[keys.pool, a_to_b] = shape
         return shape
@@ -167,11 +177,11 @@ class SwapProgram(Program):
         if not (call.is_writable(shape.input_account) and call.is_writable(shape.output_account)):
             raise ProgramError(_NOT_WRITABLE)
 
-    def _swap(self, call: Call, keys: PoolKeys, asked: SwapCall) -> tuple[Swap, dict[bytes, bytes]]:
-        """Return the swap, and the bytes of the pool's accounts after it, vaults aside."""
+    def _swap(self, call: Call, keys: PoolKeys, asked: SwapCall) -> tuple[Swap, dict[Pubkey, bytes]]:
+        """Return the swap, and the bytes of the pool's accounts after it."""
         accounts = {}
-        for key in {*self.venue.quote_accounts(keys), keys.vault_a, keys.vault_b}:
-            account = call.account(bytes(key))
+        for key, address in self._reads[keys.pool]:
+            account = call.account(address)
             if account is None:
                 raise ProgramError(_NOT_INITIALIZED)
             accounts[key] = account.data
@@ -185,9 +195,10 @@ class SwapProgram(Program):
             raise ProgramError(
                 self.venue.error_code(refused.reason), f"Program log: Error: the pool {refused}"
             ) from None
-        written = self.venue.written(keys, accounts, asked.a_to_b, swap)
-        vaults = (keys.vault_a, keys.vault_b)
-        return swap, {bytes(key): data for key, data in written.items() if key not in vaults}
+        return swap, self.venue.written(keys, accounts, asked.a_to_b, swap)
+
+
+_pubkey = lru_cache(maxsize=65_536)(Pubkey.from_bytes)
 
 
 class _Mints(dict[Pubkey, Pubkey]):
@@ -201,4 +212,4 @@ class _Mints(dict[Pubkey, Pubkey]):
         account = self._call.account(bytes(key))
         if account is None or not is_token_account(account):
             raise KeyError(key)
-        return Pubkey.from_bytes(token_mint(account))
+        return _pubkey(token_mint(account))
