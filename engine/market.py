@@ -103,12 +103,14 @@ class Market:
         *,
         venues: Sequence[Venue[Any]] = VENUES,
         tokens: Sequence[Token] = TOKENS,
+        discovery_seconds: float = DISCOVERY_SECONDS,
         unix_seconds: Callable[[], float] = time.time,
         monotonic_seconds: Callable[[], float] = time.monotonic,
     ) -> None:
         self._node = node
         self._wallet = wallet
         self._venues = venues
+        self._discovery_seconds = discovery_seconds
         self._unix_seconds = unix_seconds
         self._monotonic_seconds = monotonic_seconds
         self._mints = {token.mint: Pubkey.from_string(token.mint) for token in tokens}
@@ -141,8 +143,11 @@ class Market:
     async def wait_ready(self) -> None:
         """Return once prices are here."""
         while not self.ready:
-            self._refreshed.clear()
-            await self._refreshed.wait()
+            await self.next_refresh()
+
+    async def next_refresh(self) -> None:
+        """Return once prices have been read again."""
+        await self._refreshed.wait()
 
     # ---- What is known now
 
@@ -247,7 +252,7 @@ class Market:
 
     async def _discover_new_pools(self) -> None:
         while True:
-            await asyncio.sleep(DISCOVERY_SECONDS)
+            await asyncio.sleep(self._discovery_seconds)
             await self._until_done(self._discover, "pools cannot be listed")
 
     async def _until_done(self, work: Callable[[], Awaitable[None]], trouble: str) -> None:
@@ -342,7 +347,9 @@ class Market:
             listing.read(self._data)
         slot = min(slots)
         self._moment = _Moment(slot, self._chain_clock(slot), blockhash.result(), self._monotonic_seconds())
+        # Wakes those who wait now; who asks later waits for the next one.
         self._refreshed.set()
+        self._refreshed.clear()
 
     def _chain_clock(self, slot: int) -> Clock:
         data = self._data.get(CLOCK_SYSVAR)

@@ -1,0 +1,251 @@
+"""Which pool wins, in what order the others stand, and the sentence that says why."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+
+from engine.domain import routing
+from engine.domain.order import OrderSpec, Quote, RouteLeg, RoutingDecision, Side
+from engine.domain.pools.meteora_damm_v2 import (
+    ActivationType,
+    BaseFee,
+    BaseFeeMode,
+    MeteoraDammV2Pool,
+)
+from engine.domain.pools.pool import U64_MAX, Clock
+from engine.domain.pools.raydium_cpmm import Rates, RaydiumCpmmPool
+from engine.domain.routing import PoolOffer, decide, quote, threshold
+from engine.domain.tokens import SOL, USDC
+
+NOW = Clock(slot=7, unix_timestamp=1_750_000_000)
+ONE_SOL = 10**9
+SELL = OrderSpec(Side.SELL, ONE_SOL, SOL, USDC)
+BUY = OrderSpec(Side.BUY, 100 * 10**6, SOL, USDC)
+
+
+def _raydium(address: str, *, sol: int = 1_000, usdc: int = 100_000, fee_ppm: int = 2_500) -> PoolOffer:
+    pool = RaydiumCpmmPool(sol * 10**9, usdc * 10**6, Rates(fee_ppm, 0, 120_000, 40_000))
+    return PoolOffer("Raydium", "raydium_cpmm", address, True, pool)
+
+
+def _meteora(address: str, *, sol: int = 1_000, usdc: int = 100_000, fee_ppm: int = 2_500) -> PoolOffer:
+    pool = MeteoraDammV2Pool(
+        token_a_amount=usdc * 10**6,
+        token_b_amount=sol * 10**9,
+        sqrt_price=1 << 64,
+        base_fee=BaseFee(BaseFeeMode.LINEAR, fee_ppm * 1_000),
+        dynamic_fee=None,
+        protocol_fee_percent=20,
+        compounding_fee_bps=5_000,
+        activation_type=ActivationType.SLOT,
+        activation_point=0,
+        fee_version=1,
+    )
+    return PoolOffer("Meteora", "meteora_damm_v2", address, False, pool)
+
+
+DEEP, SHALLOW, DEAR = (
+    _raydium("deep"),
+    _meteora("shallow", sol=100, usdc=10_000),
+    _raydium("dear", fee_ppm=10_000),
+)
+CLOSED = replace(DEEP, address="closed", pool=RaydiumCpmmPool(1, 1, Rates(1, 0, 0, 0), status=4))
+
+
+def _decide(spec: OrderSpec, *offers: PoolOffer) -> RoutingDecision:
+    return decide(spec, 2, NOW.slot, NOW, offers, 50)
+
+
+@pytest.mark.parametrize("spec", [SELL, BUY], ids=["sell", "buy"])
+def test_best_pool_wins_and_the_others_follow_refusals_last(spec: OrderSpec) -> None:
+    decision = _decide(spec, CLOSED, SHALLOW, DEAR, DEEP)
+    assert [offer.pool for offer in decision.quotes] == ["deep", "dear", "shallow", "closed"]
+    best = decision.quotes[0]
+    assert decision.route is not None
+    assert decision.route.legs == (
+        RouteLeg("Raydium", "raydium_cpmm", "deep", best.input_amount or 0, best.output_amount or 0),
+    )
+    assert (decision.attempt, decision.slot) == (2, NOW.slot)
+
+
+def test_sell_spends_exactly_the_amount_and_buy_receives_exactly_it() -> None:
+    sold, bought = _decide(SELL, DEEP).route, _decide(BUY, DEEP).route
+    assert sold is not None
+    assert bought is not None
+    assert sold.input_amount == SELL.amount
+    assert bought.output_amount == BUY.amount
+
+
+def test_equal_offers_are_chosen_by_kind_and_address_whatever_their_order() -> None:
+    twins = [_raydium("b"), _raydium("a"), _raydium("c")]
+    for seed in range(6):
+        shuffled = random.Random(seed).sample(twins, 3)
+        decision = _decide(SELL, *shuffled)
+        assert [offer.pool for offer in decision.quotes] == ["a", "b", "c"]
+    assert (
+        _decide(SELL, *twins).reason
+        == "Raydium pool a..a gives 99.650598 USDC, as good as the next best, Raydium pool b..b"
+    )
+
+
+@pytest.mark.parametrize(
+    ("side", "amounts", "slippage_bps", "expected"),
+    [
+        # Jupiter's documented example.
+        (Side.SELL, (1, 17_057_460), 100, 16_886_885),
+        (Side.SELL, (1, 999), 50, 994),
+        (Side.SELL, (1, 999), 0, 999),
+        (Side.SELL, (1, 999), 10_000, 0),
+        (Side.BUY, (999, 1), 50, 1_003),
+        (Side.BUY, (999, 1), 0, 999),
+        (Side.BUY, (U64_MAX, 1), 1, U64_MAX),
+    ],
+)
+def test_threshold_is_the_quote_less_or_plus_the_slippage_rounded_down(
+    side: Side, amounts: tuple[int, int], slippage_bps: int, expected: int
+) -> None:
+    assert threshold(side, *amounts, slippage_bps) == expected
+
+
+def test_route_carries_the_threshold_of_the_orders_slippage() -> None:
+    decision = _decide(SELL, DEEP)
+    assert decision.route is not None
+    assert decision.route.threshold_amount == decision.route.output_amount * 9_950 // 10_000
+
+
+def test_quote_tells_fee_and_how_far_the_price_moves() -> None:
+    offer = quote(SELL, NOW, DEEP)
+    assert offer.fee_ppm == 2_500
+    # One part in a thousand goes in, less the fee, and about as much of the other comes out.
+    assert 1_990 <= offer.price_impact_ppm <= 1_996
+    bigger = quote(replace(SELL, amount=10 * ONE_SOL), NOW, DEEP)
+    assert bigger.price_impact_ppm > 9 * offer.price_impact_ppm
+
+
+def test_fee_on_the_output_is_told_as_a_part_of_the_output() -> None:
+    meteora = _meteora("m")
+    a_to_b = replace(meteora, a_to_b=True)
+    assert quote(OrderSpec(Side.SELL, 10**8, USDC, SOL), NOW, a_to_b).fee_ppm in (2_500, 2_501)
+
+
+def test_refused_quote_has_its_reason_and_no_amounts() -> None:
+    assert quote(SELL, NOW, CLOSED) == Quote(
+        "Raydium", "raydium_cpmm", "closed", refusal="has swaps switched off"
+    )
+
+
+def test_pool_that_would_give_nothing_refuses() -> None:
+    crumb = replace(SELL, amount=1)
+    assert quote(crumb, NOW, SHALLOW).refusal == "gives nothing for so little"
+    assert quote(crumb, NOW, DEEP).refusal == "gives nothing for so little"
+
+
+@pytest.mark.parametrize(
+    ("spec", "offers", "reason"),
+    [
+        (
+            SELL,
+            (DEEP, SHALLOW),
+            "Raydium pool deep..deep gives 99.650598 USDC, 89.68 bps more than the next best, "
+            "Meteora pool shal..llow",
+        ),
+        (
+            BUY,
+            (DEEP, SHALLOW),
+            "Raydium pool deep..deep asks 1.003509777 SOL, 90.09 bps less than the next best, "
+            "Meteora pool shal..llow",
+        ),
+        (
+            SELL,
+            (DEEP, CLOSED),
+            "Raydium pool deep..deep gives 99.650598 USDC; no other pool can fill the order",
+        ),
+        (
+            SELL,
+            (CLOSED,),
+            "no pool can fill SOL for USDC: Raydium pool clos..osed has swaps switched off",
+        ),
+        (SELL, (), "no pool trades SOL for USDC"),
+    ],
+    ids=["sell", "buy", "only one", "none can", "no pool"],
+)
+def test_reason_says_why(spec: OrderSpec, offers: tuple[PoolOffer, ...], reason: str) -> None:
+    assert _decide(spec, *offers).reason == reason
+
+
+def test_no_route_when_no_pool_can_fill_the_order() -> None:
+    decision = _decide(SELL, CLOSED)
+    assert decision.route is None
+    assert [offer.refusal for offer in decision.quotes] == ["has swaps switched off"]
+
+
+OFFERS = st.lists(
+    st.builds(
+        lambda make, address, sol, usdc, fee: make(f"{address:04}", sol=sol, usdc=usdc, fee_ppm=fee),
+        st.sampled_from([_raydium, _meteora]),
+        st.integers(0, 9_999),
+        st.integers(1, 10_000),
+        st.integers(1, 1_000_000),
+        st.integers(1, 40_000),
+    ),
+    min_size=1,
+    max_size=6,
+    unique_by=lambda offer: offer.address,
+)
+
+
+def nothing_offered_is_better(
+    offers: list[PoolOffer], side: Side, amount: int, shuffle: random.Random
+) -> None:
+    spec = OrderSpec(side, amount, SOL, USDC)
+    decision = _decide(spec, *offers)
+    usable = [offer for offer in (quote(spec, NOW, pool) for pool in offers) if offer.refusal is None]
+    if not usable:
+        assert decision.route is None
+        return
+    assert decision.route is not None
+    if side is Side.SELL:
+        assert decision.route.output_amount == max(offer.output_amount or 0 for offer in usable)
+    else:
+        assert decision.route.input_amount == min(offer.input_amount or 0 for offer in usable)
+    assert _decide(spec, *shuffle.sample(offers, len(offers))) == decision
+
+
+def _check(phases: Sequence[Phase] = tuple(Phase)) -> None:
+    repeatable = settings(
+        max_examples=100,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        phases=phases,
+        report_multiple_bugs=False,
+    )
+    amounts, shuffles = st.integers(1, 10**12), st.randoms(use_true_random=False)
+    repeatable(given(OFFERS, st.sampled_from(Side), amounts, shuffles)(nothing_offered_is_better))()
+
+
+def test_nothing_offered_is_better_than_what_is_chosen() -> None:
+    _check()
+
+
+@pytest.mark.parametrize(
+    "rank",
+    [
+        lambda offer: (offer.refusal is not None, offer.pool),
+        lambda offer: (offer.refusal is not None, -(offer.output_amount or 0), offer.input_amount or 0),
+    ],
+    ids=["by address alone", "ties left as they came"],
+)
+def test_choosing_otherwise_would_be_noticed(
+    rank: Callable[[Quote], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(routing, "_rank", rank)
+    with pytest.raises(AssertionError):
+        _check(phases=[Phase.generate])

@@ -1,0 +1,468 @@
+"""The market in memory: what it reads, when it reads again, and when it no longer trusts itself."""
+
+from __future__ import annotations
+
+import asyncio
+from base64 import b64decode, b64encode
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, ClassVar
+from uuid import UUID
+
+import pytest
+from fake_node import FakeNode
+from solders.instruction import Instruction
+from solders.keypair import Keypair
+from solders.pubkey import Pubkey
+
+from engine.domain.errors import NodeUnavailable, NoRoute
+from engine.domain.order import FailureReason, OrderSpec, Side
+from engine.domain.pools.raydium_cpmm import RaydiumCpmmPool
+from engine.domain.tokens import BONK, SOL, USDC, Token
+from engine.market import STALE_SECONDS, Market, explain_error
+from engine.solana.accounts import CLOCK, TOKEN_ACCOUNT, ClockSysvar, TokenAccount
+from engine.solana.instructions import memo
+from engine.solana.programs import (
+    CLOCK_SYSVAR,
+    SYSTEM_PROGRAM,
+    TOKEN_PROGRAM,
+    associated_token_account,
+)
+from engine.solana.rpc import NodeClient
+from engine.solana.transactions import FEE_RESERVE, Blockhash, Wallet, build_swap
+from engine.venues import VENUE_BY_KIND
+from engine.venues.meteora_damm_v2 import POOL
+from engine.venues.raydium_cpmm import RaydiumCpmm, RaydiumCpmmKeys
+from engine.venues.venue import NewAccount, Venue
+
+RAYDIUM, METEORA = VENUE_BY_KIND["raydium_cpmm"], VENUE_BY_KIND["meteora_damm_v2"]
+WALLET = Wallet(Keypair.from_seed(bytes(range(32))))
+BLOCKHASH = "F26fH1L1SnpfDCZweDcexzJHaqUvmG6uqRWQ1X1975Bw"
+ONE_SOL = OrderSpec(Side.SELL, 10**9, SOL, USDC)
+
+
+def _mint(token: Token) -> Pubkey:
+    return Pubkey.from_string(token.mint)
+
+
+class Chain:
+    """Accounts behind a FakeNode."""
+
+    def __init__(self, node: FakeNode) -> None:
+        self.node = node
+        self.slot = 100
+        self.accounts: dict[str, NewAccount] = {}
+        self.lamports: dict[str, int] = {}
+        self.program_reads: list[dict[str, Any]] = []
+        node.answers = {
+            "getSlot": lambda params: {"result": self.slot},
+            "getLatestBlockhash": self._blockhash,
+            "getMultipleAccounts": self._multiple_accounts,
+            "getProgramAccounts": self._program_accounts,
+        }
+
+    def add(self, address: Pubkey, account: NewAccount) -> None:
+        self.accounts[str(address)] = account
+
+    def add_pool(
+        self,
+        venue: Venue[Any],
+        tokens: tuple[Pubkey, Pubkey] = (_mint(SOL), _mint(USDC)),
+        amounts: tuple[int, int] = (1_000 * 10**9, 100_000 * 10**6),
+        *,
+        fee_ppm: int = 2_500,
+        index: int = 0,
+    ) -> Pubkey:
+        pool, accounts = venue.new_pool(*tokens, *amounts, fee_ppm, index=index)
+        for address, account in accounts.items():
+            self.add(address, account)
+        return pool
+
+    def set_amount(self, vault: Pubkey, amount: int) -> None:
+        account = self.accounts[str(vault)]
+        self.add(vault, NewAccount(account.owner, TOKEN_ACCOUNT.patch(account.data, amount=amount)))
+
+    async def pass_slot(self) -> None:
+        self.slot += 1
+        await self.node.announce(self.slot)
+
+    def _blockhash(self, params: list[Any]) -> dict[str, Any]:
+        value = {"blockhash": BLOCKHASH, "lastValidBlockHeight": self.slot + 150}
+        return {"result": {"context": {"slot": self.slot}, "value": value}}
+
+    def _multiple_accounts(self, params: list[Any]) -> dict[str, Any]:
+        assert len(params[0]) <= 100
+        value = [self._account(address) for address in params[0]]
+        return {"result": {"context": {"slot": self.slot}, "value": value}}
+
+    def _account(self, address: str) -> dict[str, Any] | None:
+        account = self.accounts.get(address)
+        if account is None and address not in self.lamports:
+            return None
+        data = b"" if account is None else account.data
+        return {
+            "data": [b64encode(data).decode(), "base64"],
+            "owner": str(SYSTEM_PROGRAM if account is None else account.owner),
+            "lamports": self.lamports.get(address, 1),
+        }
+
+    def _program_accounts(self, params: list[Any]) -> dict[str, Any]:
+        program, options = params
+        self.program_reads.append(options)
+        size, prefix = options["filters"][0]["dataSize"], b64decode(options["filters"][1]["memcmp"]["bytes"])
+        start = options["dataSlice"]["offset"]
+        end = start + options["dataSlice"]["length"]
+        return {
+            "result": [
+                {
+                    "pubkey": address,
+                    "account": {"data": [b64encode(account.data[start:end]).decode(), "base64"]},
+                }
+                for address, account in self.accounts.items()
+                if str(account.owner) == program
+                and len(account.data) == size
+                and account.data.startswith(prefix)
+            ]
+        }
+
+
+@pytest.fixture
+async def chain() -> AsyncIterator[Chain]:
+    async with FakeNode() as node:
+        yield Chain(node)
+
+
+@asynccontextmanager
+async def _running(chain: Chain, **options: Any) -> AsyncIterator[Market]:
+    """Run a market on the chain; on entry it is ready."""
+    async with NodeClient(chain.node.url, chain.node.ws_url) as client:
+        market = Market(client, WALLET.pubkey, **options)
+        async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
+            following = tasks.create_task(market.run())
+            await market.wait_ready()
+            await chain.node.subscribed.wait()
+            yield market
+            following.cancel()
+
+
+async def _see_slot(market: Market, chain: Chain) -> None:
+    """Let a slot pass and return once the market has seen it."""
+    await chain.pass_slot()
+    while market.slot < chain.slot:
+        await market.next_refresh()
+
+
+# ---- What is traded ------------------------------------------------------------------------------
+
+
+async def test_pools_of_every_venue_are_quoted_and_the_best_is_chosen(chain: Chain) -> None:
+    raydium, meteora = chain.add_pool(RAYDIUM), chain.add_pool(METEORA, fee_ppm=500)
+    async with _running(chain) as market:
+        decision = market.decide(ONE_SOL, 1, 50)
+        assert [offer.pool for offer in decision.quotes] == [str(meteora), str(raydium)]
+        assert decision.route is not None
+        assert decision.route.venue == "Meteora"
+        assert decision.slot == market.slot == chain.slot
+        assert market.pool_count == 2
+
+
+@pytest.mark.parametrize("venue", [RAYDIUM, METEORA], ids=lambda venue: venue.kind)
+async def test_a_pool_is_quoted_both_ways(chain: Chain, venue: Venue[Any]) -> None:
+    chain.add_pool(venue)
+    async with _running(chain) as market:
+        sold = market.decide(ONE_SOL, 1, 50).route
+        bought = market.decide(OrderSpec(Side.SELL, 100 * 10**6, USDC, SOL), 1, 50).route
+        assert sold is not None
+        assert bought is not None
+        assert 99 * 10**6 < sold.output_amount < 100 * 10**6
+        assert 99 * 10**7 < bought.output_amount < 10**9
+
+
+async def test_only_mints_are_read_of_pools_whose_tokens_are_unknown(chain: Chain) -> None:
+    known = chain.add_pool(RAYDIUM)
+    unknown = chain.add_pool(RAYDIUM, (_mint(SOL), Pubkey.from_bytes(bytes([9]) * 32)))
+    async with _running(chain) as market:
+        assert market.pool_count == 1
+    read = {address for request in chain.node.requests for call in request for address in _asked(call)}
+    assert str(known) in read
+    assert str(unknown) not in read
+    assert [options["dataSlice"]["length"] for options in chain.program_reads] == [64, 64]
+
+
+def _asked(call: Mapping[str, Any]) -> list[str]:
+    return list(call["params"][0]) if call["method"] == "getMultipleAccounts" else []
+
+
+async def test_pair_without_a_pool_has_no_route(chain: Chain) -> None:
+    chain.add_pool(RAYDIUM)
+    async with _running(chain) as market:
+        decision = market.decide(OrderSpec(Side.SELL, 10**5, BONK, USDC), 1, 50)
+        assert decision.route is None
+        assert decision.reason == "no pool trades BONK for USDC"
+
+
+async def test_pools_that_are_new_are_found(chain: Chain) -> None:
+    chain.add_pool(RAYDIUM)
+    async with _running(chain, discovery_seconds=0.01) as market:
+        chain.add_pool(METEORA)
+        while market.pool_count < 2:
+            await _see_slot(market, chain)
+        assert len(market.decide(ONE_SOL, 1, 50).quotes) == 2
+
+
+async def test_closed_pool_is_not_quoted_any_more(chain: Chain) -> None:
+    gone, stays = chain.add_pool(RAYDIUM), chain.add_pool(METEORA)
+    async with _running(chain) as market:
+        del chain.accounts[str(gone)]
+        await _see_slot(market, chain)
+        assert [offer.pool for offer in market.decide(ONE_SOL, 1, 50).quotes] == [str(stays)]
+
+
+async def test_pool_that_cannot_be_read_does_not_disturb_the_others(chain: Chain) -> None:
+    stays = chain.add_pool(METEORA)
+    odd = chain.add_pool(RAYDIUM)
+    account = chain.accounts[str(odd)]
+    # A creator_fee_on that no program version we know writes.
+    chain.add(odd, NewAccount(account.owner, account.data[:389] + b"\x09" + account.data[390:]))
+    async with _running(chain) as market:
+        assert [offer.pool for offer in market.decide(ONE_SOL, 1, 50).quotes] == [str(stays)]
+
+
+# ---- Following -----------------------------------------------------------------------------------
+
+
+async def test_next_slots_prices_are_quoted(chain: Chain) -> None:
+    pool = chain.add_pool(RAYDIUM)
+    keys = RAYDIUM.keys(pool, chain.accounts[str(pool)].data)
+    assert keys is not None
+    usdc_vault = keys.vault_a if keys.mint_a == _mint(USDC) else keys.vault_b
+    async with _running(chain) as market:
+        before = market.decide(ONE_SOL, 1, 50).route
+        chain.set_amount(usdc_vault, 200_000 * 10**6)
+        await _see_slot(market, chain)
+        after = market.decide(ONE_SOL, 1, 50).route
+        assert before is not None
+        assert after is not None
+        assert after.output_amount in (2 * before.output_amount, 2 * before.output_amount + 1)
+
+
+class CountingRaydium(RaydiumCpmm):
+    decoded: ClassVar[list[Pubkey]] = []
+
+    def pool(self, keys: RaydiumCpmmKeys, accounts: Mapping[Pubkey, bytes]) -> RaydiumCpmmPool:
+        self.decoded.append(keys.pool)
+        return super().pool(keys, accounts)
+
+
+async def test_only_accounts_whose_bytes_changed_are_decoded(chain: Chain) -> None:
+    moves = chain.add_pool(RAYDIUM, index=0)
+    rests = chain.add_pool(RAYDIUM, index=1)
+    keys = RAYDIUM.keys(moves, chain.accounts[str(moves)].data)
+    assert keys is not None
+    CountingRaydium.decoded.clear()
+    async with _running(chain, venues=[CountingRaydium()]) as market:
+        assert sorted(map(str, CountingRaydium.decoded)) == sorted([str(moves), str(rests)])
+        CountingRaydium.decoded.clear()
+        await _see_slot(market, chain)
+        assert CountingRaydium.decoded == []
+        chain.set_amount(keys.vault_a, 5)
+        await _see_slot(market, chain)
+        assert CountingRaydium.decoded == [moves]
+
+
+async def test_a_slot_costs_one_request_whatever_the_number_of_orders(chain: Chain) -> None:
+    for index in range(60):
+        chain.add_pool(RAYDIUM, index=index)
+    async with _running(chain) as market:
+        asked = len(chain.node.requests)
+        for _ in range(500):
+            market.decide(ONE_SOL, 1, 50)
+        assert len(chain.node.requests) == asked
+        await _see_slot(market, chain)
+        assert len(chain.node.requests) == asked + 1
+        # Chunked for the node's limit, with a pool's accounts always in one chunk: of one slot.
+        chunks = [set(_asked(call)) for call in chain.node.requests[-1] if _asked(call)]
+        assert len(chunks) == 3
+        for offer in market.decide(ONE_SOL, 1, 50).quotes:
+            pool = Pubkey.from_string(offer.pool)
+            keys = RAYDIUM.keys(pool, chain.accounts[offer.pool].data)
+            assert keys is not None
+            wanted = {str(address) for address in RAYDIUM.quote_accounts(keys)}
+            assert any(wanted <= chunk for chunk in chunks)
+
+
+async def test_market_comes_back_after_the_node_was_away(chain: Chain) -> None:
+    chain.add_pool(RAYDIUM)
+    async with _running(chain) as market:
+        chain.node.http_status = 503
+        await chain.pass_slot()
+        chain.node.asked.clear()
+        await chain.node.asked.wait()
+        chain.node.http_status = 200
+        await _see_slot(market, chain)
+        assert market.decide(ONE_SOL, 1, 50).route is not None
+
+
+# ---- Trust ---------------------------------------------------------------------------------------
+
+
+async def test_old_prices_are_not_traded_on(chain: Chain) -> None:
+    chain.add_pool(RAYDIUM)
+    now = [1_000.0]
+    async with _running(chain, monotonic_seconds=lambda: now[0]) as market:
+        now[0] += STALE_SECONDS
+        assert market.ready
+        now[0] += 1
+        assert not market.ready
+        for ask in (
+            lambda: market.decide(ONE_SOL, 1, 50),
+            lambda: market.blockhash,
+            lambda: market.slot,
+            lambda: market.wallet_balance(SOL),
+        ):
+            with pytest.raises(NodeUnavailable, match="no prices for 6 s"):
+                ask()
+
+
+async def test_nothing_is_quoted_before_anything_is_known() -> None:
+    market = Market(NodeClient("http://127.0.0.1:1", "ws://127.0.0.1:1"), WALLET.pubkey)
+    assert not market.ready
+    with pytest.raises(NodeUnavailable, match="any prices yet"):
+        market.decide(ONE_SOL, 1, 50)
+
+
+async def test_blockhash_is_of_the_slot(chain: Chain) -> None:
+    async with _running(chain) as market:
+        assert market.blockhash == Blockhash(BLOCKHASH, chain.slot + 150)
+
+
+async def test_pools_open_by_the_chains_clock_where_it_tells_it(chain: Chain) -> None:
+    pool = chain.add_pool(METEORA)
+    account = chain.accounts[str(pool)]
+    chain.add(pool, NewAccount(account.owner, POOL.patch(account.data, activation_point=2_000)))
+    for now, usable in ((1_999, False), (2_000, True)):
+        chain.add(
+            CLOCK_SYSVAR, NewAccount(SYSTEM_PROGRAM, CLOCK.encode(ClockSysvar(chain.slot, 0, 0, 0, now)))
+        )
+        async with _running(chain) as market:
+            assert (market.decide(ONE_SOL, 1, 50).route is not None) is usable
+
+
+# ---- The wallet ----------------------------------------------------------------------------------
+
+
+async def test_wallet_balance_is_what_can_be_spent(chain: Chain) -> None:
+    chain.lamports[str(WALLET.pubkey)] = 5 * 10**9
+    chain.add(
+        associated_token_account(WALLET.pubkey, _mint(USDC)),
+        NewAccount(TOKEN_PROGRAM, TOKEN_ACCOUNT.encode(TokenAccount(_mint(USDC), WALLET.pubkey, 42))),
+    )
+    async with _running(chain) as market:
+        assert market.wallet_balance(SOL) == 5 * 10**9 - FEE_RESERVE
+        assert market.wallet_balance(USDC) == 42
+        assert market.wallet_balance(BONK) == 0
+        chain.lamports[str(WALLET.pubkey)] = 1
+        await _see_slot(market, chain)
+        assert market.wallet_balance(SOL) == 0
+
+
+# ---- What a route takes --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("side", Side)
+@pytest.mark.parametrize("venue", [RAYDIUM, METEORA], ids=lambda venue: venue.kind)
+async def test_routes_instructions_ask_the_program_for_what_was_quoted(
+    chain: Chain, venue: Venue[Any], side: Side
+) -> None:
+    pool = chain.add_pool(venue)
+    spec = OrderSpec(side, 10**9 if side is Side.SELL else 100 * 10**6, SOL, USDC)
+    async with _running(chain) as market:
+        route = market.decide(spec, 1, 50).route
+        assert route is not None
+        made = market.swap_instructions(spec, route, WALLET.pubkey)
+        assert market.compute_units(route) == venue.compute_units
+    (swap,) = (instruction for instruction in made if instruction.program_id == venue.program)
+    accounts = {associated_token_account(WALLET.pubkey, mint): mint for mint in (_mint(SOL), _mint(USDC))}
+    call = venue.read_swap([meta.pubkey for meta in swap.accounts], bytes(swap.data), accounts)
+    assert (call.pool, call.side, call.amount) == (pool, side, spec.amount)
+    assert call.threshold_amount == route.threshold_amount
+    assert accounts[call.input_account] == _mint(SOL)
+    keys = venue.keys(pool, chain.accounts[str(pool)].data)
+    assert keys is not None
+    assert call.a_to_b is (keys.mint_a == _mint(SOL))
+    # Exactly what the swap may take is wrapped.
+    wrapped = next(instruction for instruction in made if instruction.program_id == SYSTEM_PROGRAM)
+    most = spec.amount if side is Side.SELL else route.threshold_amount
+    assert int.from_bytes(bytes(wrapped.data)[4:], "little") == most
+
+
+async def test_route_through_an_unknown_pool_cannot_be_built(chain: Chain) -> None:
+    chain.add_pool(RAYDIUM)
+    async with _running(chain) as market:
+        route = market.decide(ONE_SOL, 1, 50).route
+        assert route is not None
+    elsewhere = Market(NodeClient("http://127.0.0.1:1", "ws://127.0.0.1:1"), WALLET.pubkey)
+    with pytest.raises(NoRoute, match="not traded any more"):
+        elsewhere.swap_instructions(ONE_SOL, route, WALLET.pubkey)
+    with pytest.raises(NoRoute, match="not traded any more"):
+        elsewhere.compute_units(route)
+
+
+# ---- What an error means -------------------------------------------------------------------------
+
+
+def _signed(*instructions: Instruction) -> bytes:
+    return build_swap(
+        WALLET,
+        instructions,
+        Blockhash(BLOCKHASH, 1),
+        UUID(int=1),
+        1,
+        compute_units=1,
+        priority_fee_micro_lamports=1,
+    ).raw_transaction
+
+
+TRANSACTION = _signed(
+    Instruction(RAYDIUM.program, b"", []),
+    Instruction(METEORA.program, b"", []),
+    Instruction(SYSTEM_PROGRAM, b"", []),
+    memo("x", WALLET.pubkey),
+)
+ON_RAYDIUM, ON_METEORA, ON_SYSTEM, ON_MEMO = 2, 3, 4, 5
+
+
+@pytest.mark.parametrize(
+    ("err", "reason", "message"),
+    [
+        ({"InstructionError": [ON_RAYDIUM, {"Custom": 6005}]}, FailureReason.SLIPPAGE_EXCEEDED, "Raydium"),
+        ({"InstructionError": [ON_METEORA, {"Custom": 6002}]}, FailureReason.SLIPPAGE_EXCEEDED, "Meteora"),
+        ({"InstructionError": [ON_METEORA, {"Custom": 6005}]}, FailureReason.VENUE_REJECTED, "6005"),
+        ({"InstructionError": [ON_RAYDIUM, {"Custom": 6002}]}, FailureReason.VENUE_REJECTED, "6002"),
+        ({"InstructionError": [ON_RAYDIUM, {"Custom": 1}]}, FailureReason.INSUFFICIENT_FUNDS, "too little"),
+        ({"InstructionError": [ON_SYSTEM, {"Custom": 1}]}, FailureReason.INSUFFICIENT_FUNDS, "too little"),
+        ({"InstructionError": [ON_MEMO, {"Custom": 1}]}, FailureReason.TRANSACTION_REVERTED, "instruction 5"),
+        (
+            {"InstructionError": [ON_RAYDIUM, "ProgramFailedToComplete"]},
+            FailureReason.TRANSACTION_REVERTED,
+            "ProgramFailedToComplete",
+        ),
+        ({"InstructionError": [99, {"Custom": 1}]}, FailureReason.TRANSACTION_REVERTED, "instruction 99"),
+        ("InsufficientFundsForFee", FailureReason.INSUFFICIENT_FUNDS, "SOL"),
+        ("AccountNotFound", FailureReason.INSUFFICIENT_FUNDS, "SOL"),
+        (
+            {"InsufficientFundsForRent": {"account_index": 1}},
+            FailureReason.INSUFFICIENT_FUNDS,
+            "SOL",
+        ),
+        ("BlockhashNotFound", FailureReason.TRANSACTION_EXPIRED, "blockhash"),
+        ({"DuplicateInstruction": 3}, FailureReason.TRANSACTION_REVERTED, "DuplicateInstruction"),
+    ],
+    ids=str,
+)
+def test_chain_error_is_explained_by_the_program_that_raised_it(
+    err: Any, reason: FailureReason, message: str
+) -> None:
+    explained = explain_error(err, TRANSACTION)
+    assert explained[0] is reason
+    assert message in explained[1]
