@@ -17,7 +17,6 @@ from cli.launcher import Part
 Figures = dict[tuple[str, str], float]
 """(metric, status) -> value, as `cli.probe.figures` returns them."""
 
-_OPEN = ("pending", "routing", "building", "submitted")
 _TERMINAL_SECONDS = 1.0
 _LINES_SECONDS = 10.0
 
@@ -59,14 +58,7 @@ class LiveView:
                     moved[status] += max(0.0, value - before.get((metric, status), 0.0)) / elapsed
             self._before[index] = after
         self.per_second = moved
-        self.open_count = max(
-            (
-                round(sum(figures.get(("orders", status), 0.0) for status in _OPEN))
-                for figures in found
-                if figures
-            ),
-            default=0,
-        )
+        self.open_count = round(sum(figures.get(("orders", "open"), 0.0) for figures in found if figures))
         self._before_time = now
         self._show()
 

@@ -63,7 +63,7 @@ async def quote(server: str, spec: OrderSpec, *, json: bool) -> int:
     if json:
         print_json(plain(decision))
     else:
-        print_decision(Console(highlight=False), decision, spec)
+        print_decision(_console(), decision, spec)
     return _OK
 
 
@@ -73,7 +73,7 @@ async def get(server: str, order_id: str, *, json: bool) -> int:
     if json:
         print_json(details_json(details))
     else:
-        print_details(Console(highlight=False), details)
+        print_details(_console(), details)
     return _OK
 
 
@@ -89,7 +89,7 @@ async def list_orders(server: str, statuses: list[OrderStatus], limit: int, *, j
                 if len(orders) == limit:
                     break
     if not json:
-        console = Console(highlight=False, soft_wrap=not Console().is_terminal)
+        console = _console()
         if orders:
             console.print(order_table(orders))
         else:
@@ -117,3 +117,9 @@ async def _follow(client: OrderClient, order: Order, after_sequence: int, *, jso
         else:
             console.print(event_line(event, order.spec))
     return _OK if status is OrderStatus.CONFIRMED else _NOT_CONFIRMED
+
+
+def _console() -> Console:
+    """Return a console as wide as the terminal; a pipe has no width, so lines may be long there."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=160)

@@ -83,19 +83,19 @@ def event_line(event: OrderEvent, spec: OrderSpec) -> Text:
 
 
 def order_table(orders: list[Order]) -> Table:
+    """Return a table that fits 80 columns; amounts are folded before anything is cut off."""
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for title in ("order", "created", "status", "side", "asked", "venue"):
+    for title in ("order", "created", "status"):
         table.add_column(title, no_wrap=True)
-    table.add_column("filled")
+    table.add_column("swap", overflow="fold")
+    table.add_column("venue", overflow="fold")
     for order in orders:
         table.add_row(
             order.order_id,
-            order.create_time.astimezone().strftime("%m-%d %H:%M:%S") if order.create_time else "",
+            order.create_time.astimezone().strftime("%H:%M:%S") if order.create_time else "",
             Text(order.status, _STATUS_STYLES.get(order.status, "")),
-            order.spec.side,
-            asked(order.spec),
+            _filled(order) if order.status == "confirmed" else asked(order.spec),
             order.venue or "",
-            _filled(order),
         )
     return table
 
@@ -135,20 +135,21 @@ def print_details(console: Console, details: OrderDetails) -> None:
 
 def print_decision(console: Console, decision: RoutingDecision, spec: OrderSpec) -> None:
     """Print what each pool offered, best first, and which was chosen."""
-    title = (
-        f"attempt {decision.attempt}, slot {decision.slot}" if decision.attempt else f"slot {decision.slot}"
-    )
+    about = f"attempt {decision.attempt}" if decision.attempt else f"{spec.side} {asked(spec)}"
+    title = f"{about}, slot {decision.slot}"
     chosen = {leg.pool for leg in decision.route.legs} if decision.route else set()
-    table = Table(
-        title=title, title_justify="left", title_style="dim", box=None, header_style="dim", pad_edge=False
-    )
+    sells = spec.side == "sell"
+    table = Table(title=title, title_justify="left", title_style="dim")
+    table.box, table.header_style, table.pad_edge = None, "dim", False
     table.add_column("")
     table.add_column("venue", no_wrap=True)
     table.add_column("pool", no_wrap=True)
-    for column in (f"in ({spec.input_token})", f"out ({spec.output_token})", "price", "fee %", "impact %"):
-        table.add_column(column, justify="right", no_wrap=True)
+    # The other leg is the same for all.
+    leg = f"pays {spec.output_token}" if sells else f"costs {spec.input_token}"
+    for column in (leg, "price", "fee %", "impact %"):
+        table.add_column(column, justify="right", overflow="fold")
     for quote in decision.quotes:
-        table.add_row(*_quote_cells(quote, quote.pool in chosen), style="dim" if quote.refusal else "")
+        table.add_row(*_quote_cells(quote, sells, quote.pool in chosen), style="dim" if quote.refusal else "")
     console.print(table)
     if decision.reason:
         console.print(decision.reason, style="dim", highlight=False)
@@ -161,19 +162,14 @@ def asked(spec: OrderSpec) -> str:
     return f"{spec.input_token} -> {spec.amount} {spec.output_token}"
 
 
-def _quote_cells(quote: Quote, chosen: bool) -> list[Text | str]:
-    pool = f"{quote.pool[:4]}..{quote.pool[-4:]}"
-    cells: list[Text | str] = [
-        Text("*" if chosen else "", "bold green"),
-        f"{quote.venue} ({quote.kind})",
-        pool,
-    ]
+def _quote_cells(quote: Quote, sells: bool, chosen: bool) -> list[Text | str]:
+    mark = Text("*" if chosen else "", "bold green")
+    cells: list[Text | str] = [mark, quote.venue, f"{quote.pool[:4]}..{quote.pool[-4:]}"]
     if quote.refusal:
         return [*cells, Text(quote.refusal, "red")]
     return [
         *cells,
-        quote.input_amount or "",
-        quote.output_amount or "",
+        (quote.output_amount if sells else quote.input_amount) or "",
         quote.price or "",
         f"{quote.fee_ppm / 10_000:.2f}",
         f"{quote.price_impact_ppm / 10_000:.2f}",

@@ -74,9 +74,9 @@ async def test_a_process_that_is_away_or_was_restarted_does_not_disturb_the_figu
         assert view.per_second["pending"] == expected
 
 
-async def test_open_orders_are_those_that_have_not_closed() -> None:
+async def test_open_orders_are_those_the_server_counts() -> None:
     server = _Process()
-    server.found = {("orders", "pending"): 3.0, ("orders", "submitted"): 2.0, ("orders", "confirmed"): 40.0}
+    server.found = {("orders", "open"): 5.0}
     view = LiveView([], [server], _Clock())
     await view.refresh()
     assert view.open_count == 5
@@ -102,7 +102,7 @@ async def test_outside_a_terminal_a_line_is_printed_only_when_it_differs() -> No
         for _ in range(3):
             clock.now += 10
             await view.refresh()
-        server.found = {("orders", "pending"): 1.0}
+        server.found = {("orders", "open"): 1.0}
         await view.refresh()
     assert isinstance(console.file, StringIO)
     lines = console.file.getvalue().splitlines()

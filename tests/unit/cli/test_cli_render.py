@@ -135,11 +135,27 @@ def test_quotes_are_shown_best_first_with_the_chosen_one_marked_and_refusals_exp
     console = Console(width=140)
     with console.capture() as captured:
         print_decision(console, DECISION, SPEC)
-    raydium, meteora, reason = captured.get().strip().splitlines()[-3:]
-    assert raydium.startswith("*")
-    assert "0.25" in raydium
+    raydium, meteora, reason = captured.get().rstrip().splitlines()[-3:]
+    assert raydium.split() == ["*", "Raydium", "AAAA..BBBB", "157.685185", "105.12", "0.25", "0.12"]
     assert "too shallow" in meteora
     assert reason.strip() == "Raydium pays 0.2 % more"
+
+
+def test_a_buy_is_quoted_by_what_it_costs() -> None:
+    console = Console(width=140)
+    with console.capture() as captured:
+        print_decision(console, DECISION, OrderSpec(Side.BUY, "157.685185", "SOL", "USDC"))
+    assert "costs SOL" in captured.get()
+    assert ["*", "Raydium", "AAAA..BBBB", "1.5"] in [line.split()[:4] for line in captured.get().splitlines()]
+
+
+@pytest.mark.parametrize("width", [80, 100])
+def test_nothing_is_cut_off_in_a_terminal_of_the_usual_width(width: int) -> None:
+    console = Console(width=width)
+    with console.capture() as captured:
+        console.print(order_table([ORDER]))
+        print_decision(console, DECISION, SPEC)
+    assert "…" not in captured.get()
 
 
 def test_details_show_the_order_and_how_it_was_routed() -> None:
