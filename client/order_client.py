@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from random import random
 from typing import Final, Protocol, Self, TypeVar
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import grpc
 from google.protobuf.message import Message
@@ -27,6 +27,7 @@ from client.errors import (
     InternalError,
     OrderClosed,
     OrderError,
+    OrderNotFound,
     ServerUnavailable,
     TooManyOrders,
     Unavailable,
@@ -247,7 +248,7 @@ class OrderClient:
                 yield order
             page_token = page.next_page_token
 
-    async def watch(self, order_id: str, after_sequence: int = 0) -> AsyncIterator[OrderEvent]:
+    async def watch(self, order_id: str, after_sequence: int = 0) -> AsyncGenerator[OrderEvent, None]:
         """Follow the order's events after `after_sequence`, past ones first, to the closing one.
 
         Every event comes once and in sequence. A lost connection is made again for as long as it
@@ -256,6 +257,11 @@ class OrderClient:
 
         Raises OrderNotFound; SequenceAhead if the order has fewer events than `after_sequence`.
         """
+        try:
+            # As the server spells it, whose answers name the order.
+            order_id = str(UUID(order_id))
+        except ValueError:
+            raise OrderNotFound(f"no order {order_id}: an order_id is a UUID") from None
         watcher = self._watches.join(order_id, after_sequence)
         try:
             if self._watches.has_unchecked(order_id):
