@@ -65,7 +65,7 @@ class Connection:
         connection = await self._connected()
         try:
             cursor = await connection.execute(statement, values, prepare=True, binary=True)
-            return await cursor.fetchall()
+            return [] if cursor.description is None else await cursor.fetchall()
         except (psycopg.OperationalError, psycopg.InterfaceError) as error:
             # The state an error leaves tells what it proves: a server that answers has not done it,
             # a connection that broke has left us not knowing.

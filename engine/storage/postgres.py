@@ -252,8 +252,9 @@ class Store:
         values = columns(("order_id", "after_sequence"), list(set(cursors)))
         events: dict[UUID, list[WatchedEvent]] = {}
         for row in await self._read("watch", "events_after", values):
-            event = event_from_row(row)
-            watched = WatchedEvent(event, token_from_mint(row[-2]), token_from_mint(row[-1]))
+            *columns_of_event, input_mint, output_mint = row
+            event = event_from_row(columns_of_event)
+            watched = WatchedEvent(event, token_from_mint(input_mint), token_from_mint(output_mint))
             events.setdefault(event.order_id, []).append(watched)
         results = []
         for order_id, after_sequence in cursors:

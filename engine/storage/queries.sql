@@ -11,9 +11,9 @@ WITH submitted AS (
         expire_time
     )
     SELECT * FROM unnest(
-        %(order_id)s::uuid[], %(request_id)s::text[], %(request_fingerprint)s::bytea[], %(type)s::text[],
-        %(side)s::order_side[], %(amount)s::numeric[], %(input_mint)s::text[], %(output_mint)s::text[],
-        %(slippage_bps)s::integer[], %(expire_time)s::timestamptz[]
+        %(order_id)b::uuid[], %(request_id)b::text[], %(request_fingerprint)b::bytea[], %(type)b::text[],
+        %(side)b::order_side[], %(amount)b::numeric[], %(input_mint)b::text[], %(output_mint)b::text[],
+        %(slippage_bps)b::integer[], %(expire_time)b::timestamptz[]
     )
     ON CONFLICT (request_id) DO NOTHING
     RETURNING order_id, create_time
@@ -27,7 +27,7 @@ SELECT order_id, create_time FROM submitted;
 -- Which order each request_id names, and what was asked with it.
 SELECT request_id, order_id, request_fingerprint
 FROM orders
-WHERE request_id = ANY (%(request_id)s::text[]);
+WHERE request_id = ANY (%(request_id)b::text[]);
 
 -- name: get_orders
 -- Orders as they stand: spec, position, and what their latest event knows.
@@ -36,7 +36,7 @@ SELECT o.order_id, o.type, o.side, o.amount, o.input_mint, o.output_mint, o.slip
     e.venue, e.input_amount, e.output_amount, e.tx_hash, e.failure_reason, e.failure_message,
     CASE WHEN o.status = 'building' THEN e.decision::text END,
     a.tx_hash, a.raw_transaction, a.last_valid_block_height
-FROM unnest(%(order_id)s::uuid[]) AS wanted (order_id)
+FROM unnest(%(order_id)b::uuid[]) AS wanted (order_id)
 JOIN orders o ON o.order_id = wanted.order_id
 JOIN order_events e ON e.order_id = o.order_id AND e.sequence = o.sequence
 LEFT JOIN attempts a ON a.order_id = o.order_id AND a.outcome IS NULL;
@@ -45,50 +45,50 @@ LEFT JOIN attempts a ON a.order_id = o.order_id AND a.outcome IS NULL;
 -- A page of orders, newest first: order ids are made from the time, so they sort by it.
 SELECT order_id
 FROM orders
-WHERE order_id < %(before)s::uuid
+WHERE order_id < %(before)b::uuid
 ORDER BY order_id DESC
-LIMIT %(limit)s::bigint;
+LIMIT %(limit)b::bigint;
 
 -- name: list_closed_orders
 -- The same, of some closed statuses.
 SELECT page.order_id
-FROM unnest(%(status)s::order_status[]) AS wanted (status)
+FROM unnest(%(status)b::order_status[]) AS wanted (status)
 CROSS JOIN LATERAL (
     SELECT order_id
     FROM orders
-    WHERE closed_status = wanted.status AND closed_status IS NOT NULL AND order_id < %(before)s::uuid
+    WHERE closed_status = wanted.status AND closed_status IS NOT NULL AND order_id < %(before)b::uuid
     ORDER BY order_id DESC
-    LIMIT %(limit)s::bigint
+    LIMIT %(limit)b::bigint
 ) AS page
 ORDER BY page.order_id DESC
-LIMIT %(limit)s::bigint;
+LIMIT %(limit)b::bigint;
 
 -- name: list_open_orders
 -- The same, of some open statuses. Walks the open orders only.
 SELECT order_id
 FROM orders
-WHERE closed_status IS NULL AND status = ANY (%(status)s::order_status[]) AND order_id < %(before)s::uuid
+WHERE closed_status IS NULL AND status = ANY (%(status)b::order_status[]) AND order_id < %(before)b::uuid
 ORDER BY order_id DESC
-LIMIT %(limit)s::bigint;
+LIMIT %(limit)b::bigint;
 
 -- name: routing_decisions
 -- Every routing decision of one order, oldest first.
 SELECT decision::text
 FROM order_events
-WHERE order_id = %(order_id)s::uuid AND decision IS NOT NULL
+WHERE order_id = %(order_id)b::uuid AND decision IS NOT NULL
 ORDER BY sequence;
 
 -- name: order_positions
 -- Where orders stand: for watchers whose cursor found nothing newer.
 SELECT order_id, sequence, closed_status IS NOT NULL
 FROM orders
-WHERE order_id = ANY (%(order_id)s::uuid[]);
+WHERE order_id = ANY (%(order_id)b::uuid[]);
 
 -- name: events_after
 -- The events of many orders, each after its watcher's cursor, in sequence per order.
 SELECT e.order_id, e.sequence, e.status, e.attempt, e.create_time, e.venue, e.input_amount, e.output_amount,
     e.tx_hash, e.failure_reason, e.failure_message, o.input_mint, o.output_mint
-FROM unnest(%(order_id)s::uuid[], %(after_sequence)s::bigint[]) AS watched (order_id, after_sequence)
+FROM unnest(%(order_id)b::uuid[], %(after_sequence)b::bigint[]) AS watched (order_id, after_sequence)
 JOIN orders o ON o.order_id = watched.order_id AND o.sequence > watched.after_sequence
 CROSS JOIN LATERAL (
     SELECT *
@@ -100,7 +100,7 @@ CROSS JOIN LATERAL (
 -- name: moved_orders
 -- Which of the watched orders have events after their watcher's cursor.
 SELECT o.order_id
-FROM unnest(%(order_id)s::uuid[], %(after_sequence)s::bigint[]) AS watched (order_id, after_sequence)
+FROM unnest(%(order_id)b::uuid[], %(after_sequence)b::bigint[]) AS watched (order_id, after_sequence)
 JOIN orders o ON o.order_id = watched.order_id AND o.sequence > watched.after_sequence;
 
 -- name: claim_orders
@@ -109,16 +109,16 @@ JOIN orders o ON o.order_id = watched.order_id AND o.sequence > watched.after_se
 WITH candidate AS (
     SELECT order_id, status = 'pending' AND (expire_time IS NULL OR expire_time > now()) AS starts
     FROM orders
-    WHERE order_id = ANY (%(order_id)s::uuid[])
+    WHERE order_id = ANY (%(order_id)b::uuid[])
       AND closed_status IS NULL
       AND due_time <= now()
-      AND (lease_owner IS NULL OR lease_owner = %(lease_owner)s::bigint OR NOT EXISTS (
+      AND (lease_owner IS NULL OR lease_owner = %(lease_owner)b::bigint OR NOT EXISTS (
           SELECT FROM lease_owners owner
           WHERE owner.lease_owner = orders.lease_owner AND owner.expire_time > now()))
     FOR UPDATE SKIP LOCKED
 ), claimed AS (
     UPDATE orders o
-    SET lease_owner = %(lease_owner)s::bigint,
+    SET lease_owner = %(lease_owner)b::bigint,
         status = CASE WHEN starts THEN 'routing' ELSE o.status END,
         sequence = CASE WHEN starts THEN o.sequence + 1 ELSE o.sequence END,
         update_time = now()
@@ -151,24 +151,24 @@ WITH moved AS (
         lease_owner = CASE WHEN m.rests THEN NULL ELSE o.lease_owner END,
         update_time = now()
     FROM unnest(
-        %(order_id)s::uuid[], %(expected_sequence)s::bigint[], %(sequence)s::bigint[],
-        %(status)s::order_status[], %(attempt)s::integer[], %(rests)s::boolean[],
-        %(delay_seconds)s::double precision[]
+        %(order_id)b::uuid[], %(expected_sequence)b::bigint[], %(sequence)b::bigint[],
+        %(status)b::order_status[], %(attempt)b::integer[], %(rests)b::boolean[],
+        %(delay_seconds)b::double precision[]
     ) AS m (order_id, expected_sequence, sequence, status, attempt, rests, delay_seconds)
     WHERE o.order_id = m.order_id AND o.sequence = m.expected_sequence
     RETURNING o.order_id
 ), opened AS (
     INSERT INTO attempts (order_id, attempt, tx_hash, raw_transaction, last_valid_block_height)
     SELECT * FROM unnest(
-        %(opened_order_id)s::uuid[], %(opened_attempt)s::integer[], %(opened_tx_hash)s::text[],
-        %(opened_raw_transaction)s::bytea[], %(opened_last_valid)s::bigint[]
+        %(opened_order_id)b::uuid[], %(opened_attempt)b::integer[], %(opened_tx_hash)b::text[],
+        %(opened_raw_transaction)b::bytea[], %(opened_last_valid)b::bigint[]
     ) AS a (order_id, attempt, tx_hash, raw_transaction, last_valid_block_height)
     WHERE a.order_id = ANY (ARRAY(SELECT order_id FROM moved))
 ), closed AS (
     UPDATE attempts a
     SET outcome = c.outcome
     FROM unnest(
-        %(closed_order_id)s::uuid[], %(closed_attempt)s::integer[], %(closed_outcome)s::attempt_outcome[]
+        %(closed_order_id)b::uuid[], %(closed_attempt)b::integer[], %(closed_outcome)b::attempt_outcome[]
     ) AS c (order_id, attempt, outcome)
     WHERE a.order_id = c.order_id AND a.attempt = c.attempt
       AND c.order_id = ANY (ARRAY(SELECT order_id FROM moved))
@@ -178,11 +178,11 @@ WITH moved AS (
         failure_reason, failure_message, decision
     )
     SELECT * FROM unnest(
-        %(event_order_id)s::uuid[], %(event_sequence)s::bigint[], %(event_previous_status)s::order_status[],
-        %(event_status)s::order_status[], %(event_attempt)s::integer[], %(event_venue)s::text[],
-        %(event_input_amount)s::numeric[], %(event_output_amount)s::numeric[], %(event_tx_hash)s::text[],
-        %(event_failure_reason)s::failure_reason[], %(event_failure_message)s::text[],
-        %(event_decision)s::jsonb[]
+        %(event_order_id)b::uuid[], %(event_sequence)b::bigint[], %(event_previous_status)b::order_status[],
+        %(event_status)b::order_status[], %(event_attempt)b::integer[], %(event_venue)b::text[],
+        %(event_input_amount)b::numeric[], %(event_output_amount)b::numeric[], %(event_tx_hash)b::text[],
+        %(event_failure_reason)b::failure_reason[], %(event_failure_message)b::text[],
+        %(event_decision)b::jsonb[]
     ) AS e (
         order_id, sequence, previous_status, status, attempt, venue, input_amount, output_amount, tx_hash,
         failure_reason, failure_message, decision
@@ -194,9 +194,9 @@ SELECT order_id FROM moved;
 -- name: postpone_orders
 -- Put orders down for a while, unchanged: what they need (the node, fresh prices) is not to be had.
 UPDATE orders
-SET due_time = now() + %(delay_seconds)s::double precision * interval '1 second',
+SET due_time = now() + %(delay_seconds)b::double precision * interval '1 second',
     lease_owner = NULL
-WHERE order_id = ANY (%(order_id)s::uuid[]) AND lease_owner = %(lease_owner)s::bigint;
+WHERE order_id = ANY (%(order_id)b::uuid[]) AND lease_owner = %(lease_owner)b::bigint;
 
 -- name: due_orders
 -- The sweeper's question: orders that are due and that nobody alive holds. A new order is left to its
@@ -205,48 +205,48 @@ SELECT order_id
 FROM orders
 WHERE closed_status IS NULL
   AND due_time <= now()
-  AND (sequence > 1 OR due_time <= now() - %(hint_seconds)s::double precision * interval '1 second')
+  AND (sequence > 1 OR due_time <= now() - %(hint_seconds)b::double precision * interval '1 second')
   AND (lease_owner IS NULL OR NOT EXISTS (
       SELECT FROM lease_owners owner
       WHERE owner.lease_owner = orders.lease_owner AND owner.expire_time > now()))
 ORDER BY due_time
-LIMIT %(limit)s::bigint;
+LIMIT %(limit)b::bigint;
 
 -- name: leased_orders
 -- What the record says this worker holds. What it does not know of is claimed again: the answer to
 -- that claim, or to a write, was lost on the way.
 SELECT order_id
 FROM orders
-WHERE closed_status IS NULL AND due_time <= now() AND lease_owner = %(lease_owner)s::bigint;
+WHERE closed_status IS NULL AND due_time <= now() AND lease_owner = %(lease_owner)b::bigint;
 
 -- name: start_lease_owner
 -- A new worker process. Its number is also its session advisory lock.
 WITH started AS (
     INSERT INTO lease_owners (expire_time)
-    VALUES (now() + %(lease_seconds)s::double precision * interval '1 second')
+    VALUES (now() + %(lease_seconds)b::double precision * interval '1 second')
     RETURNING lease_owner
 )
-SELECT lease_owner, pg_advisory_lock(%(lock_class)s::integer, lease_owner::integer) FROM started;
+SELECT lease_owner, pg_advisory_lock(%(lock_class)b::integer, lease_owner::integer) FROM started;
 
 -- name: renew_lease
 -- Keep all of a worker's leases: one row, however many orders it holds. Returns nothing if others
 -- have declared the worker dead meanwhile. Also tells the database's time.
 UPDATE lease_owners
-SET expire_time = now() + %(lease_seconds)s::double precision * interval '1 second'
-WHERE lease_owner = %(lease_owner)s::bigint
+SET expire_time = now() + %(lease_seconds)b::double precision * interval '1 second'
+WHERE lease_owner = %(lease_owner)b::bigint
 RETURNING clock_timestamp();
 
 -- name: end_lease_owner
 -- The worker leaves: whatever it still holds is free at once.
-DELETE FROM lease_owners WHERE lease_owner = %(lease_owner)s::bigint;
+DELETE FROM lease_owners WHERE lease_owner = %(lease_owner)b::bigint;
 
 -- name: free_dead_owners
 -- Remove workers that are gone: who can take an owner's advisory lock has proved it dead, and
 -- need not wait for its expire_time. The lock is released when the statement's transaction ends.
 DELETE FROM lease_owners
-WHERE lease_owner <> %(lease_owner)s::bigint
+WHERE lease_owner <> %(lease_owner)b::bigint
   AND (expire_time < now() - interval '1 hour'
-       OR pg_try_advisory_xact_lock(%(lock_class)s::integer, lease_owner::integer))
+       OR pg_try_advisory_xact_lock(%(lock_class)b::integer, lease_owner::integer))
 RETURNING lease_owner;
 
 -- name: database_time
@@ -254,4 +254,4 @@ SELECT clock_timestamp();
 
 -- name: open_orders_count
 -- Open orders, counted no further than the limit.
-SELECT count(*) FROM (SELECT FROM orders WHERE closed_status IS NULL LIMIT %(limit)s::bigint) AS open_orders;
+SELECT count(*) FROM (SELECT FROM orders WHERE closed_status IS NULL LIMIT %(limit)b::bigint) AS open_orders;
