@@ -1,0 +1,376 @@
+"""`order-engine up`, as a newcomer meets it: one command, a first order, and nothing left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from asyncio.subprocess import PIPE, STDOUT, Process
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import redis
+
+from engine.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+ANY_PORTS = dict.fromkeys(
+    ("PORT", "GRPC_PORT", "SERVER_METRICS_PORT", "WORKERS_METRICS_PORT", "SIMNET_PORT"), "0"
+)
+NOBODY = 65534
+PROCESSES = ("postgres", "valkey-server", "simnet", "server", "workers", "gateway")
+
+ProcessesIn = Callable[[Path], list[str]]
+Until = Callable[..., Awaitable[None]]
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    """A folder that only its owner may enter, with a short path."""
+    folder = Path(tempfile.mkdtemp(prefix="oe-up-"))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+class Up:
+    """A running `order-engine up`, started in `home` with its data folder there."""
+
+    def __init__(self, process: Process, home: Path) -> None:
+        self.process = process
+        self.home = home
+        self.output = ""
+
+    async def read_until(self, text: str, seconds: float = 90.0) -> None:
+        """Read its output until it has said `text`."""
+        assert self.process.stdout is not None
+        async with asyncio.timeout(seconds):
+            while text not in self.output:
+                line = await self.process.stdout.readline()
+                assert line, f"it ended before it said {text!r}:\n{self.output}"
+                self.output += line.decode()
+
+    async def ended(self, seconds: float = 60.0) -> int:
+        async with asyncio.timeout(seconds):
+            rest, _ = await self.process.communicate()
+        self.output += rest.decode()
+        assert self.process.returncode is not None
+        return self.process.returncode
+
+    @property
+    def server(self) -> str:
+        """host:port of its gRPC server."""
+        found = re.search(r"gRPC, (\S+:\d+)", self.output)
+        assert found is not None, self.output
+        return found[1]
+
+    @property
+    def gateway(self) -> str:
+        found = re.search(r"Console +(http://\S+)/", self.output)
+        assert found is not None, self.output
+        return found[1]
+
+    async def order_engine(self, *arguments: str) -> tuple[int, str, str]:
+        """Run a client command against it; return exit code, stdout and stderr."""
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "cli", *arguments, "--server", self.server),
+            stdout=PIPE,
+            stderr=PIPE,
+            cwd=self.home,
+            env=environ(),
+        )
+        async with asyncio.timeout(60):
+            out, err = await process.communicate()
+        assert process.returncode is not None
+        return process.returncode, out.decode(), err.decode()
+
+
+def environ(**settings: str) -> dict[str, str]:
+    """Return this environment with those settings and nobody's services, and this checkout importable."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("DB_", "REDIS_"))}
+    path = os.pathsep.join(
+        [str(ROOT), str(ROOT / "generated"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    )
+    return {**kept, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1", **ANY_PORTS, **settings}
+
+
+@asynccontextmanager
+async def up(
+    home: Path, *arguments: str, python: Sequence[str] = (sys.executable,), **settings: str
+) -> AsyncIterator[Up]:
+    """Run `order-engine up`; whatever becomes of the test, it is gone afterwards."""
+    process = await asyncio.create_subprocess_exec(
+        *(*python, "-m", "cli", "up", *arguments),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=PIPE,
+        stderr=STDOUT,
+        cwd=home,
+        env=environ(**settings),
+    )
+    try:
+        yield Up(process, home)
+    finally:
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.communicate()
+
+
+@pytest.fixture
+def ordinary_user(home: Path) -> list[str]:
+    """The command that runs Python as an unprivileged user, who owns `home`."""
+    if os.geteuid() != 0:
+        return [sys.executable]  # That is who runs the tests.
+    version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
+    setpriv = shutil.which("setpriv")
+    if setpriv is None:
+        pytest.skip("there is no setpriv to become an ordinary user with")
+    os.chown(home, NOBODY, NOBODY)
+    become = [setpriv, f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
+    # The virtual environment's own interpreter may be in a home of root's that others cannot enter.
+    for python in (sys.executable, f"/usr/bin/{version}", f"/usr/local/bin/{version}"):
+        command = [*become, python]
+        # It has to start itself again by its name too, as the launcher does.
+        probe = "import cli.up, client, subprocess, sys\n"
+        probe += "subprocess.run([sys.executable, '-c', ''], check=True)"
+        found = subprocess.run([*command, "-c", probe], capture_output=True, cwd=home, env=_with_packages())
+        if found.returncode == 0:
+            return command
+    pytest.skip("an ordinary user of this machine cannot run this Python")
+
+
+def _with_packages() -> dict[str, str]:
+    found = environ()
+    found["PYTHONPATH"] += os.pathsep + sysconfig.get_path("purelib")
+    return found
+
+
+async def test_first_order_crash_restart_and_a_clean_end(
+    home: Path, processes_in: ProcessesIn, until: Until
+) -> None:
+    async with up(home, "--data-dir", "data") as first:
+        await first.read_until("watch <orderId>")
+        running = "\n".join(processes_in(home))
+        for name in PROCESSES:
+            assert name in running
+        assert (home / "data" / "wallet.json").stat().st_mode & 0o777 == 0o600
+
+        code, said, _ = await first.order_engine("submit", "sell", "1.5", "SOL", "USDC", "--watch", "--json")
+        order, *events = [json.loads(line) for line in said.splitlines()]
+        assert code == 0
+        statuses = [event["status"] for event in events]
+        assert (statuses[0], statuses[-1]) == ("pending", "confirmed")
+        assert [event["sequence"] for event in events] == list(range(1, len(events) + 1))
+        wallet = (home / "data" / "wallet.json").read_text()
+
+        # A second one would use the same files: refused, and the first does not notice.
+        async with up(home, "--data-dir", "data") as second:
+            assert await second.ended() == 2
+            assert second.output == (
+                f"order-engine: data is in use by another `order-engine up` (process {first.process.pid}); "
+                "stop it, or choose another --data-dir\n"
+            )
+        port = first.gateway.rpartition(":")[2]
+        async with up(home, "--data-dir", "other", PORT=port) as second:
+            assert await second.ended() == 2
+            assert second.output == (
+                f"order-engine: port {port} is in use; stop what listens there, or set another PORT\n"
+            )
+
+        # The launcher ends without a word: so does everything.
+        first.process.kill()
+        await first.ended()
+        await until(lambda: not processes_in(home))
+
+    async with up(home, "--data-dir", "data", "--workers", "2") as again:
+        await again.read_until("watch <orderId>")
+        assert "up to date" in again.output
+        assert (home / "data" / "wallet.json").read_text() == wallet
+        code, said, _ = await again.order_engine("get", order["orderId"], "--json")
+        assert (code, json.loads(said)["status"]) == (0, "confirmed")
+
+        # One that dies comes back by itself, and it is said.
+        [gateway] = [line for line in processes_in(home) if line.endswith("-m gateway")]
+        os.kill(int(gateway.split()[0]), signal.SIGKILL)
+        await again.read_until("gateway is ready again")
+        assert "gateway was ended by SIGKILL; starting it again" in again.output
+
+        code, said, _ = await again.order_engine("submit", "buy", "20", "SOL", "USDC", "--watch")
+        assert code == 0
+        assert "confirmed" in said.splitlines()[-1]
+
+        again.process.terminate()
+        assert await again.ended() == 0
+        assert "stopped; the data are in data" in again.output
+        assert processes_in(home) == []
+
+
+async def test_the_client_commands_read_cancel_and_refuse(home: Path) -> None:
+    async with up(home, "--ephemeral", TMPDIR=str(home)) as engine:
+        await engine.read_until("watch <orderId>")
+
+        code, said, _ = await engine.order_engine("quote", "sell", "1.5", "SOL", "USDC")
+        assert code == 0
+        assert "Raydium" in said
+        assert "Meteora" in said
+        code, said, _ = await engine.order_engine("quote", "sell", "1.5", "SOL", "USDC", "--json")
+        assert json.loads(said)["route"]["inputAmount"] == "1.5"
+
+        code, said, _ = await engine.order_engine(
+            "submit", "sell", "0.5", "SOL", "USDC", "--request-id", "mine", "--watch"
+        )
+        assert code == 0
+        order_id = said.split()[1].rstrip(":")
+        code, said, _ = await engine.order_engine(
+            "submit", "sell", "0.5", "SOL", "USDC", "--request-id", "mine"
+        )
+        assert (code, said) == (0, f"order {order_id} (submitted before): sell 0.5 SOL -> USDC\n")
+        code, said, err = await engine.order_engine(
+            "submit", "sell", "0.6", "SOL", "USDC", "--request-id", "mine"
+        )
+        assert (code, said) == (1, "")
+        assert 'request_id "mine" was used for a different order' in err
+
+        code, said, _ = await engine.order_engine("watch", order_id, "--after", "3", "--json")
+        assert code == 0
+        assert json.loads(said.splitlines()[0])["sequence"] == 4
+        code, said, _ = await engine.order_engine("get", order_id)
+        assert code == 0
+        assert "attempt 1, slot" in said
+        code, said, _ = await engine.order_engine("list", "--status", "confirmed", "--json")
+        assert [json.loads(line)["orderId"] for line in said.splitlines()] == [order_id]
+        code, said, _ = await engine.order_engine("list", "--status", "failed")
+        assert (code, said) == (0, "no orders\n")
+
+        code, _, err = await engine.order_engine("cancel", order_id)
+        assert code == 1
+        assert err == f"order-engine: order {order_id} cannot be cancelled: it is already confirmed\n"
+        code, _, err = await engine.order_engine("submit", "sell", "0", "SOL", "USDC")
+        assert (code, err) == (1, "order-engine: amount was 0; must be greater than zero\n")
+        code, _, err = await engine.order_engine("get", "0198c2f0-5b7e-7d31-a4c2-9f6e2b1d8a77")
+        assert (code, err) == (1, "order-engine: no order 0198c2f0-5b7e-7d31-a4c2-9f6e2b1d8a77\n")
+
+        # Ctrl-C reaches the launcher alone, which takes its time to end things in order.
+        engine.process.send_signal(signal.SIGINT)
+        assert await engine.ended() == 0
+    assert os.listdir(home) == [], "nothing is kept"
+
+
+async def test_an_ordinary_user_runs_it_too(
+    home: Path, ordinary_user: list[str], processes_in: ProcessesIn, until: Until
+) -> None:
+    environment = _with_packages()
+    async with up(
+        home, "--data-dir", "data", python=ordinary_user, PYTHONPATH=environment["PYTHONPATH"], HOME=str(home)
+    ) as engine:
+        await engine.read_until("watch <orderId>")
+        if os.geteuid() == 0:
+            owners = {(home / "data" / name).stat().st_uid for name in ("postgres", "valkey", "wallet.json")}
+            assert owners == {NOBODY}
+        code, _, _ = await engine.order_engine("submit", "sell", "1", "SOL", "USDC", "--watch")
+        assert code == 0
+        engine.process.send_signal(signal.SIGHUP)  # its terminal was closed
+        assert await engine.ended() == 0
+        await until(lambda: not processes_in(home))
+
+
+async def test_services_that_are_named_are_used_instead(home: Path, settings: Settings) -> None:
+    (home / ".env").write_text(
+        f"DB_HOST={settings.db_host}\nDB_PORT={settings.db_port}\nDB_USERNAME={settings.db_username}\n"
+        f"DB_PASSWORD={settings.db_password}\nDB_NAME={settings.db_name}\n"
+        f"REDIS_HOST={settings.redis_host}\nREDIS_PORT={settings.redis_port}\n"
+        f"REDIS_PASSWORD={settings.redis_password}\n"
+    )
+    async with up(home, "--data-dir", "data") as engine:
+        await engine.read_until("watch <orderId>")
+        code, _, _ = await engine.order_engine("submit", "sell", "1", "SOL", "USDC", "--watch")
+        assert code == 0
+        assert not (home / "data" / "postgres").exists()
+        assert not (home / "data" / "valkey").exists()
+        with redis.Redis.from_url(settings.redis_url) as client:
+            assert client.dbsize() > 0
+        engine.process.terminate()
+        assert await engine.ended() == 0
+
+
+# ---- Refusals: one sentence, exit code 2, and nothing left running ---------------------------------
+
+
+async def _refusal(home: Path, processes_in: ProcessesIn, **settings: str) -> str:
+    async with up(home, "--data-dir", "data", **settings) as engine:
+        assert await engine.ended() == 2
+        assert processes_in(home) == []
+    *before, last = engine.output.splitlines()
+    assert [line for line in before if line.startswith("order-engine:")] == []
+    return last
+
+
+async def test_an_unreachable_postgres_is_named(home: Path, processes_in: ProcessesIn) -> None:
+    said = await _refusal(home, processes_in, DB_HOST="127.0.0.1", DB_PORT="1")
+    assert said.startswith("order-engine: PostgreSQL at 127.0.0.1:1 cannot be used: ")
+
+
+async def test_an_unreachable_redis_is_named(home: Path, processes_in: ProcessesIn) -> None:
+    said = await _refusal(home, processes_in, REDIS_HOST="127.0.0.1", REDIS_PORT="1")
+    assert said.startswith("order-engine: Redis at 127.0.0.1:1 cannot be used: ")
+
+
+async def test_an_unreachable_node_is_named(home: Path, processes_in: ProcessesIn) -> None:
+    said = await _refusal(home, processes_in, SOLANA_RPC_URL="http://127.0.0.1:1")
+    assert said.startswith("order-engine: SOLANA_RPC_URL http://127.0.0.1:1 cannot be reached: ")
+
+
+async def test_a_redis_that_is_too_old_is_refused(home: Path, processes_in: ProcessesIn) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.read(4096):
+            about = b"# Server\r\nredis_version:6.2.14\r\n"
+            writer.write(b"$%d\r\n%s\r\n" % (len(about), about))
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as old:
+        port = str(old.sockets[0].getsockname()[1])
+        said = await _refusal(home, processes_in, REDIS_HOST="127.0.0.1", REDIS_PORT=port)
+    assert said == f"order-engine: Redis at 127.0.0.1:{port} is version 6.2.14; 7.0 or later is needed"
+
+
+async def test_a_postgres_that_is_too_old_is_refused(home: Path, processes_in: ProcessesIn) -> None:
+    def message(kind: bytes, body: bytes) -> bytes:
+        return kind + (len(body) + 4).to_bytes(4, "big") + body
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # Requests for encryption (8 bytes) are declined; what follows is the start of the session.
+        while len(await reader.read(4096)) == 8:
+            writer.write(b"N")
+        writer.write(message(b"R", bytes(4)))
+        for name, value in (("server_version", "14.9"), ("client_encoding", "UTF8")):
+            writer.write(message(b"S", f"{name}\0{value}\0".encode()))
+        writer.write(message(b"Z", b"I"))
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as old:
+        port = str(old.sockets[0].getsockname()[1])
+        said = await _refusal(home, processes_in, DB_HOST="127.0.0.1", DB_PORT=port)
+    assert said == "order-engine: PostgreSQL is version 14; 15 or newer is needed"
+
+
+async def test_a_setting_that_makes_no_sense_is_refused(home: Path, processes_in: ProcessesIn) -> None:
+    said = await _refusal(home, processes_in, SLIPPAGE_BPS="many")
+    assert said == 'order-engine: SLIPPAGE_BPS was "many"; must be a whole number'
+
+
+async def test_a_stop_while_it_starts_leaves_nothing(home: Path, processes_in: ProcessesIn) -> None:
+    async with up(home, "--data-dir", "data") as engine:
+        await engine.read_until("PostgreSQL")
+        engine.process.terminate()
+        assert await engine.ended() == 0
+        assert processes_in(home) == []
