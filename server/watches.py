@@ -44,6 +44,7 @@ class Watches:
         self._store = store
         self._hints = hints
         self._subscriptions: dict[UUID, set[Subscription]] = {}
+        self._streams: set[Subscription] = set()
         self._look_now = asyncio.Event()
         self._draining = False
 
@@ -57,16 +58,21 @@ class Watches:
     def drain(self) -> None:
         """End every stream: its client is to come back, to another server."""
         self._draining = True
-        for subscription in {each for several in self._subscriptions.values() for each in several}:
+        for subscription in self._streams:
             subscription.wake()
 
     @contextmanager
     def subscribe(self) -> Iterator[Subscription]:
         """A stream's subscription; what it watches is let go when the block is left."""
         subscription = Subscription(self, self._store)
+        # Also those that watch nothing just now: an idle stream would hold up the stop as long as it may last.
+        self._streams.add(subscription)
+        if self._draining:
+            subscription.wake()
         try:
             yield subscription
         finally:
+            self._streams.discard(subscription)
             subscription.unwatch_all()
 
     @property
