@@ -66,17 +66,18 @@ class Hints:
         self.up = False
         """Whether `run` is subscribed. While it is not, hints are missed."""
 
-    async def publish(self, order_ids: Sequence[UUID]) -> None:
-        """Tell everyone who listens that the orders moved. Never raises, and waits half a second at most.
+    def publish(self, order_ids: Sequence[UUID]) -> asyncio.Future[None]:
+        """Tell everyone who listens that the orders moved. Never raises.
 
+        Nobody need wait for it: the future is done when it was tried, which takes half a second at most.
         While Redis is away the hints are dropped and counted.
         """
-        if not order_ids:
-            return
-        if asyncio.get_running_loop().time() < self._rest_until:
-            hints_dropped_total.labels("publish_failed").inc(len(order_ids))
-            return
-        await self._publishes(order_ids)
+        if order_ids and asyncio.get_running_loop().time() >= self._rest_until:
+            return self._publishes(order_ids)
+        hints_dropped_total.labels("publish_failed").inc(len(order_ids))
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        done.set_result(None)
+        return done
 
     async def run(
         self,

@@ -224,7 +224,7 @@ class OrderService(orders_pb2_grpc.OrderServiceServicer):
             cancelled = await self._store.advance([apply(order, Cancelled(), _NO_RETRY)])
             if cancelled is not None:
                 transitions_total.labels(cancelled.status.value).inc()
-                await self._hints.publish([order_id])
+                self._hints.publish([order_id])
                 return await self._get(order_id)
             # A worker moved it meanwhile. It moves a few times at most, and then the answer is clear.
 

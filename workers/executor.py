@@ -153,7 +153,7 @@ class Executor:
         if claimed.status is OrderStatus.ROUTING and claimed.sequence == 2:
             # The claim made this transition.
             transitions_total.labels(claimed.status.value).inc()
-            await self._hints.publish([claimed.order_id])
+            self._hints.publish([claimed.order_id])
         try:
             while order is not None:
                 order = await self._perform(next_step(order, self._store.now()), order)
@@ -259,7 +259,7 @@ class Executor:
         stage_seconds.labels("record").observe(time.perf_counter() - start)
         for transition in transitions:
             self._tell(transition)
-        await self._hints.publish([order.order_id])
+        self._hints.publish([order.order_id])
         if last.delay_seconds > 0 or order.status in CLOSED:
             return None
         return order
