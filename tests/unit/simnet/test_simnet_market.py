@@ -1,0 +1,99 @@
+"""Genesis and market: the same seed makes the same world, and prices stay near one another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from simnet_wallets import NOON, open_chain
+
+from engine.domain.pools.pool import Clock
+from engine.domain.tokens import SOL, USDC
+from engine.venues import VENUES
+from simnet.bank import View
+from simnet.chain import FIRST_SLOT
+from simnet.genesis import make_genesis
+from simnet.market import Market
+
+
+def pools_after(seed: int, slots: int) -> dict[bytes, bytes]:
+    """Return every account's bytes after so many slots of the market alone."""
+    genesis = make_genesis(seed)
+    market, view = Market(genesis, seed, 2, FIRST_SLOT), View(genesis.accounts)
+    for slot in range(FIRST_SLOT + 1, FIRST_SLOT + 1 + slots):
+        market.move(view, slot, Clock(slot, NOON))
+    return {address: account.data for address, account in {**genesis.accounts, **view.changed}.items()}
+
+
+def test_the_same_seed_makes_the_same_genesis() -> None:
+    one, other = make_genesis(7), make_genesis(7)
+    assert one.accounts == other.accounts
+    assert [pool.name for pool in one.pools] == [pool.name for pool in other.pools]
+    assert make_genesis(8).accounts != one.accounts
+
+
+def test_the_same_seed_and_slot_make_the_same_prices() -> None:
+    assert pools_after(3, 300) == pools_after(3, 300)
+    assert pools_after(3, 300) != pools_after(4, 300)
+    assert pools_after(3, 300) != pools_after(3, 301)
+
+
+def test_the_worlds_price_is_a_function_of_seed_and_slot_alone() -> None:
+    genesis = make_genesis(5)
+    walked = Market(genesis, 5, 1, FIRST_SLOT)
+    pool = genesis.pools[0]
+    prices = [walked.world_price(pool, FIRST_SLOT + step) for step in range(2000)]
+    jumped = Market(genesis, 5, 1, FIRST_SLOT)
+    for step in (1999, 3, 700):
+        assert jumped.world_price(pool, FIRST_SLOT + step) == prices[step]
+
+
+def test_every_pair_is_traded_on_every_venue_and_the_first_one_in_two_sizes() -> None:
+    genesis = make_genesis(1)
+    pairs = {(pool.base.symbol, pool.quote.symbol) for pool in genesis.pools}
+    for pair in pairs:
+        kinds = [pool.venue.kind for pool in genesis.pools if (pool.base.symbol, pool.quote.symbol) == pair]
+        assert sorted(kinds) == sorted(
+            [venue.kind for venue in VENUES] * (2 if pair == ("SOL", "USDC") else 1)
+        )
+    assert len({pool.keys.pool for pool in genesis.pools}) == len(genesis.pools)
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_prices_begin_at_105_move_with_every_slot_and_stay_near_one_another(seed: int) -> None:
+    genesis = make_genesis(seed)
+    market, view = Market(genesis, seed, 1, FIRST_SLOT), View(genesis.accounts)
+    pools = [pool for pool in genesis.pools if (pool.base, pool.quote) == (SOL, USDC)]
+    first = [market.price(view, pool) * 1000 for pool in pools]
+    assert all(105 < price < 106 for price in first)
+    changes = 0
+    for slot in range(FIRST_SLOT + 1, FIRST_SLOT + 1001):
+        before = dict(view.changed)
+        market.move(view, slot, Clock(slot, NOON))
+        changes += view.changed != before
+        prices = [market.price(view, pool) for pool in pools]
+        assert max(prices) / min(prices) < 1.01
+    assert changes > 900
+    last = [market.price(view, pool) * 1000 for pool in pools]
+    assert last != first
+    assert all(95 < price < 116 for price in last)
+
+
+async def test_a_pool_that_is_pushed_comes_back_unless_it_is_held(tmp_path: Path) -> None:
+    async with open_chain(tmp_path, market_pools=2) as net:
+        pool = net.pools[0]
+
+        def price() -> float:
+            return net.chain.market.price(View(net.chain.accounts), pool)
+
+        before = price()
+        await net.rpc.simnet_move_price([{"pool": pool.name, "bps": 500, "hold": True}])
+        pushed = price()
+        assert pushed / before == pytest.approx(1.05, abs=0.001)
+        for _ in range(30):
+            await net.chain.advance()
+        assert price() == pushed
+        await net.rpc.simnet_move_price([{"pool": pool.name, "hold": False}])
+        for _ in range(30):
+            await net.chain.advance()
+        assert price() / before == pytest.approx(1.0, abs=0.01)
