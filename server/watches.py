@@ -65,7 +65,7 @@ class Watches:
     def subscribe(self) -> Iterator[Subscription]:
         """A stream's subscription; what it watches is let go when the block is left."""
         subscription = Subscription(self, self._store)
-        # Also those that watch nothing just now: an idle stream would hold up the stop as long as it may last.
+        # Also those that watch nothing just now: an idle stream would hold up the stop.
         self._streams.add(subscription)
         if self._draining:
             subscription.wake()
