@@ -9,7 +9,8 @@ from math import ceil, inf
 from typing import Final
 
 _SAMPLE: Final = re.compile(
-    r'^(\w+?)_(bucket|sum|count)\{(?:le="([^"]+)",)?(\w+)="([^"]+)"(?:,le="([^"]+)")?\} (\S+)$', re.MULTILINE
+    r'^(\w+?)_(bucket|sum|count)\{(?:le="([^"]+)",)?(?!le=)(\w+)="([^"]+)"(?:,le="([^"]+)")?\} (\S+)$',
+    re.MULTILINE,
 )
 
 
@@ -58,6 +59,8 @@ class Histogram:
 
         Source: histogram_quantile in the Prometheus documentation.
         """
+        if not self.count:
+            return 0.0
         rank = quantile * self.count
         below, bound_below = 0.0, 0.0
         for bound, cumulative in zip(self.bounds, self.cumulative, strict=True):

@@ -17,9 +17,9 @@ import asyncio
 import json
 import time
 from collections import Counter
-from collections.abc import AsyncIterable, AsyncIterator, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
-from itertools import count
 from typing import Any, Final
 from uuid import uuid4
 
@@ -36,6 +36,7 @@ _PATH: Final = "/api/orders/execute"
 _STATUS_NAMES: Final = {
     number: name.removeprefix("ORDER_STATUS_").lower() for name, number in orders_pb2.OrderStatus.items()
 }
+_LINGER_SECONDS: Final = 2.0
 _READERS: Final = 8
 """Connections that read orders back after the clock has stopped."""
 
@@ -116,10 +117,11 @@ class OrderRun:
         By sequence, 1 to n; by status where the server's events carry no sequence. `pending` is what
         the answer to the submit says, so a server need not repeat it.
         """
-        if not self.closed:
+        closing = [status for status in self.statuses if status in CLOSED]
+        if len(closing) != 1 or self.statuses[-1] != closing[0]:
             return False
         if any(self.sequences):
-            return self.sequences == list(range(1, len(self.sequences) + 1)) and self.statuses[-1] in CLOSED
+            return self.sequences == list(range(1, len(self.sequences) + 1))
         seen = [status for status in self.statuses if status != "pending"]
         return self.final != "confirmed" or tuple(seen) == _LIFE
 
@@ -150,8 +152,10 @@ class Run:
         self._bodies = bodies
         self._stall_seconds = stall_seconds
         self._progressed = 0.0
+        self._given_up = False
         self._closings: dict[str, asyncio.Future[None]] = {}
         self._sockets: set[WebSocket] = set()
+        self._last_closed = asyncio.Event()
         self._connections: list[HttpConnection] = []
 
     async def drive(self) -> None:
@@ -162,8 +166,7 @@ class Run:
             guard = group.create_task(self._give_up_when_stalled())
             await drivers[self.scenario.mode]()
             guard.cancel()
-        for socket in tuple(self._sockets):
-            socket.close()
+        await self._close_sockets()
         for connection in self._connections:
             connection.close()
 
@@ -176,7 +179,7 @@ class Run:
 
     async def _burst(self) -> None:
         address, requests = self._prepared()
-        indexes = iter(range(self.scenario.order_count))
+        indexes = self._indexes()
 
         async def client(group: asyncio.TaskGroup) -> None:
             connection = self._connection()
@@ -192,7 +195,7 @@ class Run:
 
     async def _closed(self) -> None:
         address, requests = self._prepared()
-        indexes = iter(range(self.scenario.order_count))
+        indexes = self._indexes()
 
         async def client() -> None:
             connection = self._connection()
@@ -218,12 +221,30 @@ class Run:
                 await self._watch(address, order)
 
         async with asyncio.TaskGroup() as group:
-            for index in range(self.scenario.order_count):
+            for index in self._indexes():
                 due = self.started + index / self.scenario.rate
                 wait = due - time.perf_counter()
                 if wait > 0:
                     await asyncio.sleep(wait)
                 group.create_task(client(index, due))
+
+    async def _close_sockets(self) -> None:
+        """Give the server time to end the watches of closed orders: an event too many would come now."""
+        self._last_closed.clear()
+        if self._sockets and not self._given_up:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_LINGER_SECONDS):
+                    await self._last_closed.wait()
+            self.watch_ends["left open"] += len(self._sockets)
+        for socket in self._sockets:
+            socket.close()
+
+    def _indexes(self, step: int = 1) -> Iterator[int]:
+        """Yield the orders' indexes, shared by all clients, until the run gives up."""
+        for index in range(0, self.scenario.order_count, step):
+            if self._given_up:
+                return
+            yield index
 
     def _prepared(self) -> tuple[Address, list[bytes]]:
         address = Address.parse(self._target.url)
@@ -260,6 +281,8 @@ class Run:
 
     async def _watch(self, address: Address, order: OrderRun) -> None:
         """Return once the order has closed, or its watch has ended otherwise."""
+        if self._given_up:
+            return
         ended = asyncio.get_running_loop().create_future()
         self._closings[order.order_id] = ended
 
@@ -278,6 +301,8 @@ class Run:
         def on_end(code: int) -> None:
             self.watch_ends[str(code)] += 1
             self._sockets.discard(socket)
+            if not self._sockets:
+                self._last_closed.set()
             if not ended.done():
                 ended.set_result(None)
 
@@ -303,7 +328,7 @@ class Run:
             stream = stub.WatchOrders(_watch_requests(waiting))
             async with asyncio.TaskGroup() as group:
                 reader = group.create_task(self._read_events(stream, watched))
-                firsts = iter(range(0, self.scenario.order_count, self.scenario.batch))
+                firsts = self._indexes(self.scenario.batch)
                 run_id = uuid4().hex
 
                 async def submitter() -> None:
@@ -335,7 +360,9 @@ class Run:
         ]
         due = time.perf_counter()
         try:
-            answer = await stub.BatchSubmitOrders(orders_pb2.BatchSubmitOrdersRequest(requests=requests))
+            answer = await stub.BatchSubmitOrders(
+                orders_pb2.BatchSubmitOrdersRequest(requests=requests), timeout=self._stall_seconds
+            )
         except grpc.aio.AioRpcError as error:
             for _ in indexes:
                 self._refuse(error.code().name)
@@ -381,65 +408,48 @@ class Run:
         """Read every order whose end was not seen until it has closed; return how many were still open.
 
         Fills in `final`, and `closed` for those that were open at first, so that a run is not over before
-        its last order is.
+        its last order is. Gives up when nothing has closed for `stall_seconds`.
         """
-        unseen = [order for order in self.orders if not order.final]
-        if self.scenario.mode == "grpc":
-            return await self._read_back_grpc(unseen)
-        address = Address.parse(self._target.url)
-        late = 0
-        waiting = iter(unseen)
-
-        async def reader() -> None:
-            nonlocal late
-            connection = HttpConnection()
-            for order in waiting:
-                for tries in count():
-                    request = request_bytes(address, "GET", f"/api/orders/{order.order_id}")
-                    try:
-                        answer = await connection.request(address, request)
-                        status = _decode_event(answer.body).status.lower()
-                    except (OSError, WireError, msgspec.DecodeError):
-                        status = ""
-                    if self._read(order, status, tries):
-                        late += tries > 0
-                        break
-                    await asyncio.sleep(0.05)
-            connection.close()
-
-        async with asyncio.TaskGroup() as group:
-            for _ in range(_READERS):
-                group.create_task(reader())
-        return late
-
-    async def _read_back_grpc(self, unseen: Sequence[OrderRun]) -> int:
-        late = 0
-        async with grpc.aio.insecure_channel(self._target.grpc_address) as channel:
-            stub = orders_pb2_grpc.OrderServiceStub(channel)
+        unseen = await self._read([order for order in self.orders if not order.final])
+        late_count = len(unseen)
+        self._progressed = time.perf_counter()
+        while unseen and time.perf_counter() - self._progressed < self._stall_seconds:
+            await asyncio.sleep(0.05)
+            still_open = await self._read(unseen)
+            now = time.perf_counter()
             for order in unseen:
-                for tries in count():
-                    try:
-                        answer = await stub.GetOrder(orders_pb2.GetOrderRequest(order_id=order.order_id))
-                        status = _STATUS_NAMES.get(answer.order.status, "")
-                    except grpc.aio.AioRpcError:
-                        status = ""
-                    if self._read(order, status, tries):
-                        late += tries > 0
-                        break
-                    await asyncio.sleep(0.05)
-        return late
+                if order.final:
+                    order.closed = self._progressed = now
+            unseen = still_open
+        return late_count
 
-    def _read(self, order: OrderRun, status: str, tries: int) -> bool:
-        """Note a status that was read; answer whether to leave it at that."""
-        now = time.perf_counter()
-        if status in CLOSED:
-            order.final = status
-            order.closed = now if tries else 0.0
-            self._progressed = now
-            return True
-        if not tries:
-            self._progressed = now
-        return now - self._progressed > self._stall_seconds
+    async def _read(self, orders: Sequence[OrderRun]) -> list[OrderRun]:
+        """Read these orders once; return those that are still open, or could not be read."""
+        waiting = iter(orders)
+
+        async def reader(status_of: Callable[[str], Awaitable[str]]) -> None:
+            for order in waiting:
+                try:
+                    status = await status_of(order.order_id)
+                except (OSError, WireError, msgspec.DecodeError, grpc.aio.AioRpcError):
+                    continue
+                if status in CLOSED:
+                    order.final = status
+
+        async with AsyncExitStack() as stack:
+            if self.scenario.mode == "grpc":
+                channel = await stack.enter_async_context(
+                    grpc.aio.insecure_channel(self._target.grpc_address)
+                )
+                readers = [reader(_grpc_status(channel)) for _ in range(_READERS)]
+            else:
+                address = Address.parse(self._target.url)
+                connections = [HttpConnection() for _ in range(_READERS)]
+                for connection in connections:
+                    stack.callback(connection.close)
+                readers = [reader(_rest_status(connection, address)) for connection in connections]
+            await asyncio.gather(*readers)
+        return [order for order in orders if not order.final]
 
     # ---- Counting ----------------------------------------------------------------------------------
 
@@ -457,12 +467,31 @@ class Run:
             if left <= 0:
                 break
             await asyncio.sleep(left)
+        self._given_up = True
         for connection in self._connections:
             connection.close()
         for order_id, ended in self._closings.items():
             if not ended.done():
                 self.watch_ends["gave up"] += 1
                 self._end(order_id)
+
+
+def _rest_status(connection: HttpConnection, address: Address) -> Callable[[str], Awaitable[str]]:
+    async def status_of(order_id: str) -> str:
+        answer = await connection.request(address, request_bytes(address, "GET", f"/api/orders/{order_id}"))
+        return _decode_event(answer.body).status.lower()
+
+    return status_of
+
+
+def _grpc_status(channel: grpc.aio.Channel) -> Callable[[str], Awaitable[str]]:
+    stub = orders_pb2_grpc.OrderServiceStub(channel)
+
+    async def status_of(order_id: str) -> str:
+        answer = await stub.GetOrder(orders_pb2.GetOrderRequest(order_id=order_id), timeout=10.0)
+        return _STATUS_NAMES.get(answer.order.status, "")
+
+    return status_of
 
 
 async def _watch_requests(

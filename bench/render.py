@@ -1,0 +1,219 @@
+"""Reports for people: tables of runs, of where CPU and time went, and of two servers side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from statistics import median
+
+from rich.console import Console
+from rich.table import Table
+
+from bench.figures import Latency
+from bench.measure import Result
+
+_CLEAN_ENDS = {"1000", "OK"}
+
+
+def print_results(console: Console, results: Sequence[Result]) -> None:
+    """Print everything that was measured of one server."""
+    console.print(_load_table(results))
+    if any(result.costs for result in results):
+        console.print(_cpu_table(results))
+    if any(result.stages for result in results):
+        console.print(_stage_table(results))
+    if any(result.edges for result in results):
+        console.print(_edge_table(results))
+    for result in results:
+        for line in troubles(result):
+            console.print(f"[yellow]{result.scenario.name}: {line}[/yellow]")
+
+
+def troubles(result: Result) -> list[str]:
+    """Return what did not go as it should have, a sentence each."""
+    found = []
+    if result.refused:
+        found.append("refused: " + _counts(result.refused))
+    not_confirmed = {
+        status or "still open": n for status, n in result.finals.items() if status != "confirmed"
+    }
+    if not_confirmed:
+        found.append("not confirmed: " + _counts(not_confirmed))
+    if result.complete_count < result.watched_count:
+        missed = result.watched_count - result.complete_count
+        found.append(f"{missed} of {result.watched_count} watchers missed an event or saw one twice")
+    unclean = {code: n for code, n in result.watch_ends.items() if code not in _CLEAN_ENDS}
+    if unclean:
+        found.append("watches that ended otherwise: " + _counts(unclean))
+    if result.late_count:
+        found.append(f"{result.late_count} unwatched orders closed after the last watched one")
+    if result.other_cores > 0.2:
+        found.append(f"something else kept {result.other_cores:.1f} processors busy; measure again")
+    return found
+
+
+def _load_table(results: Sequence[Result]) -> Table:
+    table = Table(
+        title="Load",
+        title_justify="left",
+        caption=(
+            "accept: submit to answer. confirm: submit to the confirmed event, as a watcher saw it. "
+            "complete: watchers that saw every event once, in order."
+        ),
+        caption_justify="left",
+    )
+    table.add_column("scenario")
+    for name in (
+        "orders",
+        "accepted/s",
+        "confirmed/s",
+        "accept ms\np50 / p95 / p99 / max",
+        "confirm ms\np50 / p95 / p99 / max",
+        "complete",
+        "not confirmed",
+    ):
+        table.add_column(name, justify="right")
+    for result in results:
+        confirmed = result.finals.get("confirmed", 0)
+        table.add_row(
+            result.scenario.name,
+            f"{result.accepted_count:,}",
+            f"{result.accepted_per_second:,.0f}",
+            f"{result.confirmed_per_second:,.0f}",
+            _latency(result.accept_ms),
+            _latency(result.confirm_ms),
+            f"{result.complete_count:,} of {result.watched_count:,}",
+            f"{result.scenario.order_count - confirmed:,}",
+        )
+    return table
+
+
+def _cpu_table(results: Sequence[Result]) -> Table:
+    table = Table(
+        title="CPU-ms an order, and memory",
+        title_justify="left",
+        caption=(
+            "memory: highest RSS / PSS at the end, in MB, of the last run. bench: the generator itself."
+        ),
+        caption_justify="left",
+    )
+    table.add_column("process")
+    for result in results:
+        table.add_column(result.scenario.name, justify="right")
+    table.add_column("memory", justify="right")
+    names = list(dict.fromkeys(name for result in results for name in result.costs))
+    for name in names:
+        cells = []
+        for result in results:
+            cost = result.costs.get(name)
+            cells.append(f"{cost.cpu_ms_per_order:.3f}" if cost else "")
+        last = next(result.costs[name] for result in reversed(results) if name in result.costs)
+        pss = "" if last.pss_mb is None else f"{last.pss_mb:.0f}"
+        table.add_row(name, *cells, f"{last.rss_peak_mb:.0f} / {pss}")
+    totals = [sum(cost.cpu_ms_per_order for cost in result.costs.values()) for result in results]
+    pss_known = [cost.pss_mb for cost in results[-1].costs.values() if cost.pss_mb is not None]
+    table.add_section()
+    table.add_row("together", *(f"{total:.3f}" for total in totals), f"/ {sum(pss_known):.0f}", style="bold")
+    table.add_row(
+        "bench", *(f"{result.generator_cpu_ms_per_order:.3f}" for result in results), "", style="dim"
+    )
+    return table
+
+
+def _stage_table(results: Sequence[Result]) -> Table:
+    table = Table(
+        title="Where an order's time goes: mean / p95 ms",
+        title_justify="left",
+        caption=("measured by the processes themselves (order_engine_stage_seconds)."),
+        caption_justify="left",
+    )
+    table.add_column("stage")
+    for result in results:
+        table.add_column(result.scenario.name, justify="right")
+    for name in dict.fromkeys(stage.name for result in results for stage in result.stages):
+        cells = []
+        for result in results:
+            stage = next((stage for stage in result.stages if stage.name == name), None)
+            cells.append(f"{stage.mean:,.1f} / {stage.p95:,.0f}" if stage else "")
+        table.add_row(name, *cells)
+    return table
+
+
+def _edge_table(results: Sequence[Result]) -> Table:
+    table = Table(
+        title="Items that travel together: mean batch (round trips)",
+        title_justify="left",
+        caption=("a batch of 1 at high load is an edge that does not coalesce (order_engine_batch_size)."),
+        caption_justify="left",
+    )
+    table.add_column("edge")
+    for result in results:
+        table.add_column(result.scenario.name, justify="right")
+    for name in sorted({edge.name for result in results for edge in result.edges}):
+        cells = []
+        for result in results:
+            edge = next((edge for edge in result.edges if edge.name == name), None)
+            cells.append(f"{edge.mean:,.1f} ({edge.batch_count:,})" if edge else "")
+        table.add_row(name, *cells)
+    return table
+
+
+# ---- Two servers -----------------------------------------------------------------------------------
+
+_COMPARED: Sequence[tuple[str, Callable[[Result], float | None]]] = (
+    ("accepted/s", lambda result: result.accepted_per_second),
+    ("confirmed/s", lambda result: result.confirmed_per_second),
+    ("accept p50 ms", lambda result: result.accept_ms.p50 if result.accept_ms else None),
+    ("accept p99 ms", lambda result: result.accept_ms.p99 if result.accept_ms else None),
+    ("confirm p50 ms", lambda result: result.confirm_ms.p50 if result.confirm_ms else None),
+    ("confirm p95 ms", lambda result: result.confirm_ms.p95 if result.confirm_ms else None),
+    ("confirm p99 ms", lambda result: result.confirm_ms.p99 if result.confirm_ms else None),
+    ("CPU-ms an order", lambda result: sum(cost.cpu_ms_per_order for cost in result.costs.values())),
+)
+
+
+def compare(a: Sequence[Result], b: Sequence[Result]) -> list[tuple[str, float, float, float]]:
+    """Return (figure, median of a, median of b, median of a/b) of runs taken in pairs.
+
+    The ratio is taken within each pair, so that what slows the machine for a while slows both sides of it.
+    A figure that some run lacks is left out.
+    """
+    compared = []
+    for name, figure in _COMPARED:
+        pairs = [(figure(one), figure(other)) for one, other in zip(a, b, strict=True)]
+        known = [(one, other) for one, other in pairs if one and other]
+        if known and len(known) == len(pairs):
+            compared.append(
+                (
+                    name,
+                    median(one for one, _ in known),
+                    median(other for _, other in known),
+                    median(one / other for one, other in known),
+                )
+            )
+    return compared
+
+
+def print_comparison(console: Console, a: Sequence[Result], b: Sequence[Result]) -> None:
+    """Print one scenario's runs on both servers, side by side."""
+    scenario = a[0].scenario.name
+    table = Table(title=f"{scenario}: {len(a)} pairs, alternating", title_justify="left")
+    table.add_column("figure (median)")
+    for name in (a[0].server, b[0].server, "ratio of pairs (median)"):
+        table.add_column(name, justify="right")
+    for name, one, other, ratio in compare(a, b):
+        table.add_row(name, f"{one:,.2f}", f"{other:,.2f}", f"{ratio:.2f}")
+    console.print(table)
+    for result in (*a, *b):
+        for line in troubles(result):
+            console.print(f"[yellow]{scenario}, {result.server}: {line}[/yellow]")
+
+
+def _latency(latency: Latency | None) -> str:
+    if latency is None:
+        return ""
+    return " / ".join(f"{value:,.1f}" for value in (latency.p50, latency.p95, latency.p99, latency.max))
+
+
+def _counts(counts: object) -> str:
+    assert isinstance(counts, dict)
+    return ", ".join(f"{count:,} {name}" for name, count in sorted(counts.items()))
