@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import resource
 import socket
 import time
@@ -22,7 +23,7 @@ from gateway.app import make_app
 from gateway.protocols import HttpProtocol
 from gateway.sockets import Sockets
 
-STARTUP_SECONDS: Final = 10.0
+STARTUP_SECONDS: Final = 5.0
 """How long the order service may take to be there."""
 DRAIN_SECONDS: Final = 10
 """How long requests under way may take to end after SIGTERM."""
@@ -99,7 +100,8 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), backlog=2048, reuse_port=False)
     except OSError as error:
-        raise StartupError(f"PORT {port} on {host} cannot be used: {error.strerror}") from None
+        why = os.strerror(error.errno) if error.errno else str(error)
+        raise StartupError(f"PORT {port} on {host} cannot be used: {why}") from None
 
 
 def _raise_file_limit() -> None:

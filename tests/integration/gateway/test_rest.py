@@ -397,8 +397,8 @@ async def test_what_is_not_http_is_answered_as_a_problem(base: str) -> None:
         assert b"content-type: application/problem+json" in answer
 
 
-async def test_a_full_engine_says_when_to_come_back(served: Settings) -> None:
-    full = replace(served, grpc_port=served.grpc_port + 1, max_open_orders=1)
+async def test_a_full_engine_says_when_to_come_back(settings: Settings, free_port: Callable[[], int]) -> None:
+    full = replace(with_grpc_port(settings, free_port), max_open_orders=1)
     async with (
         order_server(full),
         gateway(full) as (host, _),
