@@ -73,9 +73,10 @@ class _Listing:
             logger.warning("pool %s of %s cannot be read: %r", self.address, self.venue.kind, error)
             self.offers = None
             return
-        self.offers = tuple(  # type: ignore[assignment]
-            PoolOffer(self.venue.name, self.venue.kind, self.address, a_to_b, pool)
-            for a_to_b in (False, True)
+        name, kind, address = self.venue.name, self.venue.kind, self.address
+        self.offers = (
+            PoolOffer(name, kind, address, False, pool),
+            PoolOffer(name, kind, address, True, pool),
         )
 
 

@@ -71,7 +71,7 @@ class Swap:
     def fee_ppm(self) -> int:
         """The fee in millionths of the leg it is taken from, rounded up."""
         gross = self.input_amount if self.fee_side is FeeSide.INPUT else self.output_amount + self.fee_amount
-        return -(-self.fee_amount * 1_000_000 // gross)
+        return ceil_div(self.fee_amount * 1_000_000, gross) if gross else 0
 
 
 class Pool(Protocol):

@@ -254,6 +254,7 @@ class RaydiumCpmmPool:
         return Swap(
             input_amount=swap.input_amount,
             output_amount=swap.output_amount,
+            # A creator fee on the output is out of output_amount already; a swap tells one leg's fee.
             fee_amount=swap.trade_fee + (swap.creator_fee if on_input else 0),
             fee_side=FeeSide.INPUT,
             pool=after,

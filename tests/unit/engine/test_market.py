@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 from uuid import UUID
 
 import pytest
-from fake_node import FakeNode
 from solders.instruction import Instruction
 from solders.keypair import Keypair
 from solders.pubkey import Pubkey
@@ -34,6 +33,7 @@ from engine.venues import VENUE_BY_KIND
 from engine.venues.meteora_damm_v2 import POOL
 from engine.venues.raydium_cpmm import RaydiumCpmm, RaydiumCpmmKeys
 from engine.venues.venue import NewAccount, Venue
+from tests.fake_node import FakeNode
 
 RAYDIUM, METEORA = VENUE_BY_KIND["raydium_cpmm"], VENUE_BY_KIND["meteora_damm_v2"]
 WALLET = Wallet(Keypair.from_seed(bytes(range(32))))

@@ -9,14 +9,14 @@ from contextlib import aclosing
 from typing import Any
 
 import pytest
-from fake_node import FakeNode
-from published_vectors import solana_cases
 from solders.pubkey import Pubkey
 
 from engine.domain.errors import NodeUnavailable
 from engine.solana.programs import TOKEN_PROGRAM
 from engine.solana.rpc import NodeClient, RpcError, SignatureStatus, TransactionRecord
 from engine.solana.transactions import Blockhash
+from tests.fake_node import FakeNode
+from tests.published_vectors import solana_cases
 
 KEY = Pubkey.from_string("BVExP6GCcTEfiCHAWcEN5tet9eHMWzeJ7vgoiEyijFxT")
 

@@ -11,7 +11,6 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from published_vectors import solana_cases
 from solders.instruction import AccountMeta, Instruction
 from solders.keypair import Keypair
 from solders.pubkey import Pubkey
@@ -37,6 +36,7 @@ from engine.solana.transactions import (
     program_of_instruction,
     swap_instructions,
 )
+from tests.published_vectors import solana_cases
 
 SOL_MINT, USDC_MINT, USDT_MINT = (Pubkey.from_string(token.mint) for token in (SOL, USDC, USDT))
 VENUE_PROGRAM = Pubkey.from_string("CPMMoo8L3F4NbTegBCKVNunggL7H1ZpdTHKxQB5qKP1C")

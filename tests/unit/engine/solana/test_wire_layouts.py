@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import pytest
-from published_vectors import solana_cases
 from solders.pubkey import Pubkey
 
 from engine.solana.accounts import MINT, TOKEN_ACCOUNT, token_amount
 from engine.solana.programs import associated_token_account, program_address
 from engine.solana.wire import Layout, WireError, boolean, pubkey, raw, u8, u16, u64, u128
+from tests.published_vectors import solana_cases
 
 KEY = Pubkey.from_string("EPjFWdd5AufqSSqeM2qN1xzybapC8G4wEGGkZwyTDt1v")
 

@@ -6,7 +6,6 @@ from base64 import b64decode
 from typing import Any
 
 import pytest
-from published_vectors import solana_cases, solana_fixture
 from solders.pubkey import Pubkey
 
 from engine.domain.order import Side
@@ -14,6 +13,7 @@ from engine.domain.pools.pool import Clock, Swap, SwapError
 from engine.solana.accounts import TOKEN_ACCOUNT
 from engine.venues.meteora_damm_v2 import COMPOUNDING, POOL, VENUE
 from engine.venues.venue import PoolKeys, SwapCall
+from tests.published_vectors import solana_cases, solana_fixture
 
 LAYOUTS: dict[str, Any] = {"Pool": POOL, "TokenAccount": TOKEN_ACCOUNT}
 PARTIAL_FILL = 1
@@ -21,7 +21,7 @@ PARTIAL_FILL = 1
 
 def _flat(decoded: dict[str, Any]) -> dict[str, str]:
     """Return a decoded account in our names: the base fee's own, the dynamic fee's with a prefix."""
-    flat = {}
+    flat: dict[str, Any] = {}
     for name, value in decoded.items():
         if name == "base_fee":
             flat |= value

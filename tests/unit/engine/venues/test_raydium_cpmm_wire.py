@@ -6,7 +6,6 @@ from base64 import b64decode
 from typing import Any
 
 import pytest
-from published_vectors import solana_cases
 from solders.pubkey import Pubkey
 
 from engine.domain.order import Side
@@ -20,6 +19,7 @@ from engine.venues.raydium_cpmm import (
     VENUE,
     RaydiumCpmmKeys,
 )
+from tests.published_vectors import solana_cases
 
 LAYOUTS: dict[str, Any] = {
     "AmmConfig": AMM_CONFIG,
@@ -47,7 +47,7 @@ def test_account_decodes_and_encodes_to_the_same_bytes(case: dict[str, Any]) -> 
     "case", solana_cases("instructions_raydium_cpmm"), ids=lambda case: case["instruction"]
 )
 def test_swap_instruction_is_the_sdks(case: dict[str, Any]) -> None:
-    inputs = {
+    inputs: dict[str, Any] = {
         name: Pubkey.from_string(value) if not value.isdecimal() else int(value)
         for name, value in case["inputs"].items()
     }

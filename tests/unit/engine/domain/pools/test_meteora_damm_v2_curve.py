@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from published_vectors import swap_vectors
 
 from engine.domain.pools.meteora_damm_v2 import (
     ActivationType,
@@ -16,6 +15,7 @@ from engine.domain.pools.meteora_damm_v2 import (
     MeteoraDammV2Pool,
 )
 from engine.domain.pools.pool import U64_MAX, Clock, FeeSide, SwapError, SwapRefusal
+from tests.published_vectors import swap_vectors
 
 COMPOUNDING = 2
 NOW = Clock(slot=500, unix_timestamp=1_750_000_000)
@@ -54,7 +54,7 @@ def _pool(given: dict[str, Any]) -> MeteoraDammV2Pool:
     [
         case
         for case in swap_vectors("meteora_damm_v2_swap")
-        if case.values[0]["pool"]["collect_fee_mode"] == COMPOUNDING  # type: ignore[index,call-overload]
+        if case.values[0]["pool"]["collect_fee_mode"] == COMPOUNDING
     ],
 )
 def test_swaps_agree_with_the_program(given: dict[str, Any], expected: dict[str, Any]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from published_vectors import swap_vectors
 
 from engine.domain.pools.pool import U64_MAX, Clock, FeeSide, SwapError, SwapRefusal
 from engine.domain.pools.raydium_cpmm import (
@@ -16,6 +15,7 @@ from engine.domain.pools.raydium_cpmm import (
     swap_base_input,
     swap_base_output,
 )
+from tests.published_vectors import swap_vectors
 
 NOW = Clock(slot=1, unix_timestamp=1_750_000_000)
 RATES = Rates(trade=2_500, creator=0, protocol=120_000, fund=40_000)
