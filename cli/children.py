@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -80,14 +82,17 @@ class Child:
             )
 
     def last_words(self) -> str:
-        """Return the last line that the current or last process logged."""
+        """Return what the current or last process logged last: of a structured line, its message."""
         try:
             with self.log.open("rb") as log:
                 log.seek(max(self._log_start, log.seek(0, os.SEEK_END) - 4096))
                 lines = log.read().decode(errors="replace").split("\n")
         except FileNotFoundError:
             return ""
-        return next((line.strip() for line in reversed(lines) if line.strip()), "")
+        last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            return str(json.loads(last)["message"])
+        return last
 
     def logged(self, text: str) -> bool:
         """Say whether the current or last process logged `text` lately."""

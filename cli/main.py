@@ -60,7 +60,9 @@ def up(
         Path, typer.Option(help="Where orders, wallet, logs and the simulated chain are kept.")
     ] = Path(".data"),
     ephemeral: Annotated[bool, typer.Option("--ephemeral", help="Keep nothing.")] = False,
-    workers: Annotated[int, typer.Option(min=1, max=64, help="Worker processes.")] = 1,
+    workers: Annotated[
+        int | None, typer.Option(min=1, max=64, help="Worker processes; else WORKER_PROCESSES.")
+    ] = None,
 ) -> None:
     """Start everything, show it, and stop it all on Ctrl-C.
 

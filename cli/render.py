@@ -92,7 +92,7 @@ def order_table(orders: list[Order]) -> Table:
     for order in orders:
         table.add_row(
             order.order_id,
-            order.create_time.astimezone().strftime("%H:%M:%S") if order.create_time else "",
+            _short(order.create_time) if order.create_time else "",
             Text(order.status, _STATUS_STYLES.get(order.status, "")),
             _filled(order) if order.status == "confirmed" else asked(order.spec),
             order.venue or "",
@@ -180,3 +180,9 @@ def _filled(order: Order) -> str:
     if not order.input_amount or not order.output_amount:
         return ""
     return f"{order.input_amount} {order.spec.input_token} -> {order.output_amount} {order.spec.output_token}"
+
+
+def _short(time: datetime) -> str:
+    """Return the local time of today, the date of other days."""
+    local = time.astimezone()
+    return local.strftime("%H:%M:%S" if local.date() == datetime.now().astimezone().date() else "%d %b %y")

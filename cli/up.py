@@ -15,7 +15,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -41,23 +41,27 @@ _FUNDS_OF = {"BONK": 100_000_000_000}
 _PORT_PATIENCE_SECONDS = 1.0  # The ports of an instance that was just killed are free in a moment.
 
 
-def up(data_folder: Path | None, worker_count: int) -> int:
-    """Run until a signal; return the exit code. `data_folder` None: one that is removed at the end."""
+def up(data_folder: Path | None, worker_count: int | None) -> int:
+    """Run until a signal; return the exit code.
+
+    `data_folder` None: one that is removed at the end. `worker_count` None: as WORKER_PROCESSES has it.
+    """
     console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
     try:
         settings = load_settings()
+        if worker_count is not None:
+            settings = replace(settings, worker_processes=worker_count)
         with _data_folder(data_folder) as folder:
-            return asyncio.run(_Up(settings, folder, worker_count, console).run())
+            return asyncio.run(_Up(settings, folder, console).run())
     except (SettingsError, StartupError) as error:
         print(f"order-engine: {error}", file=sys.stderr)  # noqa: T201
         return UNUSABLE
 
 
 class _Up:
-    def __init__(self, settings: Settings, folder: Path, worker_count: int, console: Console) -> None:
+    def __init__(self, settings: Settings, folder: Path, console: Console) -> None:
         self._settings = settings
         self._folder = folder
-        self._worker_count = worker_count
         self._console = console
         self._launcher = Launcher(self._say)
         self._signalled = False
@@ -88,7 +92,7 @@ class _Up:
     # ---- Start -----------------------------------------------------------------------------------
 
     async def _start(self, group: asyncio.TaskGroup) -> None:
-        settings = _with_ports(self._settings, self._worker_count)
+        settings = _with_ports(self._settings)
         # Services that are somebody else's first: what is wrong with them is said before anything starts.
         if settings.redis_host:
             await check_version(settings)
@@ -96,11 +100,12 @@ class _Up:
         if settings.solana_rpc_url:
             await asyncio.to_thread(_check_node, settings.solana_rpc_url)
             self._say(f"  Solana      {settings.solana_rpc_url}")
-        if settings.db_host:
-            await self._migrate(settings)
-        else:
+        if not settings.db_host:
             settings = await self._start_postgres(group, settings)
             await self._migrate(settings)
+        else:
+            await self._migrate(settings)
+            self._say(f"  PostgreSQL  {settings.db_host}")
         if not settings.redis_host:
             settings = await self._start_valkey(group, settings)
         settings = self._with_wallet(settings)
@@ -111,21 +116,15 @@ class _Up:
                 solana_ws_url=f"ws://{_reachable(settings.host)}:{settings.simnet_port + 1}",
                 simnet_data_dir=settings.simnet_data_dir or str(self._folder.resolve() / "simnet"),
             )
-            await self._start_process(group, settings, "simnet", settings.simnet_port)
+            await self._start_processes(group, settings, "simnet")
             await self._fund(settings)
-        await self._start_process(group, settings, "server", settings.server_metrics_port)
-        await self._start_process(
-            group,
-            settings,
-            "workers",
-            *range(settings.workers_metrics_port, settings.workers_metrics_port + self._worker_count),
-        )
-        await self._start_process(group, settings, "gateway", settings.port)
+        await self._start_processes(group, settings, "server", "workers")
+        await self._start_processes(group, settings, "gateway")  # It waits for the server, but not for long.
         self._settings = settings
 
     async def _start_postgres(self, group: asyncio.TaskGroup, settings: Settings) -> Settings:
         server = Postgres(self._folder)
-        with self._timed("PostgreSQL", f"embedded, in {_shown(self._folder / 'postgres')}"):
+        with self._timed({"PostgreSQL": f"embedded, in {_shown(self._folder / 'postgres')}"}):
             await self._launcher.start(group, Part("postgres", server, _asking(server.ready)))
         return replace(
             settings, db_host=server.host, db_port=server.port, db_username=server.user, db_password=""
@@ -133,7 +132,7 @@ class _Up:
 
     async def _start_valkey(self, group: asyncio.TaskGroup, settings: Settings) -> Settings:
         server = Valkey(self._folder)
-        with self._timed("Valkey", f"embedded, in {_shown(self._folder / 'valkey')}"):
+        with self._timed({"Valkey": f"embedded, in {_shown(self._folder / 'valkey')}"}):
             await self._launcher.start(group, Part("valkey", server, _asking(server.ready)))
         return replace(settings, redis_host=server.host, redis_password="")
 
@@ -156,7 +155,8 @@ class _Up:
         except WalletError as error:
             raise StartupError(str(error)) from None
         self._wallet = str(wallet.pubkey)
-        self._say(f"  wallet      {self._wallet}, {'made' if made else 'read'} in {_shown(path)}")
+        funded = "" if not settings.solana_rpc_url else "; it has to be funded" if made else ""
+        self._say(f"  wallet      {self._wallet}, {'made' if made else 'read'} in {_shown(path)}{funded}")
         return replace(settings, wallet_path=str(path.resolve()))
 
     async def _fund(self, settings: Settings) -> None:
@@ -177,32 +177,37 @@ class _Up:
         host, port = _reachable(settings.host), settings.simnet_port
         return int((await probe.call(host, port, "simnet_fund", [gift]))["balance"])
 
-    async def _start_process(
-        self, group: asyncio.TaskGroup, settings: Settings, name: str, *probe_ports: int
-    ) -> None:
+    async def _start_processes(self, group: asyncio.TaskGroup, settings: Settings, *names: str) -> None:
+        """Start processes of the engine together, and say where each is once all are ready."""
         host = _reachable(settings.host)
-
-        async def unready() -> str | None:
-            for port in probe_ports:
-                reason = await probe.unready_reason(host, port)
-                if reason is not None:
-                    return reason
-            return None
-
-        child = Child(
-            name,
-            [sys.executable, "-m", name],
-            log=self._folder / "logs" / f"{name}.log",
-            environ={**os.environ, **settings_as_environ(settings)},
-        )
+        first, count = settings.workers_metrics_port, settings.worker_processes
+        probe_ports = {
+            "simnet": [settings.simnet_port],
+            "server": [settings.server_metrics_port],
+            "workers": list(range(first, first + count)),
+            "gateway": [settings.port],
+        }
         where = {
             "simnet": f"a simulated Solana, http://{host}:{settings.simnet_port}",
             "server": f"gRPC, {host}:{settings.grpc_port}",
-            "workers": f"{self._worker_count} process{'' if self._worker_count == 1 else 'es'}",
+            "workers": f"{count} process{'' if count == 1 else 'es'}",
             "gateway": f"REST, WebSocket and console, http://{host}:{settings.port}",
-        }[name]
-        with self._timed(name, where):
-            await self._launcher.start(group, Part(name, child, unready))
+        }
+        parts = [
+            Part(
+                name,
+                Child(
+                    name,
+                    [sys.executable, "-m", name],
+                    log=self._folder / "logs" / f"{name}.log",
+                    environ={**os.environ, **settings_as_environ(settings)},
+                ),
+                partial(_unready_reason, host, probe_ports[name]),
+            )
+            for name in names
+        ]
+        with self._timed({name: where[name] for name in names}):
+            await self._launcher.start(group, *parts)
 
     # ---- Show ------------------------------------------------------------------------------------
 
@@ -212,7 +217,7 @@ class _Up:
         host = _reachable(self._settings.host)
         ports = [
             self._settings.server_metrics_port,
-            *(self._settings.workers_metrics_port + index for index in range(self._worker_count)),
+            *(self._settings.workers_metrics_port + n for n in range(self._settings.worker_processes)),
         ]
         view = LiveView(self._launcher.parts, [partial(probe.figures, host, port) for port in ports])
         with live_view(view, self._console):
@@ -226,14 +231,15 @@ class _Up:
         self._console.print(line, markup=False)
 
     @contextmanager
-    def _timed(self, name: str, where: str) -> Iterator[None]:
+    def _timed(self, where: Mapping[str, str]) -> Iterator[None]:
+        """While the block starts these, show that; then say where each is and how long it took."""
         started = time.monotonic()
-        status = (
-            self._console.status(f"{name} ...") if self._console.is_terminal else contextlib.nullcontext()
-        )
-        with status:
+        with contextlib.ExitStack() as shown:
+            if self._console.is_terminal:
+                shown.enter_context(self._console.status(f"{', '.join(where)} ..."))
             yield
-        self._say(f"  {name:<10}  {where}  ({time.monotonic() - started:.1f} s)")
+        for name, place in where.items():
+            self._say(f"  {name:<10}  {place}  ({time.monotonic() - started:.1f} s)")
 
     def _on_signal(self) -> None:
         if self._signalled:
@@ -275,10 +281,10 @@ def _data_folder(wanted: Path | None) -> Iterator[Path]:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-def _with_ports(settings: Settings, worker_count: int) -> Settings:
+def _with_ports(settings: Settings) -> Settings:
     """Return the settings with every port known, and free. Raises StartupError for one that is in use."""
     wanted = [("PORT", 1), ("GRPC_PORT", 1), ("SERVER_METRICS_PORT", 1)]
-    wanted.append(("WORKERS_METRICS_PORT", worker_count))
+    wanted.append(("WORKERS_METRICS_PORT", settings.worker_processes))
     if not settings.solana_rpc_url:
         wanted.append(("SIMNET_PORT", 2))
     taken: dict[int, str] = {}
@@ -297,7 +303,7 @@ def _with_ports(settings: Settings, worker_count: int) -> Settings:
         if getattr(settings, name.lower()) == 0:
             chosen[name.lower()] = first = _free_ports(settings.host, count, taken)
             taken.update(dict.fromkeys(range(first, first + count), name))
-    return replace(settings, grpc_host=_reachable(settings.host), worker_processes=worker_count, **chosen)
+    return replace(settings, grpc_host=_reachable(settings.host), **chosen)
 
 
 def _free_ports(host: str, count: int, taken: dict[int, str]) -> int:
@@ -333,6 +339,14 @@ def _reachable(host: str) -> str:
 
 
 # ---- Services ------------------------------------------------------------------------------------
+
+
+async def _unready_reason(host: str, ports: list[int]) -> str | None:
+    for port in ports:
+        reason = await probe.unready_reason(host, port)
+        if reason is not None:
+            return reason
+    return None
 
 
 def _asking(ready: Callable[[], bool]) -> Callable[[], Awaitable[str | None]]:

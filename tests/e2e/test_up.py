@@ -115,6 +115,7 @@ async def up(
         stderr=STDOUT,
         cwd=home,
         env=environ(**settings),
+        process_group=0,  # as a shell starts it in a terminal
     )
     try:
         yield Up(process, home)
@@ -204,6 +205,10 @@ async def test_first_order_crash_restart_and_a_clean_end(
         await again.read_until("gateway is ready again")
         assert "gateway was ended by SIGKILL; starting it again" in again.output
 
+        [postgres] = [line for line in processes_in(home) if "/bin/postgres -D" in line]
+        os.kill(int(postgres.split()[0]), signal.SIGKILL)
+        await again.read_until("postgres is ready again")
+
         code, said, _ = await again.order_engine("submit", "buy", "20", "SOL", "USDC", "--watch")
         assert code == 0
         assert "confirmed" in said.splitlines()[-1]
@@ -259,9 +264,10 @@ async def test_the_client_commands_read_cancel_and_refuse(home: Path) -> None:
         code, _, err = await engine.order_engine("get", "0198c2f0-5b7e-7d31-a4c2-9f6e2b1d8a77")
         assert (code, err) == (1, "order-engine: no order 0198c2f0-5b7e-7d31-a4c2-9f6e2b1d8a77\n")
 
-        # Ctrl-C reaches the launcher alone, which takes its time to end things in order.
-        engine.process.send_signal(signal.SIGINT)
+        # Ctrl-C in a terminal is a signal to the whole process group. The launcher alone is in it.
+        os.killpg(engine.process.pid, signal.SIGINT)
         assert await engine.ended() == 0
+        assert " ended " not in engine.output
     assert os.listdir(home) == [], "nothing is kept"
 
 

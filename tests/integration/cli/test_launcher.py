@@ -106,6 +106,13 @@ async def test_a_process_that_ends_while_it_starts_is_named_with_its_last_words(
             await run.launcher.start(group, broken)
 
 
+async def test_a_structured_log_line_is_told_by_its_message(tmp_path: Path) -> None:
+    async with running() as (run, group):
+        program = """import sys; print('{"level": "ERROR", "message": "no such pool"}'); sys.exit(3)"""
+        with pytest.raises(StartupError, match="one ended with exit code 3: no such pool"):
+            await run.launcher.start(group, make_part(tmp_path, "one", program))
+
+
 async def test_stop_ends_the_last_started_first(tmp_path: Path) -> None:
     async with running() as (run, group):
         for name in ("database", "server", "gateway"):

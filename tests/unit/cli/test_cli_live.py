@@ -107,3 +107,18 @@ async def test_outside_a_terminal_a_line_is_printed_only_when_it_differs() -> No
     assert isinstance(console.file, StringIO)
     lines = console.file.getvalue().splitlines()
     assert [line.rpartition(" ")[2] for line in lines] == ["0", "1"]
+
+
+async def test_in_a_terminal_the_view_stays_in_its_place() -> None:
+    server, clock = _Process(), _Clock()
+    view = LiveView([], [server], clock)
+    console = Console(file=StringIO(), width=100, force_terminal=True)
+    with live_view(view, console):
+        await view.refresh()
+        server.found = {("orders", "open"): 7.0}
+        await view.refresh()
+    assert isinstance(console.file, StringIO)
+    shown = console.file.getvalue()
+    assert "\x1b[2K" in shown, "lines are written over"
+    assert shown.rindex("open") > shown.rindex("\x1b[2K")
+    assert "7" in shown[shown.rindex("open") :]
