@@ -107,6 +107,13 @@ async def database(postgres: Settings, migrated_template: str) -> AsyncIterator[
         yield settings
 
 
+@pytest.fixture(scope="module")
+async def shared_database(postgres: Settings, migrated_template: str) -> AsyncIterator[Settings]:
+    """A database with the current schema that a module's tests share; each makes orders of its own."""
+    async for settings in _database(postgres, migrated_template):
+        yield settings
+
+
 @pytest.fixture
 def settings(database: Settings, empty_valkey: Settings) -> Settings:
     """A migrated, empty database and an empty Valkey; every port is one that the system chooses."""

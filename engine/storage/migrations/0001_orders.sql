@@ -172,6 +172,18 @@ CREATE TRIGGER orders_are_kept BEFORE DELETE OR TRUNCATE ON orders
 CREATE TRIGGER events_are_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON order_events
     FOR EACH STATEMENT EXECUTE FUNCTION refuse('events are append-only');
 
+CREATE TRIGGER attempts_are_kept BEFORE DELETE OR TRUNCATE ON attempts
+    FOR EACH STATEMENT EXECUTE FUNCTION refuse('attempts are never deleted');
+
+CREATE TRIGGER attempts_are_immutable
+    BEFORE UPDATE OF order_id, attempt, tx_hash, raw_transaction, last_valid_block_height, create_time ON attempts
+    FOR EACH STATEMENT EXECUTE FUNCTION refuse('a recorded transaction never changes');
+
+-- Else a transaction that landed could be declared expired, and make room for a second one.
+CREATE TRIGGER outcomes_are_final BEFORE UPDATE ON attempts
+    FOR EACH ROW WHEN (OLD.outcome IS NOT NULL)
+    EXECUTE FUNCTION refuse('how a transaction ended is final');
+
 CREATE FUNCTION check_orders_have_their_event() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
     broken record;
