@@ -1,0 +1,193 @@
+"""A socket whose client does not read, does not answer, or vanishes: bounded, and ended."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from typing import Any
+
+import pytest
+from uvicorn.server import ServerState
+from websockets.frames import Opcode
+from websockets.protocol import Protocol, Side
+
+import gateway.sockets
+from client import OrderEvent, OrderStatus
+from gateway.sockets import Socket, Sockets
+
+ORDER = "01890000-0000-7000-8000-000000000000"
+HEADERS = [(b"sec-websocket-version", b"13"), (b"sec-websocket-key", b"dGhlIHNhbXBsZSBub25jZQ==")]
+
+
+class Transport:
+    """The network's edge: keeps what is written and knows whether it was closed or cut."""
+
+    def __init__(self) -> None:
+        self.written = b""
+        self.closed = self.aborted = False
+
+    def write(self, data: bytes) -> None:
+        self.written += data
+
+    def close(self) -> None:
+        self.closed = True
+
+    def abort(self) -> None:
+        self.aborted = True
+
+    def is_closing(self) -> bool:
+        return self.closed or self.aborted
+
+    def frames(self) -> list[Any]:
+        """What a client makes of it."""
+        reader = Protocol(Side.CLIENT)
+        reader.receive_data(self.written.partition(b"\r\n\r\n")[2])
+        return reader.events_received()
+
+
+class Events:
+    """A client whose watch tells an event whenever the test says so."""
+
+    def __init__(self) -> None:
+        self.queue: asyncio.Queue[OrderEvent] = asyncio.Queue()
+        self.left = False
+
+    async def watch(self, order_id: str, after_sequence: int) -> AsyncGenerator[OrderEvent, None]:
+        try:
+            while True:
+                yield await self.queue.get()
+        finally:
+            self.left = True
+
+
+class Timers:
+    """The clock: timers run when the test says so."""
+
+    def __init__(self) -> None:
+        self.pending: list[tuple[Callable[[], object], Timer]] = []
+
+    def call_later(self, _delay: float, action: Callable[[], object]) -> Timer:
+        timer = Timer()
+        self.pending.append((action, timer))
+        return timer
+
+    def fire(self, name: str) -> None:
+        """Run the timer whose action has that name; fail if there is none."""
+        for entry in self.pending:
+            action, timer = entry
+            if action.__name__ == name and not timer.cancelled:
+                self.pending.remove(entry)
+                action()
+                return
+        raise AssertionError(f"no timer {name}")
+
+
+class Timer:
+    cancelled = False
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
+class Connection:
+    def __init__(self) -> None:
+        self.transport, self.events, self.timers = Transport(), Events(), Timers()
+        self.sockets = Sockets(self.events, [])  # type: ignore[arg-type]
+        self.state = ServerState()
+        self.socket = Socket(self.sockets, self.state, self.transport)  # type: ignore[arg-type]
+        loop = asyncio.get_running_loop()
+
+        class Loop:
+            call_later = staticmethod(self.timers.call_later)
+            create_task = staticmethod(loop.create_task)
+            create_future = staticmethod(loop.create_future)
+
+        self.socket._loop = Loop()  # type: ignore[assignment]
+        self.socket.handshake("GET", f"/api/orders/{ORDER}/ws".encode(), HEADERS)
+
+    async def tell(self, sequence: int) -> None:
+        self.events.queue.put_nowait(OrderEvent(ORDER, sequence, OrderStatus.ROUTING))
+        for _ in range(6):
+            await asyncio.sleep(0)
+
+    async def lose(self) -> None:
+        self.socket.connection_lost(None)
+        for _ in range(6):
+            await asyncio.sleep(0)
+
+
+async def test_a_client_that_does_not_read_is_told_1013_and_then_dropped() -> None:
+    connection = Connection()
+    await connection.tell(1)
+    connection.socket.pause_writing()
+    for sequence in range(2, 50):
+        await connection.tell(sequence)
+    # Nothing more is written, and nothing is read for it either.
+    assert len(connection.transport.frames()) == 1
+    assert connection.events.queue.qsize() >= 47
+    connection.timers.fire("_too_slow")
+    closing = connection.transport.frames()[-1]
+    assert closing.opcode is Opcode.CLOSE
+    assert int.from_bytes(closing.data[:2], "big") == 1013
+    assert connection.transport.closed
+    connection.timers.fire("abort")
+    assert connection.transport.aborted
+    await connection.lose()
+    assert connection.events.left
+    assert (connection.sockets.open_count, connection.state.connections) == (0, set())
+
+
+async def test_a_client_that_reads_again_in_time_goes_on() -> None:
+    connection = Connection()
+    connection.socket.pause_writing()
+    await connection.tell(1)
+    connection.socket.resume_writing()
+    await connection.tell(2)
+    assert len(connection.transport.frames()) == 2
+    with pytest.raises(AssertionError, match="no timer _too_slow"):
+        connection.timers.fire("_too_slow")
+    await connection.lose()
+
+
+async def test_a_client_that_does_not_answer_a_ping_is_dropped() -> None:
+    connection = Connection()
+    connection.timers.fire("_ping")
+    assert connection.transport.frames()[-1].opcode is Opcode.PING
+    # A pong, masked as clients do: it lives.
+    connection.socket.data_received(b"\x8a\x80\x00\x00\x00\x00")
+    connection.timers.fire("_ping")
+    assert not connection.transport.aborted
+    connection.timers.fire("_ping")
+    assert connection.transport.aborted
+    await connection.lose()
+
+
+async def test_a_client_that_goes_is_answered_and_forgotten() -> None:
+    connection = Connection()
+    await connection.tell(1)
+    # A masked close frame, code 1000.
+    connection.socket.data_received(b"\x88\x82\x00\x00\x00\x00\x03\xe8")
+    assert connection.transport.frames()[-1].opcode is Opcode.CLOSE
+    assert connection.transport.closed
+    await connection.lose()
+    assert connection.events.left
+
+
+async def test_more_sockets_than_allowed_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gateway.sockets, "MAX_SOCKETS", 0)
+    connection = Connection()
+    assert connection.transport.written.startswith(b"HTTP/1.1 503 ")
+    assert b"retry-after: 1" in connection.transport.written
+    assert connection.transport.closed
+    await connection.lose()
+    assert connection.sockets.open_count == 0
+
+
+async def test_a_restart_is_told_as_1012() -> None:
+    connection = Connection()
+    await connection.tell(1)
+    connection.socket.shutdown()
+    closing = connection.transport.frames()[-1]
+    assert int.from_bytes(closing.data[:2], "big") == 1012
+    assert connection.transport.closed
+    await connection.lose()
