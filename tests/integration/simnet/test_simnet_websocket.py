@@ -1,0 +1,146 @@
+"""simnet's WebSocket: slots as they come, and the end of a signature."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import aiohttp
+import pytest
+from simnet_wallets import SigningWallet
+from solders.signature import Signature
+
+from engine.settings import Settings
+from engine.solana.instructions import memo, transfer_lamports
+from simnet.accounts import Account
+from simnet.node import Node
+from simnet.transaction import Transaction
+
+ALICE, BOB = SigningWallet(1), SigningWallet(2)
+
+
+class Socket:
+    def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+        self._socket = socket
+
+    async def ask(self, method: str, *params: Any) -> Any:
+        await self._socket.send_json({"jsonrpc": "2.0", "id": 1, "method": method, "params": list(params)})
+        return await self.next()
+
+    async def next(self) -> Any:
+        async with asyncio.timeout(10):
+            return await self._socket.receive_json()
+
+
+@pytest.fixture
+async def node() -> AsyncIterator[Node]:
+    settings = Settings(simnet_port=0, simnet_market_pools=0, simnet_finalized_slots=4)
+    async with Node(settings) as node:
+        await node.chain.change(lambda view, _: view.put(ALICE.address, Account(10**12)))
+        yield node
+
+
+@pytest.fixture
+async def socket(node: Node) -> AsyncIterator[Socket]:
+    async with aiohttp.ClientSession() as session, session.ws_connect(node.ws_url) as socket:
+        yield Socket(socket)
+
+
+def notification(method: str, subscription: int, result: Any) -> dict[str, Any]:
+    return {"jsonrpc": "2.0", "method": method, "params": {"result": result, "subscription": subscription}}
+
+
+async def test_every_slot_is_announced_until_unsubscribed(node: Node, socket: Socket) -> None:
+    subscription = (await socket.ask("slotSubscribe"))["result"]
+    for _ in range(2):
+        await node.chain.advance()
+        slot = node.chain.slot
+        assert await socket.next() == notification(
+            "slotNotification",
+            subscription,
+            {"parent": slot - 1, "root": node.chain.slot_of("finalized"), "slot": slot},
+        )
+    assert (await socket.ask("slotUnsubscribe", subscription))["result"] is True
+    await node.chain.advance()
+    assert (await socket.ask("slotUnsubscribe", subscription))["error"]["code"] == -32602
+
+
+@pytest.mark.parametrize("commitment", ["processed", "confirmed", "finalized"])
+async def test_a_signature_is_announced_once_at_its_commitment(
+    node: Node, socket: Socket, commitment: str
+) -> None:
+    raw = ALICE.sign([memo("watched", ALICE.pubkey)], node.chain.blockhash(node.chain.slot))
+    signature = str(Signature.from_bytes(raw[1:65]))
+    subscription = (await socket.ask("signatureSubscribe", signature, {"commitment": commitment}))["result"]
+    node.chain.accept(Transaction(raw))
+    for _ in range(6):
+        await node.chain.advance()
+    lag = {"processed": 0, "confirmed": 1, "finalized": 4}[commitment]
+    first = node.chain.slot - 5
+    assert await socket.next() == notification(
+        "signatureNotification", subscription, {"context": {"slot": first + lag}, "value": {"err": None}}
+    )
+    # The node has ended the subscription by itself.
+    assert (await socket.ask("signatureUnsubscribe", subscription))["error"]["code"] == -32602
+
+
+async def test_a_failed_transaction_is_announced_with_its_error_and_receipt_where_asked_for(
+    node: Node, socket: Socket
+) -> None:
+    raw = ALICE.sign(
+        [transfer_lamports(ALICE.pubkey, BOB.pubkey, 2**62)], node.chain.blockhash(node.chain.slot)
+    )
+    signature = str(Signature.from_bytes(raw[1:65]))
+    options = {"commitment": "confirmed", "enableReceivedNotification": True}
+    subscription = (await socket.ask("signatureSubscribe", signature, options))["result"]
+    node.chain.accept(Transaction(raw))
+    await node.chain.advance()
+    slot = node.chain.slot
+    assert await socket.next() == notification(
+        "signatureNotification", subscription, {"context": {"slot": slot}, "value": "receivedSignature"}
+    )
+    await node.chain.advance()
+    assert await socket.next() == notification(
+        "signatureNotification",
+        subscription,
+        {"context": {"slot": slot + 1}, "value": {"err": {"InstructionError": [0, {"Custom": 1}]}}},
+    )
+
+
+async def test_an_unsubscribed_signature_is_not_announced(node: Node, socket: Socket) -> None:
+    raw = ALICE.sign([memo("unwatched", ALICE.pubkey)], node.chain.blockhash(node.chain.slot))
+    signature = str(Signature.from_bytes(raw[1:65]))
+    subscription = (await socket.ask("signatureSubscribe", signature, {"commitment": "processed"}))["result"]
+    assert (await socket.ask("signatureUnsubscribe", subscription))["result"] is True
+    node.chain.accept(Transaction(raw))
+    await node.chain.advance()
+    # The next thing to come is the answer to this.
+    assert "error" in await socket.ask("nope")
+
+
+@pytest.mark.parametrize(
+    ("method", "params", "code"),
+    [
+        ("nope", [], -32601),
+        ("signatureSubscribe", [], -32602),
+        ("signatureSubscribe", ["abc"], -32602),
+        ("signatureSubscribe", [str(Signature.default()), {"commitment": "surely"}], -32602),
+    ],
+)
+async def test_what_cannot_be_subscribed_is_refused(
+    socket: Socket, method: str, params: list[Any], code: int
+) -> None:
+    assert (await socket.ask(method, *params))["error"]["code"] == code
+
+
+async def test_sockets_are_told_to_come_back_when_the_node_stops() -> None:
+    async with aiohttp.ClientSession() as session:
+        async with Node(Settings(simnet_port=0)) as node:
+            socket = await session.ws_connect(node.ws_url)
+            # An answer shows that the connection is served, not only accepted.
+            await socket.send_str('{"jsonrpc":"2.0","id":1,"method":"slotSubscribe"}')
+            await socket.receive_json()
+        async with asyncio.timeout(10):
+            message = await socket.receive()
+        assert (message.type, message.data) == (aiohttp.WSMsgType.CLOSE, 1012)
