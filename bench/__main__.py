@@ -19,6 +19,7 @@ from bench.load import Run, Scenario, Target
 from bench.measure import Result, Server, machine, measure, server_of_folder
 from bench.render import print_comparison, print_results
 from bench.stack import StackError, own_server
+from bench.wire import Address
 
 UNUSABLE = 2
 
@@ -49,7 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 async def _bench(options: argparse.Namespace) -> int:
-    out, err = Console(highlight=False), Console(stderr=True, highlight=False)
+    # In a file or a pipe a report is as wide as it is.
+    out = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+    err = Console(stderr=True, highlight=False)
     bodies = [json.loads(body) for body in options.body] or list(_BODIES)
     async with AsyncExitStack() as stack:
         servers = [await _first_server(options, stack, err)]
@@ -62,6 +65,9 @@ async def _bench(options: argparse.Namespace) -> int:
                     options.against_metrics,
                 )
             )
+        for server in servers:
+            for url in (server.target.url, *server.metrics_urls):
+                Address.parse(url)  # raises for one that is none
         scenarios = [
             scenario for scenario in _scenarios(options) if all(server.can(scenario) for server in servers)
         ]

@@ -154,8 +154,9 @@ class Run:
         self._progressed = 0.0
         self._given_up = False
         self._closings: dict[str, asyncio.Future[None]] = {}
-        self._sockets: set[WebSocket] = set()
-        self._last_closed = asyncio.Event()
+        self._open_watches: dict[str, WebSocket | None] = {}
+        """By order; over gRPC they share a stream, so there is nothing to hold."""
+        self._last_ended = asyncio.Event()
         self._connections: list[HttpConnection] = []
 
     async def drive(self) -> None:
@@ -165,8 +166,11 @@ class Run:
         async with asyncio.TaskGroup() as group:
             guard = group.create_task(self._give_up_when_stalled())
             await drivers[self.scenario.mode]()
+            await self._linger()
             guard.cancel()
-        await self._close_sockets()
+        for socket in self._open_watches.values():
+            if socket is not None:
+                socket.close()
         for connection in self._connections:
             connection.close()
 
@@ -228,16 +232,29 @@ class Run:
                     await asyncio.sleep(wait)
                 group.create_task(client(index, due))
 
-    async def _close_sockets(self) -> None:
+    async def _linger(self) -> None:
         """Give the server time to end the watches of closed orders: an event too many would come now."""
-        self._last_closed.clear()
-        if self._sockets and not self._given_up:
+        self._last_ended.clear()
+        if self._open_watches and not self._given_up:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_LINGER_SECONDS):
-                    await self._last_closed.wait()
-            self.watch_ends["left open"] += len(self._sockets)
-        for socket in self._sockets:
-            socket.close()
+                    await self._last_ended.wait()
+            self.watch_ends["left open"] += len(self._open_watches)
+
+    def _watch_ended(self, order_id: str, code: str) -> None:
+        """Note how a watch ended; it will see no more."""
+        if order_id in self._open_watches:
+            del self._open_watches[order_id]
+            self.watch_ends[code] += 1
+        if not self._open_watches:
+            self._last_ended.set()
+        self._release(order_id)
+
+    def _release(self, order_id: str) -> None:
+        """Let whoever waits for the end of that order go on."""
+        closing = self._closings.get(order_id)
+        if closing is not None and not closing.done():
+            closing.set_result(None)
 
     def _indexes(self, step: int = 1) -> Iterator[int]:
         """Yield the orders' indexes, shared by all clients, until the run gives up."""
@@ -283,8 +300,8 @@ class Run:
         """Return once the order has closed, or its watch has ended otherwise."""
         if self._given_up:
             return
-        ended = asyncio.get_running_loop().create_future()
-        self._closings[order.order_id] = ended
+        closing = asyncio.get_running_loop().create_future()
+        self._closings[order.order_id] = closing
 
         def on_text(message: bytes) -> None:
             now = self._progressed = time.perf_counter()
@@ -295,25 +312,18 @@ class Run:
                 return
             if order.saw(event.status.lower(), event.sequence, now):
                 self.closed_count += 1
-                if not ended.done():
-                    ended.set_result(None)
+                self._release(order.order_id)
 
         def on_end(code: int) -> None:
-            self.watch_ends[str(code)] += 1
-            self._sockets.discard(socket)
-            if not self._sockets:
-                self._last_closed.set()
-            if not ended.done():
-                ended.set_result(None)
+            self._watch_ended(order.order_id, str(code))
 
         socket = WebSocket(address, f"/api/orders/{order.order_id}/ws", on_text, on_end)
-        self._sockets.add(socket)
+        self._open_watches[order.order_id] = socket
         try:
             await socket.open()
-            await ended
         except OSError as error:
-            self.watch_ends[type(error).__name__] += 1
-            self._sockets.discard(socket)
+            self._watch_ended(order.order_id, type(error).__name__)
+        await closing
         del self._closings[order.order_id]
 
     # ---- gRPC --------------------------------------------------------------------------------------
@@ -323,7 +333,7 @@ class Run:
         options = [("grpc.max_receive_message_length", 64 * 1024 * 1024)]
         async with grpc.aio.insecure_channel(self._target.grpc_address, options=options) as channel:
             stub = orders_pb2_grpc.OrderServiceStub(channel)
-            waiting: asyncio.Queue[OrderRun | None] = asyncio.Queue()
+            waiting: asyncio.Queue[OrderRun] = asyncio.Queue()
             watched: dict[str, OrderRun] = {}
             stream = stub.WatchOrders(_watch_requests(waiting))
             async with asyncio.TaskGroup() as group:
@@ -339,8 +349,7 @@ class Run:
                     for _ in range(self.scenario.concurrency):
                         submitters.create_task(submitter())
                 await asyncio.gather(*self._closings.values())
-                waiting.put_nowait(None)
-                await asyncio.wait([reader], timeout=5)
+                await self._linger()
                 reader.cancel()
 
     async def _submit_batch(
@@ -349,7 +358,7 @@ class Run:
         run_id: str,
         first: int,
         watched: dict[str, OrderRun],
-        waiting: asyncio.Queue[OrderRun | None],
+        waiting: asyncio.Queue[OrderRun],
     ) -> None:
         indexes = range(first, min(first + self.scenario.batch, self.scenario.order_count))
         requests = [
@@ -376,6 +385,7 @@ class Run:
             if order.watched:
                 watched[order.order_id] = order
                 self._closings[order.order_id] = asyncio.get_running_loop().create_future()
+                self._open_watches[order.order_id] = None
                 waiting.put_nowait(order)
 
     async def _read_events(
@@ -388,19 +398,12 @@ class Run:
                     order = watched[event.order_id]
                     if order.saw(_STATUS_NAMES.get(event.status, "unknown"), event.sequence, now):
                         self.closed_count += 1
-                        self._end(event.order_id)
+                        self._release(event.order_id)
                 for ended in response.ended:
-                    self.watch_ends[grpc_code(ended.status.code)] += 1
-                    self._end(ended.order_id)
+                    self._watch_ended(ended.order_id, grpc_code(ended.status.code))
         except grpc.aio.AioRpcError as error:
-            self.watch_ends[error.code().name] += 1
-            for order_id in self._closings:
-                self._end(order_id)
-
-    def _end(self, order_id: str) -> None:
-        ended = self._closings[order_id]
-        if not ended.done():
-            ended.set_result(None)
+            for order_id in tuple(self._open_watches):
+                self._watch_ended(order_id, error.code().name)
 
     # ---- After the clock has stopped ---------------------------------------------------------------
 
@@ -470,10 +473,10 @@ class Run:
         self._given_up = True
         for connection in self._connections:
             connection.close()
-        for order_id, ended in self._closings.items():
-            if not ended.done():
+        for order_id, closing in self._closings.items():
+            if not closing.done():
                 self.watch_ends["gave up"] += 1
-                self._end(order_id)
+                self._release(order_id)
 
 
 def _rest_status(connection: HttpConnection, address: Address) -> Callable[[str], Awaitable[str]]:
@@ -495,9 +498,10 @@ def _grpc_status(channel: grpc.aio.Channel) -> Callable[[str], Awaitable[str]]:
 
 
 async def _watch_requests(
-    waiting: asyncio.Queue[OrderRun | None],
+    waiting: asyncio.Queue[OrderRun],
 ) -> AsyncIterator[orders_pb2.WatchOrdersRequest]:
-    while (order := await waiting.get()) is not None:
+    while True:
+        order = await waiting.get()
         yield orders_pb2.WatchOrdersRequest(watch=orders_pb2.WatchOrderRequest(order_id=order.order_id))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 
 from rich.console import Console
@@ -15,14 +15,20 @@ _CLEAN_ENDS = {"1000", "OK"}
 
 
 def print_results(console: Console, results: Sequence[Result]) -> None:
-    """Print everything that was measured of one server."""
-    console.print(_load_table(results))
-    if any(result.costs for result in results):
-        console.print(_cpu_table(results))
-    if any(result.stages for result in results):
-        console.print(_stage_table(results))
-    if any(result.edges for result in results):
-        console.print(_edge_table(results))
+    """Print everything that was measured of one server: a column for each scenario."""
+    tables = [
+        (_load_table(results), "confirm: from submit to the confirmed event, as a watcher saw it"),
+        (_cpu_table(results), "memory of the last run, MB: highest RSS, and PSS at its end"),
+        (_stage_table(results), "as the processes measured it themselves (order_engine_stage_seconds)"),
+        (
+            _edge_table(results),
+            "a mean of 1 under load is an edge that does not coalesce (order_engine_batch_size)",
+        ),
+    ]
+    for table, note in tables:
+        if table.row_count:
+            console.print(table)
+            console.print(f"[dim]{note}[/dim]\n")
     for result in results:
         for line in troubles(result):
             console.print(f"[yellow]{result.scenario.name}: {line}[/yellow]")
@@ -51,84 +57,57 @@ def troubles(result: Result) -> list[str]:
     return found
 
 
-def _load_table(results: Sequence[Result]) -> Table:
-    table = Table(
-        title="Load",
-        title_justify="left",
-        caption=(
-            "accept: submit to answer. confirm: submit to the confirmed event, as a watcher saw it. "
-            "complete: watchers that saw every event once, in order."
-        ),
-        caption_justify="left",
-    )
-    table.add_column("scenario")
-    for name in (
-        "orders",
-        "accepted/s",
-        "confirmed/s",
-        "accept ms\np50 / p95 / p99 / max",
-        "confirm ms\np50 / p95 / p99 / max",
-        "complete",
-        "not confirmed",
-    ):
-        table.add_column(name, justify="right")
+def _table(title: str, results: Sequence[Result]) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold")
+    table.add_column()
     for result in results:
-        confirmed = result.finals.get("confirmed", 0)
-        table.add_row(
-            result.scenario.name,
-            f"{result.accepted_count:,}",
-            f"{result.accepted_per_second:,.0f}",
-            f"{result.confirmed_per_second:,.0f}",
-            _latency(result.accept_ms),
-            _latency(result.confirm_ms),
-            f"{result.complete_count:,} of {result.watched_count:,}",
-            f"{result.scenario.order_count - confirmed:,}",
-        )
+        table.add_column(result.scenario.name, justify="right")
+    return table
+
+
+def _load_table(results: Sequence[Result]) -> Table:
+    table = _table("Load", results)
+    rows: list[tuple[str, Callable[[Result], str]]] = [
+        ("orders accepted", lambda result: f"{result.accepted_count:,}"),
+        ("accepted/s", lambda result: f"{result.accepted_per_second:,.0f}"),
+        ("confirmed/s", lambda result: f"{result.confirmed_per_second:,.0f}"),
+        ("accept ms, p50 / p95", lambda result: _latency(result.accept_ms, "p50", "p95")),
+        ("  p99 / max", lambda result: _latency(result.accept_ms, "p99", "max")),
+        ("confirm ms, p50 / p95", lambda result: _latency(result.confirm_ms, "p50", "p95")),
+        ("  p99 / max", lambda result: _latency(result.confirm_ms, "p99", "max")),
+        ("watchers", lambda result: f"{result.watched_count:,}"),
+        ("  that saw every event", lambda result: f"{result.complete_count:,}"),
+        (
+            "orders not confirmed",
+            lambda result: f"{result.scenario.order_count - result.finals.get('confirmed', 0):,}",
+        ),
+    ]
+    for name, cell in rows:
+        table.add_row(name, *(cell(result) for result in results))
     return table
 
 
 def _cpu_table(results: Sequence[Result]) -> Table:
-    table = Table(
-        title="CPU-ms an order, and memory",
-        title_justify="left",
-        caption=(
-            "memory: highest RSS / PSS at the end, in MB, of the last run. bench: the generator itself."
-        ),
-        caption_justify="left",
-    )
-    table.add_column("process")
-    for result in results:
-        table.add_column(result.scenario.name, justify="right")
+    table = _table("CPU-ms an order", results)
     table.add_column("memory", justify="right")
-    names = list(dict.fromkeys(name for result in results for name in result.costs))
-    for name in names:
-        cells = []
-        for result in results:
-            cost = result.costs.get(name)
-            cells.append(f"{cost.cpu_ms_per_order:.3f}" if cost else "")
-        last = next(result.costs[name] for result in reversed(results) if name in result.costs)
-        pss = "" if last.pss_mb is None else f"{last.pss_mb:.0f}"
-        table.add_row(name, *cells, f"{last.rss_peak_mb:.0f} / {pss}")
-    totals = [sum(cost.cpu_ms_per_order for cost in result.costs.values()) for result in results]
-    pss_known = [cost.pss_mb for cost in results[-1].costs.values() if cost.pss_mb is not None]
-    table.add_section()
-    table.add_row("together", *(f"{total:.3f}" for total in totals), f"/ {sum(pss_known):.0f}", style="bold")
-    table.add_row(
-        "bench", *(f"{result.generator_cpu_ms_per_order:.3f}" for result in results), "", style="dim"
-    )
+    for name in dict.fromkeys(name for result in results for name in result.costs):
+        costs = [result.costs.get(name) for result in results]
+        last = next(cost for cost in reversed(costs) if cost)
+        pss = "?" if last.pss_mb is None else f"{last.pss_mb:.0f}"
+        cells = [f"{cost.cpu_ms_per_order:.3f}" if cost else "" for cost in costs]
+        table.add_row(name, *cells, f"{last.rss_peak_mb:.0f}, {pss}")
+    if table.row_count:
+        table.add_section()
+        memory = sum(cost.pss_mb or 0.0 for cost in results[-1].costs.values())
+        totals = [f"{cpu_ms(result):.3f}" for result in results]
+        table.add_row("together", *totals, f"{memory:.0f}", style="bold")
+        generator = [f"{result.generator_cpu_ms_per_order:.3f}" for result in results]
+        table.add_row("the generator", *generator, "", style="dim")
     return table
 
 
 def _stage_table(results: Sequence[Result]) -> Table:
-    table = Table(
-        title="Where an order's time goes: mean / p95 ms",
-        title_justify="left",
-        caption=("measured by the processes themselves (order_engine_stage_seconds)."),
-        caption_justify="left",
-    )
-    table.add_column("stage")
-    for result in results:
-        table.add_column(result.scenario.name, justify="right")
+    table = _table("Where an order's time goes: mean / p95 ms", results)
     for name in dict.fromkeys(stage.name for result in results for stage in result.stages):
         cells = []
         for result in results:
@@ -139,15 +118,7 @@ def _stage_table(results: Sequence[Result]) -> Table:
 
 
 def _edge_table(results: Sequence[Result]) -> Table:
-    table = Table(
-        title="Items that travel together: mean batch (round trips)",
-        title_justify="left",
-        caption=("a batch of 1 at high load is an edge that does not coalesce (order_engine_batch_size)."),
-        caption_justify="left",
-    )
-    table.add_column("edge")
-    for result in results:
-        table.add_column(result.scenario.name, justify="right")
+    table = _table("What travels together: mean batch (round trips)", results)
     for name in sorted({edge.name for result in results for edge in result.edges}):
         cells = []
         for result in results:
@@ -155,6 +126,11 @@ def _edge_table(results: Sequence[Result]) -> Table:
             cells.append(f"{edge.mean:,.1f} ({edge.batch_count:,})" if edge else "")
         table.add_row(name, *cells)
     return table
+
+
+def cpu_ms(result: Result) -> float:
+    """Return the CPU-ms an order of all metered processes together."""
+    return sum(cost.cpu_ms_per_order for cost in result.costs.values())
 
 
 # ---- Two servers -----------------------------------------------------------------------------------
@@ -167,7 +143,7 @@ _COMPARED: Sequence[tuple[str, Callable[[Result], float | None]]] = (
     ("confirm p50 ms", lambda result: result.confirm_ms.p50 if result.confirm_ms else None),
     ("confirm p95 ms", lambda result: result.confirm_ms.p95 if result.confirm_ms else None),
     ("confirm p99 ms", lambda result: result.confirm_ms.p99 if result.confirm_ms else None),
-    ("CPU-ms an order", lambda result: sum(cost.cpu_ms_per_order for cost in result.costs.values())),
+    ("CPU-ms an order", cpu_ms),
 )
 
 
@@ -196,7 +172,7 @@ def compare(a: Sequence[Result], b: Sequence[Result]) -> list[tuple[str, float, 
 def print_comparison(console: Console, a: Sequence[Result], b: Sequence[Result]) -> None:
     """Print one scenario's runs on both servers, side by side."""
     scenario = a[0].scenario.name
-    table = Table(title=f"{scenario}: {len(a)} pairs, alternating", title_justify="left")
+    table = Table(title=f"{scenario}: {len(a)} pairs, alternating", title_justify="left", title_style="bold")
     table.add_column("figure (median)")
     for name in (a[0].server, b[0].server, "ratio of pairs (median)"):
         table.add_column(name, justify="right")
@@ -208,12 +184,9 @@ def print_comparison(console: Console, a: Sequence[Result], b: Sequence[Result])
             console.print(f"[yellow]{scenario}, {result.server}: {line}[/yellow]")
 
 
-def _latency(latency: Latency | None) -> str:
-    if latency is None:
-        return ""
-    return " / ".join(f"{value:,.1f}" for value in (latency.p50, latency.p95, latency.p99, latency.max))
+def _latency(latency: Latency | None, *names: str) -> str:
+    return "" if latency is None else " / ".join(f"{getattr(latency, name):,.1f}" for name in names)
 
 
-def _counts(counts: object) -> str:
-    assert isinstance(counts, dict)
+def _counts(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{count:,} {name}" for name, count in sorted(counts.items()))

@@ -7,8 +7,9 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, closing, suppress
 
 from bench.measure import Server, server_of_launcher
 from bench.wire import Address, HttpConnection, WireError, request_bytes
@@ -42,22 +43,21 @@ async def own_server(worker_count: int = 1) -> AsyncIterator[Server]:
         "SIMNET_LANDING_SLOTS": "0",
         "SIMNET_LANDING_JITTER_SLOTS": "0",
         "SIMNET_FAULTS": "",
-        "LOG_LEVEL": "WARNING",
     }
-    launcher = await asyncio.create_subprocess_exec(
-        sys.executable,
-        *("-m", "cli", "up", "--ephemeral", "--workers", str(worker_count)),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-        env=environ,
-    )
-    assert launcher.stdout is not None
-    said: list[str] = []
-    async with asyncio.TaskGroup() as group:
-        group.create_task(_listen(launcher.stdout, said))
+    with tempfile.TemporaryFile() as said:
+        launcher = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *("-m", "cli", "up", "--ephemeral", "--workers", str(worker_count)),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=said,
+            stderr=asyncio.subprocess.STDOUT,
+            env=environ,
+        )
         try:
-            await _until_ready(launcher, ports["PORT"], said)
+            why_not = await _until_ready(launcher, ports["PORT"])
+            if why_not is not None:
+                said.seek(0)
+                raise StackError(f"the engine {why_not}; it said:\n{said.read().decode(errors='replace')}")
             yield server_of_launcher(launcher.pid)
         finally:
             with suppress(ProcessLookupError):
@@ -71,32 +71,21 @@ async def own_server(worker_count: int = 1) -> AsyncIterator[Server]:
                 await launcher.wait()
 
 
-async def _until_ready(launcher: asyncio.subprocess.Process, port: int, said: list[str]) -> None:
+async def _until_ready(launcher: asyncio.subprocess.Process, port: int) -> str | None:
+    """Return None once the gateway, the last to start, is ready; else why it will not be."""
     address = Address("127.0.0.1", port, "")
     request = request_bytes(address, "GET", "/healthz")
     try:
         async with asyncio.timeout(_START_SECONDS):
             while launcher.returncode is None:
                 connection = HttpConnection()
-                with suppress(OSError, WireError):
-                    # The gateway is the last to start.
+                with suppress(OSError, WireError), closing(connection):
                     if (await connection.request(address, request)).status == 200:
-                        return
-                connection.close()
+                        return None
                 await asyncio.sleep(0.1)
     except TimeoutError:
-        raise StackError(f"the engine was not ready after {_START_SECONDS:.0f} s:\n{_tail(said)}") from None
-    raise StackError(f"the engine did not start:\n{_tail(said)}")
-
-
-async def _listen(output: asyncio.StreamReader, said: list[str]) -> None:
-    async for line in output:
-        said.append(line.decode(errors="replace").rstrip())
-        del said[:-50]
-
-
-def _tail(said: list[str]) -> str:
-    return "\n".join(said[-15:])
+        return f"was not ready after {_START_SECONDS:.0f} s"
+    return "did not start"
 
 
 def _free_ports(*counts: int) -> list[int]:
