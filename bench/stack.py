@@ -39,6 +39,8 @@ async def own_server(worker_count: int = 1) -> AsyncIterator[Server]:
         **os.environ,
         **{name: str(port) for name, port in ports.items()},
         "HOST": "127.0.0.1",
+        # Embedded, whatever the environment or .env name: a load test is not for anybody's own services.
+        **dict.fromkeys(("DB_HOST", "REDIS_HOST", "SOLANA_RPC_URL", "SOLANA_WS_URL", "WALLET_PATH"), ""),
         "SIMNET_SLOT_MS": str(SLOT_MS),
         "SIMNET_LANDING_SLOTS": "0",
         "SIMNET_LANDING_JITTER_SLOTS": "0",

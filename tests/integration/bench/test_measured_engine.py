@@ -15,7 +15,7 @@ import pytest
 from bench.__main__ import STANDARD
 from bench.load import Scenario
 from bench.measure import Server, measure, server_of_launcher
-from bench.stack import own_server
+from bench.stack import StackError, own_server
 
 BODIES: list[dict[str, object]] = [
     {"side": "sell", "amount": 0.1, "inputToken": "SOL", "outputToken": "USDC"},
@@ -97,6 +97,22 @@ async def test_the_command_measures_two_servers_in_turn_and_writes_json(
     assert "ratio of pairs" in out.decode()
     assert "confirmed/s" in out.decode()
     assert "one: closed (2/2): 20 accepted, 20 seen to close" in err.decode()
+
+
+async def test_somebodys_own_services_are_left_alone() -> None:
+    with pytest.MonkeyPatch.context() as environment:
+        for name in ("DB_HOST", "REDIS_HOST", "SOLANA_RPC_URL", "WALLET_PATH"):
+            environment.setenv(name, "/nowhere")
+        async with own_server() as server:
+            assert set(server.processes) == PARTS
+
+
+async def test_an_engine_that_does_not_start_says_why() -> None:
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("COMMITMENT", "processed")
+        with pytest.raises(StackError, match=r'did not start; it said:\n.*COMMITMENT was "processed"'):
+            async with own_server():
+                pass
 
 
 @pytest.mark.parametrize(
