@@ -165,9 +165,9 @@ async def test_first_order_crash_restart_and_a_clean_end(
             assert name in running
         assert (home / "data" / "wallet.json").stat().st_mode & 0o777 == 0o600
 
-        code, said, _ = await first.order_engine("submit", "sell", "1.5", "SOL", "USDC", "--watch", "--json")
+        code, said, err = await first.order_engine("submit", "sell", "1.5", "SOL", "USDC", "--watch", "--json")
+        assert (code, err) == (0, "")
         order, *events = [json.loads(line) for line in said.splitlines()]
-        assert code == 0
         statuses = [event["status"] for event in events]
         assert (statuses[0], statuses[-1]) == ("pending", "confirmed")
         assert [event["sequence"] for event in events] == list(range(1, len(events) + 1))
