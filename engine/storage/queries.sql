@@ -50,24 +50,32 @@ ORDER BY order_id DESC
 LIMIT %(limit)b::bigint;
 
 -- name: list_closed_orders
--- The same, of some closed statuses.
+-- The same, of some closed statuses. Written so that only orders_closed has its order: by the primary key,
+-- a page of a rare status would be looked for among all orders there ever were.
 SELECT page.order_id
 FROM unnest(%(status)b::order_status[]) AS wanted (status)
 CROSS JOIN LATERAL (
     SELECT order_id
     FROM orders
-    WHERE closed_status = wanted.status AND closed_status IS NOT NULL AND order_id < %(before)b::uuid
-    ORDER BY order_id DESC
+    WHERE closed_status >= wanted.status
+      AND (closed_status, order_id) < (wanted.status, %(before)b::uuid)
+    ORDER BY closed_status DESC, order_id DESC
     LIMIT %(limit)b::bigint
 ) AS page
 ORDER BY page.order_id DESC
 LIMIT %(limit)b::bigint;
 
 -- name: list_open_orders
--- The same, of some open statuses. Walks the open orders only.
+-- The same, of some open statuses. Walks the open orders only: materialized before the page is cut out,
+-- or it would walk the primary key, past all the closed ones.
+WITH open_orders AS MATERIALIZED (
+    SELECT order_id
+    FROM orders
+    WHERE closed_status IS NULL AND status = ANY (%(status)b::order_status[])
+)
 SELECT order_id
-FROM orders
-WHERE closed_status IS NULL AND status = ANY (%(status)b::order_status[]) AND order_id < %(before)b::uuid
+FROM open_orders
+WHERE order_id < %(before)b::uuid
 ORDER BY order_id DESC
 LIMIT %(limit)b::bigint;
 

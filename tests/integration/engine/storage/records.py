@@ -58,7 +58,7 @@ def signed(order_id: UUID, attempt: int = 1) -> Signed:
 def path_to(status: OrderStatus, order_id: UUID) -> Sequence[Fact]:
     """What happens to an order on its way to a status."""
     to_submitted: list[Fact] = [Claimed(), Routed(decision()), signed(order_id)]
-    return {
+    paths: dict[OrderStatus, list[Fact]] = {
         OrderStatus.PENDING: [],
         OrderStatus.ROUTING: to_submitted[:1],
         OrderStatus.BUILDING: to_submitted[:2],
@@ -67,7 +67,8 @@ def path_to(status: OrderStatus, order_id: UUID) -> Sequence[Fact]:
         OrderStatus.FAILED: [NotBuilt(FailureReason.INSUFFICIENT_FUNDS, "the wallet is empty")],
         OrderStatus.CANCELLED: [Cancelled()],
         OrderStatus.EXPIRED: [TimedOut()],
-    }[status]
+    }
+    return paths[status]
 
 
 def transitions(order: Order, *facts: Fact, random: float = 0.0) -> list[Transition]:

@@ -1,0 +1,191 @@
+"""What is known after the connection to PostgreSQL broke: reads are asked again, writes are settled."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+
+import psycopg
+import pytest
+
+from engine.domain.errors import OutcomeUnknown, RequestIdReused, StoreUnavailable
+from engine.domain.lifecycle import Claimed, Transition
+from engine.domain.order import Order, OrderStatus
+from engine.settings import Settings
+from engine.storage.postgres import Store, Submitted
+from tests.integration.engine.storage.cut_off import Wire
+from tests.integration.engine.storage.records import advance, exists, new_order, stored, transitions
+from tests.serving import no_route
+
+S = OrderStatus
+
+
+@pytest.fixture
+async def wire(database: Settings) -> AsyncIterator[Wire]:
+    async with Wire(database) as wire:
+        yield wire
+
+
+@pytest.fixture
+async def store(wire: Wire) -> AsyncIterator[Store]:
+    """A store behind a wire that can be cut."""
+    async with Store(wire.settings) as store:
+        yield store
+
+
+@pytest.fixture
+async def by_hand(database: Settings) -> AsyncIterator[psycopg.AsyncConnection]:
+    async with await psycopg.AsyncConnection.connect(database.database, autocommit=True) as connection:
+        yield connection
+
+
+async def terminate(connection: psycopg.AsyncConnection) -> int:
+    """End every other connection to the database, from its side, and wait until they are gone."""
+    others = "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    cursor = await connection.execute(f"SELECT pg_terminate_backend(pid, 5000) {others}".encode())
+    return len(await cursor.fetchall())
+
+
+async def test_reads_are_asked_again_on_a_new_connection(
+    store: Store, by_hand: psycopg.AsyncConnection
+) -> None:
+    order = await stored(store)
+    for _ in range(2):
+        assert await store.get(order.order_id) == order
+        assert len(await store.events_after((order.order_id, 0))) == 1
+        assert await store.list_orders(5) == [order]
+        assert await store.due_orders(5, 0) == [order.order_id]
+        assert await terminate(by_hand) >= 4
+
+
+async def test_a_write_on_a_connection_that_was_ended_may_have_happened(
+    store: Store, by_hand: psycopg.AsyncConnection
+) -> None:
+    order = await stored(store, S.ROUTING)
+    await terminate(by_hand)
+    with pytest.raises(OutcomeUnknown):
+        await store.advance(retried(order))
+    # The next one has a new connection, and the record is the judge of the last.
+    assert (await exists(store, order.order_id)).sequence == order.sequence
+    assert await store.advance(retried(order)) is not None
+
+
+def retried(order: Order) -> list[Transition]:
+    """The move of an order that found no route."""
+    return transitions(order, no_route())
+
+
+async def test_a_move_whose_answer_was_lost_has_happened_and_is_not_repeated(
+    store: Store, wire: Wire
+) -> None:
+    await advance(store, await stored(store), Claimed())
+    order = await stored(store)
+    wire.lose_answers = 1
+    with pytest.raises(OutcomeUnknown):
+        await store.advance(transitions(order, Claimed()))
+    assert (await exists(store, order.order_id)).sequence == 2
+    assert await store.advance(transitions(order, Claimed())) is None
+
+
+async def test_a_submit_whose_answer_was_lost_is_read_again(store: Store, wire: Wire) -> None:
+    # Prepared: from now on a statement is one message there and one back.
+    await stored(store, request_id="another")
+    wire.lose_answers = 1
+    asked = [new_order(), new_order("mine"), new_order("mine"), new_order("mine", amount=7)]
+    answers = await asyncio.gather(*map(store.submit, asked), return_exceptions=True)
+    fresh, first, again, reused = answers
+    assert isinstance(fresh, Submitted)
+    assert isinstance(first, Submitted)
+    assert isinstance(again, Submitted)
+    assert (fresh.order.order_id, fresh.deduplicated) == (asked[0].order_id, False)
+    assert fresh.order == await exists(store, asked[0].order_id)
+    assert (first.order.order_id, again.order.order_id) == (asked[1].order_id, asked[1].order_id)
+    assert isinstance(reused, RequestIdReused)
+
+
+async def test_a_submit_that_did_not_arrive_can_be_sent_again(
+    store: Store, by_hand: psycopg.AsyncConnection
+) -> None:
+    await stored(store)
+    await terminate(by_hand)
+    asked = new_order("mine")
+    with pytest.raises(StoreUnavailable, match="send it again"):
+        await store.submit(asked)
+    assert not (await store.submit(asked)).deduplicated
+
+
+async def test_a_submit_that_cannot_be_settled_is_unavailable(store: Store, wire: Wire) -> None:
+    await stored(store, request_id="another")
+    wire.lose_answers, wire.refuses = 1, True
+    asked = new_order("mine")
+    with pytest.raises(StoreUnavailable):
+        await store.submit(asked)
+    wire.refuses = False
+    again = await store.submit(new_order("mine"))
+    assert again.deduplicated
+    assert again.order.order_id == asked.order_id
+
+
+async def test_a_replay_whose_answer_was_lost_is_answered_all_the_same(store: Store, wire: Wire) -> None:
+    first = await stored(store, request_id="mine")
+    wire.lose_answers = 1
+    answers = await asyncio.gather(
+        store.submit(new_order("mine")), store.submit(new_order()), return_exceptions=True
+    )
+    replay, fresh = answers
+    assert isinstance(replay, Submitted)
+    assert isinstance(fresh, Submitted)
+    assert (replay.order.order_id, replay.deduplicated) == (first.order_id, True)
+    assert not fresh.deduplicated
+
+
+async def test_without_a_database_nothing_happened(free_port: Callable[[], int]) -> None:
+    async with Store(Settings(db_host="127.0.0.1", db_port=free_port())) as store:
+        for call in (
+            store.submit(new_order()),
+            store.get(new_order().order_id),
+            store.claim((new_order().order_id, 1)),
+        ):
+            with pytest.raises(StoreUnavailable, match="PostgreSQL cannot be reached"):
+                await call
+
+
+async def test_a_read_during_an_outage_is_unavailable_and_works_again_after_it(
+    store: Store, wire: Wire
+) -> None:
+    order = await stored(store)
+    assert await store.get(order.order_id) == order
+    wire.refuses = True
+    wire.cut()
+    with pytest.raises(StoreUnavailable):
+        await store.get(order.order_id)
+    wire.refuses = False
+    assert await store.get(order.order_id) == order
+
+
+async def test_a_statement_that_takes_too_long_did_not_happen(
+    store: Store, database: Settings, by_hand: psycopg.AsyncConnection
+) -> None:
+    order = await stored(store, S.ROUTING)
+    await by_hand.execute(f"ALTER DATABASE {database.db_name} SET lock_timeout = '50ms'".encode())
+    async with Store(database) as impatient, by_hand.transaction():
+        await by_hand.execute("SELECT FROM orders WHERE order_id = %s FOR UPDATE", [order.order_id])
+        with pytest.raises(StoreUnavailable, match="refused for now"):
+            await impatient.advance(retried(order))
+    assert await store.advance(retried(order)) is not None
+
+
+async def test_a_caller_that_leaves_does_not_cut_its_batch_short(store: Store) -> None:
+    asked = [new_order() for _ in range(3)]
+    waiting = [asyncio.ensure_future(store.submit(order)) for order in asked]
+    await asyncio.sleep(0)
+    waiting[0].cancel()
+    await asyncio.gather(*waiting[1:])
+    assert await exists(store, asked[0].order_id)
+
+
+async def test_the_end_waits_for_writes_under_way(database: Settings) -> None:
+    async with Store(database) as store:
+        submitted = store.submit(new_order())
+    assert submitted.done()
+    assert not submitted.result().deduplicated

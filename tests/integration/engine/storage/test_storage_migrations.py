@@ -1,0 +1,117 @@
+"""Bringing a database to the schema: fresh, twice, together, and what is refused."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from dataclasses import replace
+from uuid import uuid4
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from engine.settings import Settings, settings_as_environ
+from engine.storage.migrate import Migration, SchemaError, migrate, read_migrations
+
+FIRST = Migration(1, "first", "CREATE TABLE first (id integer)")
+SECOND = Migration(2, "second", "CREATE TABLE second (id integer)")
+
+PROGRAM = """
+import asyncio
+from engine.settings import load_settings
+from engine.storage.migrate import migrate
+print(len(asyncio.run(migrate(load_settings(env_file=None)))))
+"""
+
+
+async def rows(settings: Settings, statement: str) -> list[tuple[object, ...]]:
+    async with await psycopg.AsyncConnection.connect(settings.database) as connection:
+        return await (await connection.execute(statement.encode())).fetchall()
+
+
+async def test_a_fresh_database_gets_every_migration_once(empty_database: Settings) -> None:
+    known = read_migrations()
+    assert await migrate(empty_database) == known
+    assert await migrate(empty_database) == []
+    kept = await rows(empty_database, "SELECT number, name, checksum FROM schema_migrations ORDER BY number")
+    assert kept == [(each.number, each.name, each.checksum) for each in known]
+
+
+async def test_the_database_is_made_if_there_is_none(postgres: Settings) -> None:
+    missing = replace(postgres, db_name=f'made "{uuid4().hex[:8]}')
+    try:
+        # Whoever comes second finds it there.
+        applied = await asyncio.gather(*(migrate(missing) for _ in range(4)))
+        assert sorted(map(len, applied)) == [0, 0, 0, len(read_migrations())]
+    finally:
+        async with await psycopg.AsyncConnection.connect(
+            postgres.database, dbname="postgres", autocommit=True
+        ) as connection:
+            await connection.execute(
+                sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(missing.db_name))
+            )
+
+
+async def test_of_processes_that_start_together_one_applies_and_the_others_wait(
+    empty_database: Settings,
+) -> None:
+    environ = {**os.environ, **settings_as_environ(empty_database)}
+    processes = [
+        await asyncio.create_subprocess_exec(
+            sys.executable, "-c", PROGRAM, env=environ, stdout=asyncio.subprocess.PIPE
+        )
+        for _ in range(3)
+    ]
+    said = [(await process.communicate())[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0]
+    assert sorted(map(int, said)) == [0, 0, len(read_migrations())]
+
+
+async def test_only_what_is_lacking_is_applied(empty_database: Settings) -> None:
+    assert await migrate(empty_database, [FIRST]) == [FIRST]
+    assert await migrate(empty_database, [FIRST, SECOND]) == [SECOND]
+
+
+async def test_a_migration_that_was_edited_after_it_was_applied_is_refused(empty_database: Settings) -> None:
+    await migrate(empty_database, [FIRST])
+    edited = replace(FIRST, text=FIRST.text + " -- better")
+    with pytest.raises(SchemaError, match=r"migration 1 \(first\) was edited after it was applied"):
+        await migrate(empty_database, [edited, SECOND])
+    assert await rows(empty_database, "SELECT to_regclass('second')") == [(None,)]
+
+
+async def test_a_database_of_a_newer_program_is_refused(empty_database: Settings) -> None:
+    await migrate(empty_database, [FIRST, SECOND])
+    with pytest.raises(SchemaError, match="has migration 2, this program knows 1: upgrade it"):
+        await migrate(empty_database, [FIRST])
+
+
+async def test_a_migration_that_fails_leaves_nothing_and_keeps_nobody_out(empty_database: Settings) -> None:
+    broken = Migration(2, "second", "CREATE TABLE half (id integer); SELECT nonsense")
+    with pytest.raises(psycopg.errors.UndefinedColumn):
+        await migrate(empty_database, [FIRST, broken])
+    assert await rows(empty_database, "SELECT to_regclass('half')") == [(None,)]
+    async with asyncio.timeout(10):
+        assert await migrate(empty_database, [FIRST, SECOND]) == [SECOND]
+
+
+async def test_a_postgresql_that_is_too_old_is_refused(
+    empty_database: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (version,) = await rows(empty_database, "SHOW server_version_num")
+    major = int(str(version[0])) // 10000
+    monkeypatch.setattr("engine.storage.migrate.MINIMUM_POSTGRES", major + 1)
+    with pytest.raises(SchemaError, match=f"PostgreSQL is version {major}; {major + 1} or newer is needed"):
+        await migrate(empty_database)
+    assert await rows(empty_database, "SELECT to_regclass('schema_migrations')") == [(None,)]
+
+
+async def test_a_postgresql_that_is_not_there_is_named_in_one_sentence(free_port: object) -> None:
+    assert callable(free_port)
+    port = free_port()
+    with pytest.raises(SchemaError) as refused:
+        await migrate(Settings(db_host="127.0.0.1", db_port=port))
+    assert str(refused.value).startswith(f"PostgreSQL at 127.0.0.1:{port} cannot be used: ")
+    assert "\n" not in str(refused.value)
