@@ -1,7 +1,7 @@
 """The order queue: taskiq over a Redis stream. A message says "look at these orders", nothing more.
 
 taskiq brings the task protocol, the receiver, concurrency limits and middlewares. The broker is ours,
-because the stock one (taskiq-redis 1.2.4, read and measured) loses, repeats or keeps messages. It
+a subclass of taskiq-redis's: the stock one (1.2.4, read and measured) loses, repeats or keeps messages. Ours
 rests on one fact: PostgreSQL holds the orders and their leases. So
 
 - a message is order ids and nothing else. It may be lost, repeated or forged; the claim in PostgreSQL
@@ -29,16 +29,18 @@ from itertools import chain
 from typing import Any, Final
 from uuid import UUID
 
+from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 from taskiq import AckableMessage, AsyncBroker, BrokerMessage, TaskiqMessage
 from taskiq.abc.formatter import TaskiqFormatter
 from taskiq.acks import AcknowledgeType
 from taskiq.receiver import Receiver
+from taskiq_redis import RedisStreamBroker
 
 from engine.coalesce import Coalescer
 from engine.hints import are_order_ids, pack_order_ids, unpack_order_ids
-from engine.redis_client import RECONNECT, REDIS_ERRORS, make_client
+from engine.redis_client import RECONNECT, REDIS_ERRORS, connection_options
 from engine.settings import Settings
 from engine.telemetry import hints_dropped_total, observe_batch, queue_messages_total, redis_up, stage_seconds
 
@@ -124,7 +126,7 @@ class OrderFormatter(TaskiqFormatter):
         )
 
 
-class OrderBroker(AsyncBroker):
+class OrderBroker(RedisStreamBroker):
     """A taskiq broker on one Redis stream. Servers `offer`, workers `run_tasks`.
 
     Entering it as a context manager, or `startup`, never waits for Redis: a broker without Redis
@@ -144,17 +146,25 @@ class OrderBroker(AsyncBroker):
         at a time. `block_seconds` is how long it waits for one, and so how long it may take to stop.
         Entries that were idle for `idle_seconds` are taken from their consumer.
         """
-        super().__init__()
+        super().__init__(
+            settings.redis_url,
+            queue_name=STREAM,
+            consumer_group_name=GROUP,
+            consumer_name=f"{socket.gethostname()}-{os.getpid()}-{random.randbytes(4).hex()}",
+            # From the first message, not from now on: what was offered before any worker was there is run.
+            consumer_id="0",
+            **connection_options(),
+        )
         self.formatter = OrderFormatter()
         self.capacity = capacity
         self.has_room: Callable[[], bool] = _always
         """While it returns False nothing more is read. What was just read may still come:
         `read_count` messages of ORDERS_PER_MESSAGE orders at most."""
-        self.consumer = f"{socket.gethostname()}-{os.getpid()}-{random.randbytes(4).hex()}"
         self._read_count = read_count
         self._block_ms = round(block_seconds * 1000)
         self._idle_seconds = idle_seconds
-        self._client = make_client(settings)
+        # One client for all calls; the stock broker makes one for each.
+        self._client = Redis(connection_pool=self.connection_pool)
         self._offers: Coalescer[Sequence[UUID], None] = Coalescer(self._add, observe=observe_batch("offer"))
         self._rest_until = 0.0
         self._acknowledgements: Coalescer[bytes, None] = Coalescer(
@@ -174,6 +184,10 @@ class OrderBroker(AsyncBroker):
         self._refresh_time = self._reclaim_time = self._forget_time = 0.0
         self.up: bool | None = None
         """Whether Redis answered `listen` last time; None: not asked yet."""
+
+    async def startup(self) -> None:
+        """Start the middlewares. Redis is not needed for it: the group is made when `listen` reaches it."""
+        await AsyncBroker.startup(self)
 
     # ---- Offering --------------------------------------------------------------------------------
 
@@ -249,15 +263,15 @@ class OrderBroker(AsyncBroker):
 
     async def shutdown(self) -> None:
         """Send what was handed in, leave the group unless something is in hand, and close the connections."""
-        await super().shutdown()
         await self._offers.drain()
         await self._acknowledgements.drain()
         if self._has_group:
             try:
-                await self._forget(self.consumer)
+                await self._forget(self.consumer_name)
             except REDIS_ERRORS as error:
                 logger.info("another worker will tidy up after this one: %s", error)
         await self._client.aclose()
+        await super().shutdown()
 
     async def _next_entries(self) -> list[Entry]:
         """Return what to work on next; nothing when there is no room, or nothing came in a block interval."""
@@ -288,7 +302,7 @@ class OrderBroker(AsyncBroker):
     async def _create_group(self) -> None:
         try:
             # From id 0, the start of the stream: what was offered before there was a group is work too.
-            await self._client.xgroup_create(STREAM, GROUP, id="0", mkstream=True)
+            await self._client.xgroup_create(STREAM, GROUP, id=self.consumer_id, mkstream=True)
         except ResponseError as error:
             if not str(error).startswith("BUSYGROUP"):
                 raise
@@ -296,7 +310,7 @@ class OrderBroker(AsyncBroker):
 
     async def _read(self, count: int) -> list[Entry]:
         answer: Any = await self._client.xreadgroup(
-            GROUP, self.consumer, {STREAM: ">"}, count=count, block=self._block_ms
+            GROUP, self.consumer_name, {STREAM: ">"}, count=count, block=self._block_ms
         )
         self._set_up(True)
         entries: list[Entry] = answer[0][1] if answer else []
@@ -308,7 +322,7 @@ class OrderBroker(AsyncBroker):
         answer: Any = await self._client.xautoclaim(
             STREAM,
             GROUP,
-            self.consumer,
+            self.consumer_name,
             min_idle_time=round(self._idle_seconds * 1000),
             start_id=self._reclaim_from,
             count=count,
@@ -328,7 +342,7 @@ class OrderBroker(AsyncBroker):
         if self._in_hand:
             # A minimum idle time of 0 takes back what another worker took while this process stood still.
             # Both run it then, whoever has it; the claim in PostgreSQL lets one of them.
-            await self._client.xclaim(STREAM, GROUP, self.consumer, 0, list(self._in_hand), justid=True)
+            await self._client.xclaim(STREAM, GROUP, self.consumer_name, 0, list(self._in_hand), justid=True)
 
     async def _forget(self, leaving: str) -> None:
         """Remove consumers from the group that hold nothing: silent ones, and the one that is `leaving`."""

@@ -7,7 +7,7 @@ needs certainty reads PostgreSQL.
 from __future__ import annotations
 
 import asyncio
-from typing import Final
+from typing import Any, Final
 
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
@@ -32,22 +32,26 @@ _OLDEST: Final = 7
 """Before 7.0, XAUTOCLAIM answers deleted entries as nil instead of leaving them out."""
 
 
-def make_client(settings: Settings, *, retries: int = 1) -> Redis:
-    """Return a client with a pool of connections, over TCP or a Unix socket as `redis_url` says.
+def connection_options(retries: int = 1) -> dict[str, Any]:
+    """Return how every connection to Redis behaves.
 
     `retries` is how often a call goes out again, at once, when its connection turns out to be dead: a
     pooled one may have died while it was idle. The waiting in between is the callers' own.
     """
-    return Redis.from_url(
-        settings.redis_url,
-        socket_timeout=ANSWER_SECONDS,
-        socket_connect_timeout=ANSWER_SECONDS,
+    return {
+        "socket_timeout": ANSWER_SECONDS,
+        "socket_connect_timeout": ANSWER_SECONDS,
         # Not after a timeout: a server that hangs is not helped by being asked twice.
-        retry=Retry(NoBackoff(), retries, supported_errors=(RedisConnectionError,)),
+        "retry": Retry(NoBackoff(), retries, supported_errors=(RedisConnectionError,)),
         # RESP2 needs no HELLO, and no client name is announced: a new connection costs no extra round trip.
-        protocol=2,
-        driver_info=None,
-    )
+        "protocol": 2,
+        "driver_info": None,
+    }
+
+
+def make_client(settings: Settings, *, retries: int = 1) -> Redis:
+    """Return a client with a pool of connections, over TCP or a Unix socket as `redis_url` says."""
+    return Redis.from_url(settings.redis_url, **connection_options(retries))
 
 
 async def check_version(settings: Settings) -> None:

@@ -233,7 +233,7 @@ async def test_consumers_that_are_gone_are_removed_unless_they_hold_something(
     assert await names() == {"gone", "holding"}
 
     async def only_the_living_and_the_holding() -> bool:
-        return await names() == {"holding", broker.consumer}
+        return await names() == {"holding", broker.consumer_name}
 
     async with running(broker):
         await until(only_the_living_and_the_holding)
