@@ -165,7 +165,7 @@ async def test_first_order_crash_restart_and_a_clean_end(
             assert name in running
         assert (home / "data" / "wallet.json").stat().st_mode & 0o777 == 0o600
 
-        code, said, err = await first.order_engine("submit", "sell", "1.5", "SOL", "USDC", "--watch", "--json")
+        code, said, err = await first.order_engine("submit", "sell", "1.5", "SOL", "USDC", "-w", "--json")
         assert (code, err) == (0, "")
         order, *events = [json.loads(line) for line in said.splitlines()]
         statuses = [event["status"] for event in events]
