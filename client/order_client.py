@@ -72,6 +72,7 @@ _CHANNEL_OPTIONS: Final = (
 
 Request = TypeVar("Request", bound=Message)
 Response = TypeVar("Response", bound=Message)
+Answer = TypeVar("Answer")
 RequestIn = TypeVar("RequestIn", bound=Message, contravariant=True)
 ResponseOut = TypeVar("ResponseOut", bound=Message, covariant=True)
 
@@ -295,22 +296,34 @@ class OrderClient:
         Raises OrderNotFound; OrderInFlight or OrderClosed when it came too late; Unavailable.
         """
         request = pb.CancelOrderRequest(order_id=order_id)
+        tries = 0
+
+        async def once() -> pb.CancelOrderResponse:
+            nonlocal tries
+            tries += 1
+            return await self._call(self._stub.CancelOrder, request, self._timeout_seconds)
+
         try:
-            return order_of((await self._ask(self._stub.CancelOrder, request)).order)
+            return order_of((await self._bounded(once)).order)
         except OrderClosed:
-            # It may have been this call that closed it: a try whose answer was lost.
-            order = (await self.get(order_id)).order
-            if order.status is OrderStatus.CANCELLED:
-                return order
+            if tries > 1:
+                # It may have been this call that closed it: by a try whose answer was lost.
+                order = (await self.get(order_id)).order
+                if order.status is OrderStatus.CANCELLED:
+                    return order
             raise
 
     # ---- Calls -----------------------------------------------------------------------------------
 
     async def _ask(self, method: _Method[Request, Response], request: Request) -> Response:
-        """Call a method that may be repeated, for up to `timeout_seconds` in all."""
+        """Call a method that may be repeated."""
+        return await self._bounded(lambda: self._call(method, request, self._timeout_seconds))
+
+    async def _bounded(self, call: Callable[[], Awaitable[Answer]]) -> Answer:
+        """Repeat the call for up to `timeout_seconds` in all."""
         try:
             async with asyncio.timeout(self._timeout_seconds):
-                return await self._repeated(lambda: self._call(method, request, self._timeout_seconds))
+                return await self._repeated(call)
         except TimeoutError:
             raise ServerUnavailable(f"no answer within {self._timeout_seconds:g} s") from None
 
@@ -340,6 +353,3 @@ class OrderClient:
             if task is not None and task.cancelling() > 0:
                 raise
             raise ServerUnavailable("the server cancelled the call") from None
-
-
-Answer = TypeVar("Answer")

@@ -41,9 +41,9 @@ function short(id) {
   return id.length > 13 ? `${id.slice(0, 4)}…${id.slice(-6)}` : id;
 }
 
-function amountOf(text) {
+function amountOf(text, digits = 8) {
   const number = Number(text);
-  return Number.isFinite(number) ? number.toLocaleString("en-US", { maximumSignificantDigits: 8 }) : text;
+  return Number.isFinite(number) ? number.toLocaleString("en-US", { maximumSignificantDigits: digits }) : text;
 }
 
 function percent(ppm) {
@@ -123,8 +123,8 @@ function quoteRow(quote, side, best) {
     "tr",
     { class: quote.pool === best ? "best" : "" },
     venue,
-    make("td", { class: "number", text: amountOf(quote.price) }),
-    make("td", { class: "number", text: amountOf(leg) }),
+    make("td", { class: "number", text: amountOf(quote.price, 7) }),
+    make("td", { class: "number", text: amountOf(leg, 7) }),
     make("td", { class: "number", text: percent(quote.feePpm) }),
     make("td", { class: "number", text: percent(quote.priceImpactPpm) }),
   );
@@ -227,9 +227,10 @@ function draw(timeline) {
 
 function steps(timeline, status) {
   const reached = new Map();
-  // A later attempt goes through the steps again: what it has not reached yet is open once more.
   for (const event of timeline.events) {
-    for (const step of STEPS.slice(STEPS.indexOf(event.status) + 1)) if (STEPS.includes(event.status)) reached.delete(step);
+    const at = STEPS.indexOf(event.status);
+    // A later attempt goes through the steps again: what it has not reached yet is open once more.
+    if (at >= 0) for (const later of STEPS.slice(at + 1)) reached.delete(later);
     reached.set(event.status, event);
   }
   const ended = CLOSED.has(status) && status !== "confirmed";
