@@ -11,7 +11,9 @@ from gateway.problems import CODE_OF, code_of, problem_of_error
 def reasons(tree: type[domain.EngineError] | type[OrderError]) -> set[str]:
     found = {tree.reason} if "reason" in vars(tree) else set()
     for kind in tree.__subclasses__():
-        found |= reasons(kind)
+        # A part's own errors, such as the node client's, never leave the server under their own name.
+        if kind.__module__ == tree.__module__:
+            found |= reasons(kind)
     return found
 
 
