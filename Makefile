@@ -12,8 +12,8 @@ PACKAGES := engine server workers gateway simnet client cli bench
 ARGS ?=
 
 PROTOC = $(PY) -m grpc_tools.protoc -Iprotos --python_out=$(1) --grpc_python_out=$(1) \
-	--plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy --mypy_out=$(1) \
-	--plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc --mypy_grpc_out=$(1) protos/orders/v1/orders.proto
+	--plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy --mypy_out=quiet:$(1) \
+	--plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc --mypy_grpc_out=quiet:$(1) protos/orders/v1/orders.proto
 
 LOCK = uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--no-emit-find-links --no-header --no-annotate --quiet pyproject.toml
@@ -37,7 +37,7 @@ check: .venv/.installed-dev ## Run what reads the code without running it: lint,
 	$(BIN)/mypy $(PACKAGES) tests
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/buf lint
-	$(BIN)/buf format --diff --exit-code protos/orders
+	$(BIN)/buf format --diff --exit-code --path protos/orders
 	@fresh=$$(mktemp -d); trap 'rm -rf "$$fresh"' EXIT; $(call PROTOC,"$$fresh"); \
 		diff -r --exclude=__pycache__ generated/orders "$$fresh/orders" \
 		|| { echo 'generated/ is not what protos/ make: run `make generate`' >&2; exit 1; }
