@@ -403,14 +403,16 @@ class Chain:
         wanted = [each for each in signatures if each not in self._known and each not in self._statuses]
         return await self._find(wanted) if wanted else {}
 
+    def recent_record(self, signature: bytes) -> Landed | None:
+        """Return a whole landed transaction, if it is one of the newest and may be told."""
+        return None if self.status(signature) is None else self._records.get(signature)
+
     async def record(self, signature: bytes) -> Landed | None:
-        """Return a whole landed transaction, if it may be told."""
-        if signature in self._statuses and self.status(signature) is None:
+        """Return a whole landed transaction, however old, if it may be told."""
+        if signature in self._known or (signature in self._statuses and self.status(signature) is None):
             return None
         record = self._records.get(signature)
-        if record is not None or signature in self._known:
-            return record
-        return (await self._find([signature])).get(signature)
+        return record if record is not None else (await self._find([signature])).get(signature)
 
     async def page(self, memo_prefix: str, after: int, limit: int) -> list[Landed]:
         """Return landed transactions in the order of execution, as LedgerReader.page does."""

@@ -116,7 +116,7 @@ class Node:
         self.chain.listeners.append(self._note_slot)
         self._note_slot()
         await self._listen(Rpc(self.chain, genesis.faucet), Sockets(self.chain))
-        logger.info("slot %d, ledger in %s, port %d", self.chain.slot, folder, self.port)
+        logger.info("listening", extra={"port": self.port, "slot": self.chain.slot, "ledger": str(folder)})
 
     def _temporary_folder(self) -> str:
         return self._stack.enter_context(tempfile.TemporaryDirectory(prefix="simnet-"))

@@ -396,7 +396,10 @@ class Rpc:
         if encoding not in ("json", "base58", "base64"):
             raise _invalid(f"Invalid params: encoding {encoding!r} is not supported; use base64")
         versioned = options.get("maxSupportedTransactionVersion") is not None
-        return self._transaction_json(signature, commitment, encoding, versioned)
+        record = self._chain.recent_record(signature)
+        if record is not None:
+            return self._transaction_json(record, commitment, encoding, versioned)
+        return self._older_transaction_json(signature, commitment, encoding, versioned)
 
     def get_signatures_for_address(self, params: list[Any]) -> Any:
         address = _address(argument(params, 0, 1))
@@ -462,10 +465,15 @@ class Rpc:
             ],
         )
 
-    async def _transaction_json(
+    async def _older_transaction_json(
         self, signature: bytes, commitment: str, encoding: str, versioned: bool
     ) -> Json | None:
         landed = await self._chain.record(signature)
+        return self._transaction_json(landed, commitment, encoding, versioned)
+
+    def _transaction_json(
+        self, landed: Landed | None, commitment: str, encoding: str, versioned: bool
+    ) -> Json | None:
         if landed is None or landed.slot > self._chain.slot_of(commitment):
             return None
         if is_versioned(landed) and not versioned:

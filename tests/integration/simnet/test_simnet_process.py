@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
 from base64 import b64encode
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -44,18 +45,6 @@ class Process:
         assert "error" not in answer, answer
         return answer["result"]
 
-    async def ready(self) -> None:
-        async with asyncio.timeout(20):
-            while True:
-                try:
-                    async with self._session.get(self._url + "/healthz") as response:
-                        if response.status == 200:
-                            return
-                except aiohttp.ClientError:
-                    pass
-                assert self.child.returncode is None
-                await asyncio.sleep(0.02)
-
     async def kill(self) -> None:
         self.child.send_signal(signal.SIGKILL)
         await self.child.wait()
@@ -88,47 +77,38 @@ def environ(folder: Path, port: int, **settings: Any) -> dict[str, str]:
 
 
 @asynccontextmanager
-async def running(folder: Path, port: int, **settings: Any) -> AsyncIterator[Process]:
+async def running(folder: Path, **settings: Any) -> AsyncIterator[Process]:
+    """Run it on ports it chooses itself, which its log tells."""
     child = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
         "simnet",
         cwd=_ROOT,
-        env=environ(folder, port, **settings),
-        stderr=asyncio.subprocess.DEVNULL,
+        env=environ(folder, 0, **settings),
+        stderr=asyncio.subprocess.PIPE,
     )
+    assert child.stderr is not None
     try:
+        async with asyncio.timeout(20):
+            line = await child.stderr.readline()
+        entry = json.loads(line)
+        assert entry["message"] == "listening", line
         async with aiohttp.ClientSession() as session:
-            process = Process(child, session, port)
-            await process.ready()
-            yield process
+            yield Process(child, session, entry["port"])
     finally:
         if child.returncode is None:
             child.kill()
         await child.wait()
 
 
-def pair_of_ports(free_port: Callable[[], int]) -> int:
-    """Return a free port whose neighbour is free as well."""
-    while True:
-        port = free_port()
-        with socket.socket() as neighbour:
-            try:
-                neighbour.bind(("127.0.0.1", port + 1))
-            except (OSError, OverflowError):
-                continue
-            return port
-
-
-async def test_what_was_told_survives_kill_9(tmp_path: Path, free_port: Callable[[], int]) -> None:
-    port = pair_of_ports(free_port)
+async def test_what_was_told_survives_kill_9(tmp_path: Path) -> None:
     sent: dict[str, bytes] = {}
     told: dict[str, Any] = {}
-    async with running(tmp_path, port) as simnet:
+    async with running(tmp_path) as simnet:
         for wallet in (ALICE, BOB):
             await simnet.call("simnet_fund", {"wallet": str(wallet.pubkey), "mint": "SOL", "amount": 10**12})
     for _ in range(4):
-        async with running(tmp_path, port) as simnet:
+        async with running(tmp_path) as simnet:
             if told:
                 for before, now in zip(
                     list(told.values())[-200:], await simnet.statuses(list(told)[-200:]), strict=True
@@ -161,7 +141,7 @@ async def test_what_was_told_survives_kill_9(tmp_path: Path, free_port: Callable
         on_record = {str(Signature.from_bytes(each.signature)): each for each in reader.page(limit=100_000)}
         reader.close()
         assert all(on_record[signature].slot == status["slot"] for signature, status in told.items())
-        async with running(tmp_path, port) as again:
+        async with running(tmp_path) as again:
             assert await again.call("getBlockHeight", PROCESSED) >= height
             valid = await again.call("isBlockhashValid", base58.encode(blockhash), PROCESSED)
             assert valid["value"] is True
@@ -181,16 +161,13 @@ async def test_what_was_told_survives_kill_9(tmp_path: Path, free_port: Callable
         assert balance == 10**12 + transfers
 
 
-async def test_sigterm_ends_it_in_good_order_and_it_goes_on_later(
-    tmp_path: Path, free_port: Callable[[], int]
-) -> None:
-    port = pair_of_ports(free_port)
-    async with running(tmp_path, port) as simnet:
+async def test_sigterm_ends_it_in_good_order_and_it_goes_on_later(tmp_path: Path) -> None:
+    async with running(tmp_path) as simnet:
         slot = await simnet.call("getSlot", PROCESSED)
         simnet.child.terminate()
         async with asyncio.timeout(15):
             assert await simnet.child.wait() == 0
-    async with running(tmp_path, port) as again:
+    async with running(tmp_path) as again:
         assert await again.call("getSlot", PROCESSED) >= slot
 
 
@@ -205,26 +182,26 @@ async def test_sigterm_ends_it_in_good_order_and_it_goes_on_later(
     ],
 )
 async def test_what_it_cannot_start_with_is_one_sentence_and_exit_code_2(
-    tmp_path: Path, free_port: Callable[[], int], settings: dict[str, Any], sentence: str
+    tmp_path: Path, settings: dict[str, Any], sentence: str
 ) -> None:
-    port = pair_of_ports(free_port)
     if "simnet_seed" in settings:
-        async with running(tmp_path, port):
+        async with running(tmp_path):
             pass
     with socket.socket() as listener:
-        if settings.get("simnet_port") == "taken":
-            listener.bind(("127.0.0.1", port))
-            listener.listen()
-        elif settings.get("simnet_port") == "neighbour taken":
-            listener.bind(("127.0.0.1", port + 1))
-            listener.listen()
-        settings = {name: value for name, value in settings.items() if name != "simnet_port"}
-        folder = settings.pop("simnet_data_dir", tmp_path)
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        taken = listener.getsockname()[1]
+        given = dict(settings)
+        port = given.pop("simnet_port", "free")
         ended = await asyncio.to_thread(
             subprocess.run,
             [sys.executable, "-m", "simnet"],
             cwd=_ROOT,
-            env=environ(Path(folder), port, **settings),
+            env=environ(
+                Path(given.pop("simnet_data_dir", tmp_path)),
+                {"taken": taken, "neighbour taken": taken - 1, "free": 0}[port],
+                **given,
+            ),
             capture_output=True,
             text=True,
             timeout=30,

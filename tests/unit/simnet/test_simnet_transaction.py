@@ -5,7 +5,7 @@ from __future__ import annotations
 from base64 import b64decode
 
 import pytest
-from published_vectors import solana_cases
+from tests.published_vectors import solana_cases
 from simnet_wallets import SigningWallet
 from solders.pubkey import Pubkey
 from solders.transaction import VersionedTransaction
