@@ -102,7 +102,7 @@ class Chain:
         self.accounts: dict[bytes, Account] = {}
         """As the newest slot left them."""
         self.slot = FIRST_SLOT
-        """The newest slot: executed, committed, shown."""
+        """The newest slot that is shown: executed and, unless it was empty, on record."""
         self.block_time = 0
         self.transaction_count = 0
         self.producing = asyncio.Event()
@@ -194,11 +194,14 @@ class Chain:
             self.market.move(view, slot, clock)
             landed: list[Landed] = []
             lagging: dict[bytes, int] = {}
-            for count, waiting in enumerate(self._waiting.pop(slot, ()), start=1):
+            due = self._waiting.pop(slot, [])
+            for count, waiting in enumerate(due, start=1):
                 self._land(waiting, view, clock, landed, lagging)
                 if count % _BREATH == 0:
                     await asyncio.sleep(0)
             await self._record(view, landed, lagging, slot, block_time)
+            # Only now: in between it would be neither waiting nor landed, and be looked for in the ledger.
+            self._known.difference_update(waiting.transaction.signature for waiting in due)
             self._hashes[self.blockhash(slot)] = self.block_height(slot)
             while len(self._hashes) > MAX_PROCESSING_AGE + 1:
                 del self._hashes[next(iter(self._hashes))]
@@ -221,7 +224,6 @@ class Chain:
         lagging: dict[bytes, int],
     ) -> None:
         transaction, fate = waiting.transaction, waiting.fate
-        self._known.discard(transaction.signature)
         if self._age_error(transaction, self.block_height(clock.slot)) is not None:
             return
         outcome = self._bank.execute(transaction, view, clock, revert=fate.reverted)

@@ -17,13 +17,13 @@ from typing import Any
 
 import aiohttp
 import pytest
-from simnet_wallets import SigningWallet
 from solders.signature import Signature
 
 from engine.settings import Settings, settings_as_environ
 from engine.solana.instructions import memo, transfer_lamports
 from simnet import base58
 from simnet.ledger import FILE_NAME, LedgerReader
+from tests.simnet_wallets import SigningWallet
 
 ALICE, BOB = SigningWallet(1), SigningWallet(2)
 PROCESSED = {"commitment": "processed"}

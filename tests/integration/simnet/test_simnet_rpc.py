@@ -10,8 +10,6 @@ from typing import Any
 import aiohttp
 import pytest
 import solders.rpc.responses as responses
-from published_vectors import solana_cases
-from simnet_wallets import SigningWallet
 from solders.pubkey import Pubkey
 from solders.signature import Signature
 
@@ -23,6 +21,8 @@ from engine.venues import VENUES
 from simnet import base58
 from simnet.genesis import GenesisPool, make_genesis
 from simnet.node import Node
+from tests.published_vectors import solana_cases
+from tests.simnet_wallets import SigningWallet
 
 ALICE, BOB = SigningWallet(1), SigningWallet(2)
 USDC_ACCOUNT = str(ALICE.token_account(USDC))
@@ -285,6 +285,7 @@ async def test_a_transaction_is_sent_followed_and_read_back(wire: Wire, pools: S
     await wire.result("simnet_advance")
     record = await wire.result("getTransaction", sent["result"], options)
     parsed = responses.GetTransactionResp.from_json(wire.text)
+    assert isinstance(parsed, responses.GetTransactionResp)
     assert parsed.value is not None
     assert_same_shape(example_of("getTransaction")["response"]["result"], record)
     assert b64decode(record["transaction"][0]) == raw

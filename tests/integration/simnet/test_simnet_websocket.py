@@ -8,7 +8,6 @@ from typing import Any
 
 import aiohttp
 import pytest
-from simnet_wallets import SigningWallet
 from solders.signature import Signature
 
 from engine.settings import Settings
@@ -16,6 +15,7 @@ from engine.solana.instructions import memo, transfer_lamports
 from simnet.accounts import Account
 from simnet.node import Node
 from simnet.transaction import Transaction
+from tests.simnet_wallets import SigningWallet
 
 ALICE, BOB = SigningWallet(1), SigningWallet(2)
 

@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from simnet_wallets import OpenChain, SigningWallet, lamports_held, open_chain, supply_held, without_account
 from solders.instruction import AccountMeta, Instruction
 from solders.pubkey import Pubkey
 
@@ -37,6 +36,14 @@ from engine.venues import VENUES
 from simnet.accounts import Account, rent_exempt_minimum
 from simnet.bank import View, error_text
 from simnet.transaction import Transaction
+from tests.simnet_wallets import (
+    OpenChain,
+    SigningWallet,
+    lamports_held,
+    open_chain,
+    supply_held,
+    without_account,
+)
 
 KINDS = [venue.kind for venue in VENUES]
 SLIPPAGE = {venue.kind: venue.slippage_error for venue in VENUES}

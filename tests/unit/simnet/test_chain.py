@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from simnet_wallets import OpenChain, SigningWallet, open_chain
 
 from engine.domain.order import Side
 from engine.domain.tokens import SOL, USDC
@@ -17,6 +16,7 @@ from engine.solana.programs import CLOCK_SYSVAR
 from simnet.chain import FIRST_BLOCK_HEIGHT, FIRST_SLOT, MAX_PROCESSING_AGE, STATUS_CACHE_SLOTS
 from simnet.faults import FaultError, Faults, fate_of, parse_faults
 from simnet.transaction import Transaction
+from tests.simnet_wallets import OpenChain, SigningWallet, open_chain
 
 ALICE = SigningWallet(1)
 BOB = SigningWallet(2)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from simnet_wallets import SigningWallet, open_chain
 
 from engine.domain.tokens import SOL
 from engine.solana.instructions import memo, transfer_lamports
 from simnet.accounts import Account
 from simnet.bank import Meta
 from simnet.ledger import FILE_NAME, Landed, Ledger, LedgerError, LedgerReader, Progress
+from tests.simnet_wallets import SigningWallet, open_chain
 
 ALICE, BOB = SigningWallet(1), SigningWallet(2)
 META = Meta(["log"], 150, [5], [4], [])

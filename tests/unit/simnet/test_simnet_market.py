@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from simnet_wallets import NOON, open_chain
 
 from engine.domain.pools.pool import Clock
 from engine.domain.tokens import SOL, USDC
@@ -14,6 +13,7 @@ from simnet.bank import View
 from simnet.chain import FIRST_SLOT
 from simnet.genesis import make_genesis
 from simnet.market import Market
+from tests.simnet_wallets import NOON, open_chain
 
 
 def pools_after(seed: int, slots: int) -> dict[bytes, bytes]:

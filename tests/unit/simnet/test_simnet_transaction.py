@@ -5,14 +5,14 @@ from __future__ import annotations
 from base64 import b64decode
 
 import pytest
-from tests.published_vectors import solana_cases
-from simnet_wallets import SigningWallet
 from solders.pubkey import Pubkey
 from solders.transaction import VersionedTransaction
 
 from engine.solana.instructions import memo, set_compute_unit_limit, transfer_lamports
 from simnet import base58
 from simnet.transaction import Transaction, Undecodable, Unsanitary
+from tests.published_vectors import solana_cases
+from tests.simnet_wallets import SigningWallet
 
 ALICE, BOB = SigningWallet(1), SigningWallet(2)
 
