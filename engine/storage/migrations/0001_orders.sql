@@ -193,10 +193,11 @@ BEGIN
     FROM moved
     WHERE (SELECT status FROM order_events
            WHERE order_id = moved.order_id AND sequence = moved.sequence) IS DISTINCT FROM moved.status
-       OR (moved.status = 'submitted') <> EXISTS (
-           SELECT FROM attempts WHERE order_id = moved.order_id AND outcome IS NULL)
-       OR (moved.status = 'confirmed' AND NOT EXISTS (
-           SELECT FROM attempts WHERE order_id = moved.order_id AND outcome = 'landed'))
+       -- Not EXISTS: PostgreSQL may answer it for all orders at once, by reading every attempt there ever was.
+       OR (moved.status = 'submitted') <> coalesce(
+           (SELECT true FROM attempts WHERE order_id = moved.order_id AND outcome IS NULL), false)
+       OR (moved.status = 'confirmed' AND
+           (SELECT true FROM attempts WHERE order_id = moved.order_id AND outcome = 'landed') IS NULL)
     LIMIT 1;
     IF FOUND THEN
         RAISE EXCEPTION 'order % at sequence % lacks its event or its transaction', broken.order_id, broken.sequence
