@@ -21,6 +21,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from rich.console import Console
 
@@ -52,16 +53,17 @@ def up(data_folder: Path | None, worker_count: int | None) -> int:
         if worker_count is not None:
             settings = replace(settings, worker_processes=worker_count)
         with _data_folder(data_folder) as folder:
-            return asyncio.run(_Up(settings, folder, console).run())
+            return asyncio.run(_Up(settings, folder, data_folder is not None, console).run())
     except (SettingsError, StartupError) as error:
         print(f"order-engine: {error}", file=sys.stderr)  # noqa: T201
         return UNUSABLE
 
 
 class _Up:
-    def __init__(self, settings: Settings, folder: Path, console: Console) -> None:
+    def __init__(self, settings: Settings, folder: Path, kept: bool, console: Console) -> None:
         self._settings = settings
         self._folder = folder
+        self._kept = kept
         self._console = console
         self._launcher = Launcher(self._say)
         self._signalled = False
@@ -86,7 +88,7 @@ class _Up:
                 await self._launcher.stop()
         if failed is not None:
             raise failed
-        self._say(f"stopped; the data are in {_shown(self._folder)}" if self._folder.exists() else "stopped")
+        self._say(f"stopped; the data are in {_shown(self._folder)}" if self._kept else "stopped")
         return 0
 
     # ---- Start -----------------------------------------------------------------------------------
@@ -99,7 +101,7 @@ class _Up:
             self._say(f"  Redis       {settings.redis_host}")
         if settings.solana_rpc_url:
             await asyncio.to_thread(_check_node, settings.solana_rpc_url)
-            self._say(f"  Solana      {settings.solana_rpc_url}")
+            self._say(f"  Solana      {_without_key(settings.solana_rpc_url)}")
         if not settings.db_host:
             settings = await self._start_postgres(group, settings)
             await self._migrate(settings)
@@ -359,16 +361,23 @@ def _asking(ready: Callable[[], bool]) -> Callable[[], Awaitable[str | None]]:
 def _check_node(url: str) -> None:
     """Raise StartupError unless a JSON-RPC node answers."""
     body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "getVersion"}).encode()
+    place = _without_key(url)
     try:
         call = urllib.request.Request(url, body, {"Content-Type": "application/json"})
         with urllib.request.urlopen(call, timeout=10.0) as answer:
             version = json.load(answer)["result"]
     except urllib.error.URLError as error:
-        raise StartupError(f"SOLANA_RPC_URL {url} cannot be reached: {error.reason}") from None
+        raise StartupError(f"SOLANA_RPC_URL {place} cannot be reached: {error.reason}") from None
     except (OSError, ValueError, KeyError, TypeError):
-        raise StartupError(f"SOLANA_RPC_URL {url} is not a Solana node") from None
+        version = None
     if not isinstance(version, dict):
-        raise StartupError(f"SOLANA_RPC_URL {url} is not a Solana node")
+        raise StartupError(f"SOLANA_RPC_URL {place} is not a Solana node")
+
+
+def _without_key(url: str) -> str:
+    """Return the address without user, path and query, where providers have their customers' keys."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
 
 
 def _funds(token: Token) -> int:

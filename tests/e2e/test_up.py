@@ -331,8 +331,9 @@ async def test_an_unreachable_redis_is_named(home: Path, processes_in: Processes
 
 
 async def test_an_unreachable_node_is_named(home: Path, processes_in: ProcessesIn) -> None:
-    said = await _refusal(home, processes_in, SOLANA_RPC_URL="http://127.0.0.1:1")
+    said = await _refusal(home, processes_in, SOLANA_RPC_URL="http://127.0.0.1:1/?api-key=secret")
     assert said.startswith("order-engine: SOLANA_RPC_URL http://127.0.0.1:1 cannot be reached: ")
+    assert "secret" not in said
 
 
 async def test_a_redis_that_is_too_old_is_refused(home: Path, processes_in: ProcessesIn) -> None:
