@@ -26,6 +26,8 @@ from prometheus_client import (
     generate_latest,
 )
 
+from engine.settings import SettingsError
+
 # ---- Logs ----------------------------------------------------------------------------------------
 
 _STANDARD: Final = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
@@ -172,7 +174,7 @@ class ProbeServer:
         """Bound port; 0 becomes the one that was chosen when the block is entered."""
 
     async def __aenter__(self) -> Self:
-        """Raise OSError when the port cannot be bound."""
+        """Raise SettingsError when the port cannot be bound."""
         app = web.Application()
         app.add_routes([web.get("/healthz", self._healthz), web.get("/metrics", self._metrics)])
         # A scrape under way at shutdown gets a second to finish.
@@ -180,9 +182,12 @@ class ProbeServer:
         await runner.setup()
         try:
             await web.TCPSite(runner, self._host, self.port).start()
-        except OSError:
+        except OSError as error:
             await runner.cleanup()
-            raise
+            raise SettingsError(
+                f"port {self._host}:{self.port} for /metrics and /healthz cannot be bound:"
+                " it is in use, or not ours"
+            ) from error
         self.port = runner.addresses[0][1]
         self._runner = runner
         return self

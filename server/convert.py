@@ -38,7 +38,7 @@ _STATUSES: Final = {number: status for status, number in _STATUS_TO_PB.items()}
 _REASON_TO_PB: Final[dict[FailureReason | None, pb.FailureReason.ValueType]] = {
     None: pb.FAILURE_REASON_UNSPECIFIED
 } | {reason: pb.FailureReason.Value(f"FAILURE_REASON_{reason.name}") for reason in FailureReason}
-_REQUEST_ID: Final = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,62}[\x21-\x7e])?", re.ASCII)
+_REQUEST_ID: Final = re.compile(r"[\x20-\x7e]{1,64}", re.ASCII)
 _UUID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII | re.IGNORECASE)
 
 

@@ -255,7 +255,6 @@ class OrderService(orders_pb2_grpc.OrderServiceServicer):
     ) -> AsyncIterator[pb.WatchOrdersResponse]:
         async with refusals(context):
             with self._watches.subscribe() as subscription:
-                refused: list[pb.WatchEnded] = []
 
                 async def listen() -> None:
                     async for request in requests:
@@ -265,26 +264,21 @@ class OrderService(orders_pb2_grpc.OrderServiceServicer):
                             elif request.HasField("unwatch"):
                                 subscription.unwatch(order_id_from_proto(request.unwatch))
                         except InvalidOrder as error:
-                            order_id = request.watch.order_id or request.unwatch
-                            refused.append(pb.WatchEnded(order_id=order_id, status=to_status(error)))
-                            subscription.wake()
+                            subscription.refuse(request.watch.order_id or request.unwatch, error)
 
                 listening = asyncio.create_task(listen())
                 try:
                     async for events, ended in subscription.events():
-                        response = pb.WatchOrdersResponse(
+                        yield pb.WatchOrdersResponse(
                             events=[event_to_proto(watched) for watched in events],
                             ended=[
                                 pb.WatchEnded(
-                                    order_id=str(end.order_id),
+                                    order_id=end.order_id,
                                     status=None if end.error is None else to_status(end.error),
                                 )
                                 for end in ended
                             ],
                         )
-                        response.ended.extend(refused)
-                        refused.clear()
-                        yield response
                 finally:
                     listening.cancel()
 

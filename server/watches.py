@@ -33,7 +33,8 @@ logger = logging.getLogger(__name__)
 class Ended:
     """An order is watched no longer: it closed and all was sent (None), or it cannot be watched."""
 
-    order_id: UUID
+    order_id: str
+    """As the client wrote it, where that is no UUID."""
     error: EngineError | None
 
 
@@ -126,6 +127,8 @@ class Subscription:
         """Not known to exist yet: nothing of them was read so far."""
         self._look: dict[UUID, None] = {}
         """Orders to look at, longest waiting first."""
+        self._refused: list[Ended] = []
+        self._refused: list[Ended] = []
         self._wake = asyncio.Event()
 
     def watch(self, order_id: UUID, after_sequence: int = 0) -> None:
@@ -144,6 +147,11 @@ class Subscription:
             self._look.pop(order_id, None)
             self._watches.remove(order_id, self)
 
+    def refuse(self, order_id: str, error: EngineError) -> None:
+        """Say of an order that cannot even be asked for why it is not watched."""
+        self._refused.append(Ended(order_id, error))
+        self._wake.set()
+
     def unwatch_all(self) -> None:
         for order_id in list(self._cursors):
             self.unwatch(order_id)
@@ -153,6 +161,11 @@ class Subscription:
 
     def look(self, order_id: UUID) -> None:
         self._look[order_id] = None
+        self._wake.set()
+
+    def refuse(self, order_id: str, error: EngineError) -> None:
+        """Have the client told that this order cannot be watched."""
+        self._refused.append(Ended(str(order_id), error))
         self._wake.set()
 
     def wake(self) -> None:
@@ -173,15 +186,16 @@ class Subscription:
                 del self._look[order_id]
             if not self._look:
                 self._wake.clear()
+            refused, self._refused = self._refused, []
             events, ended = await self._read(order_ids)
-            if events or ended:
-                yield events, ended
+            if events or ended or refused:
+                yield events, refused + [Ended(str(order_id), error) for order_id, error in ended.items()]
 
-    async def _read(self, order_ids: list[UUID]) -> tuple[list[WatchedEvent], list[Ended]]:
+    async def _read(self, order_ids: list[UUID]) -> tuple[list[WatchedEvent], dict[UUID, EngineError | None]]:
         cursors = [(order_id, self._cursors[order_id]) for order_id in order_ids]
         found = await asyncio.gather(*(self._store.events_after(cursor) for cursor in cursors))
         events: list[WatchedEvent] = []
-        ended: list[Ended] = []
+        ended: dict[UUID, EngineError | None] = {}
         silent: list[UUID] = []
         for (order_id, after_sequence), news in zip(cursors, found, strict=True):
             if self._cursors.get(order_id) != after_sequence:
@@ -194,28 +208,28 @@ class Subscription:
             self._cursors[order_id] = news[-1].event.sequence
             events += news
             if news[-1].event.status in CLOSED:
-                ended.append(Ended(order_id, None))
-        ended += await self._verify(silent)
-        for end in ended:
-            self.unwatch(end.order_id)
+                ended[order_id] = None
+        ended |= await self._verify(silent)
+        for order_id in ended:
+            self.unwatch(order_id)
         return events, ended
 
-    async def _verify(self, order_ids: list[UUID]) -> list[Ended]:
+    async def _verify(self, order_ids: list[UUID]) -> dict[UUID, EngineError | None]:
         """Return those with nothing to come: unknown, a cursor beyond the record, or closed at it."""
-        ended = []
+        ended: dict[UUID, EngineError | None] = {}
         positions = await asyncio.gather(*(self._store.position(order_id) for order_id in order_ids))
         for order_id, position in zip(order_ids, positions, strict=True):
             after_sequence = self._cursors.get(order_id)
             if after_sequence is None:
                 continue
             if position is None:
-                ended.append(Ended(order_id, OrderNotFound(order_id)))
+                ended[order_id] = OrderNotFound(order_id)
             elif after_sequence > position.sequence:
-                ended.append(Ended(order_id, SequenceAhead(order_id, after_sequence, position.sequence)))
+                ended[order_id] = SequenceAhead(order_id, after_sequence, position.sequence)
             elif after_sequence < position.sequence:
                 self.look(order_id)  # it moved between the two reads
             elif position.closed:
-                ended.append(Ended(order_id, None))
+                ended[order_id] = None
             else:
                 self._unverified.discard(order_id)
         return ended

@@ -14,6 +14,7 @@ import pytest
 
 from engine import telemetry
 from engine.coalesce import Coalescer
+from engine.settings import SettingsError
 
 ORDER_ID = UUID("01890a5d-ac96-774b-bcce-b302099a8057")
 
@@ -142,6 +143,8 @@ async def test_healthz_follows_readiness_and_metrics_are_served() -> None:
 
 async def test_a_port_in_use_is_refused() -> None:
     async with telemetry.ProbeServer("127.0.0.1", 0, lambda: None) as first:
-        with pytest.raises(OSError, match="address already in use"):
+        with pytest.raises(
+            SettingsError, match=f"port 127.0.0.1:{first.port} .* cannot be bound: it is in use"
+        ):
             async with telemetry.ProbeServer("127.0.0.1", first.port, lambda: None):
                 raise AssertionError("two servers on one port")

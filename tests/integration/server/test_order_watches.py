@@ -1,0 +1,359 @@
+"""WatchOrder and WatchOrders over a real channel: what happened first, then live, to the closing event."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+import grpc
+import pytest
+from orders.v1 import orders_pb2 as pb
+from prometheus_client import REGISTRY
+
+from engine.domain.lifecycle import Cancelled, Claimed
+from engine.settings import Settings
+from tests.integration.server.calls import UNKNOWN, Refusal, Stub, refusal, refusal_of, stub_of, submit
+from tests.serving import Worker, order_server, with_grpc_port
+
+Until = Callable[..., Awaitable[None]]
+
+
+@pytest.fixture(scope="module")
+async def served(shared_database: Settings, valkey: Settings) -> AsyncIterator[Settings]:
+    """A server that all tests of this file share."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    settings = replace(
+        shared_database,
+        redis_host=valkey.redis_host,
+        redis_port=valkey.redis_port,
+        redis_password=valkey.redis_password,
+        grpc_port=port,
+        server_metrics_port=0,
+        simnet_port=0,
+    )
+    async with order_server(settings):
+        yield settings
+
+
+@pytest.fixture
+async def stub(served: Settings) -> AsyncIterator[Stub]:
+    async with stub_of(served) as stub:
+        yield stub
+
+
+@pytest.fixture
+async def worker(served: Settings) -> AsyncIterator[Worker]:
+    async with Worker(served) as worker:
+        yield worker
+
+
+async def new_order(stub: Stub) -> str:
+    order_id: str = (await stub.SubmitOrder(submit())).order.order_id
+    return order_id
+
+
+async def watched(stub: Stub, order_id: str, after_sequence: int = 0) -> list[int]:
+    """The sequences of an order's events until the stream ends with OK."""
+    async with asyncio.timeout(20):
+        stream = stub.WatchOrder(pb.WatchOrderRequest(order_id=order_id, after_sequence=after_sequence))
+        found = [answer.event.sequence async for answer in stream]
+        assert await stream.code() is grpc.StatusCode.OK
+    return found
+
+
+class Stream:
+    """A WatchOrders stream: what it told of each order so far, and how it ended it."""
+
+    def __init__(self, stub: Stub) -> None:
+        self._call = stub.WatchOrders()
+        self.sequences: dict[str, list[int]] = {}
+        self.ended: dict[str, Refusal | None] = {}
+
+    async def watch(self, order_id: str, after_sequence: int = 0) -> None:
+        request = pb.WatchOrderRequest(order_id=order_id, after_sequence=after_sequence)
+        await self._call.write(pb.WatchOrdersRequest(watch=request))
+
+    async def unwatch(self, order_id: str) -> None:
+        await self._call.write(pb.WatchOrdersRequest(unwatch=order_id))
+
+    async def write(self, request: pb.WatchOrdersRequest) -> None:
+        await self._call.write(request)
+
+    async def done_writing(self) -> None:
+        await self._call.done_writing()
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        """Read until the condition holds."""
+        async with asyncio.timeout(20):
+            while not condition():
+                answer = await self._call.read()
+                assert answer is not grpc.aio.EOF, await self._call.code()
+                for event in answer.events:
+                    self.sequences.setdefault(event.order_id, []).append(event.sequence)
+                for end in answer.ended:
+                    assert end.order_id not in self.ended
+                    self.ended[end.order_id] = refusal_of(end.status) if end.status.code else None
+
+    async def next(self) -> object:
+        """Read one more answer; for a stream that is about to break."""
+        async with asyncio.timeout(20):
+            return await self._call.read()
+
+    def cancel(self) -> None:
+        self._call.cancel()
+
+
+@asynccontextmanager
+async def stream_of(stub: Stub) -> AsyncIterator[Stream]:
+    stream = Stream(stub)
+    try:
+        yield stream
+    finally:
+        stream.cancel()
+
+
+# ---- One order -------------------------------------------------------------------------------------
+
+
+async def test_what_happened_comes_first_and_the_rest_as_it_happens(stub: Stub, worker: Worker) -> None:
+    order_id = await new_order(stub)
+    facts = await worker.facts(order_id)
+    await worker.move(order_id, *facts[:2])
+    stream = stub.WatchOrder(pb.WatchOrderRequest(order_id=order_id))
+    async with asyncio.timeout(20):
+        assert [(await stream.read()).event.sequence for _ in range(3)] == [1, 2, 3]
+        for sequence, fact in enumerate(facts[2:], start=4):
+            await worker.move(order_id, fact)
+            event = (await stream.read()).event
+            assert event.sequence == sequence
+        assert await stream.read() is grpc.aio.EOF
+        assert await stream.code() is grpc.StatusCode.OK
+    assert (event.status, event.output_amount) == (pb.ORDER_STATUS_CONFIRMED, "10")
+    assert {field.name for field, _ in event.ListFields()} == {
+        "order_id", "sequence", "status", "venue", "price", "input_amount", "output_amount", "tx_hash",
+        "attempt", "create_time",
+    }  # fmt: skip
+
+
+async def test_a_watch_resumes_after_any_cursor(stub: Stub, worker: Worker) -> None:
+    order_id = await new_order(stub)
+    await worker.execute(order_id)
+    for after_sequence in range(5):
+        assert await watched(stub, order_id, after_sequence) == list(range(after_sequence + 1, 6))
+
+
+async def test_a_closed_order_at_its_last_sequence_ends_at_once(stub: Stub, worker: Worker) -> None:
+    order_id = await new_order(stub)
+    await worker.move(order_id, Cancelled())
+    assert await watched(stub, order_id, 2) == []
+
+
+@pytest.mark.parametrize("after_sequence", [2, 2**63 - 1])
+async def test_a_cursor_beyond_the_record_is_refused(after_sequence: int, stub: Stub) -> None:
+    said = await refusal(watched(stub, await new_order(stub), after_sequence))
+    assert (said.code, said.reason) == ("OUT_OF_RANGE", "SEQUENCE_AHEAD")
+
+
+async def test_a_cursor_below_zero_is_refused(stub: Stub) -> None:
+    said = await refusal(watched(stub, UNKNOWN, -1))
+    assert (said.code, set(said.fields)) == ("INVALID_ARGUMENT", {"after_sequence"})
+
+
+async def test_a_lost_hint_delays_an_event_and_no_more(
+    stub: Stub, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker._hints, "publish", lost)
+    order_id = await new_order(stub)
+    stream = stub.WatchOrder(pb.WatchOrderRequest(order_id=order_id))
+    async with asyncio.timeout(20):
+        assert (await stream.read()).event.sequence == 1
+        await worker.move(order_id, Claimed())
+        assert (await stream.read()).event.sequence == 2
+        await worker.move(order_id, Cancelled())
+        assert (await stream.read()).event.sequence == 3
+        assert await stream.read() is grpc.aio.EOF
+
+
+async def lost(_order_ids: object) -> None:
+    """A hint that nobody gets."""
+
+
+async def test_watchers_who_leave_are_forgotten(stub: Stub, worker: Worker, until: Until) -> None:
+    before = open_watches()
+    order_id = await new_order(stub)
+    streams = [stub.WatchOrder(pb.WatchOrderRequest(order_id=order_id)) for _ in range(3)]
+    for stream in streams:
+        await stream.read()
+    assert open_watches() == before + 3
+    for stream in streams:
+        stream.cancel()
+    await until(lambda: open_watches() == before)
+    # And the order never noticed.
+    await worker.execute(order_id)
+    assert await watched(stub, order_id) == [1, 2, 3, 4, 5]
+
+
+def open_watches() -> float:
+    return REGISTRY.get_sample_value("order_engine_open_watches") or 0.0
+
+
+# ---- Many orders -----------------------------------------------------------------------------------
+
+
+async def test_one_stream_carries_many_orders_each_to_its_end(stub: Stub, worker: Worker) -> None:
+    order_ids = [await new_order(stub) for _ in range(20)]
+    async with stream_of(stub) as stream:
+        for order_id in order_ids[:10]:
+            await stream.watch(order_id)
+        await worker.execute(order_ids[0])
+        for order_id in order_ids[10:]:
+            await stream.watch(order_id)
+        await asyncio.gather(*map(worker.execute, order_ids[1:]))
+        await stream.until(lambda: len(stream.ended) == 20)
+        assert stream.ended == dict.fromkeys(order_ids)
+        assert stream.sequences == {order_id: [1, 2, 3, 4, 5] for order_id in order_ids}
+        # The stream stays open for more.
+        late = await new_order(stub)
+        await stream.watch(late)
+        await stream.until(lambda: late in stream.sequences)
+
+
+async def test_an_order_that_cannot_be_watched_is_told_and_the_others_go_on(
+    stub: Stub, worker: Worker
+) -> None:
+    order_id, closed = await new_order(stub), await new_order(stub)
+    await worker.move(closed, Cancelled())
+    async with stream_of(stub) as stream:
+        await stream.watch("nope")
+        await stream.until(lambda: stream.ended)
+        await stream.watch(UNKNOWN)
+        await stream.watch(order_id, -5)
+        await stream.until(lambda: len(stream.ended) == 3)
+        assert {name: end and (end.code, end.reason) for name, end in stream.ended.items()} == {
+            "nope": ("INVALID_ARGUMENT", "INVALID_ORDER"),
+            UNKNOWN: ("NOT_FOUND", "ORDER_NOT_FOUND"),
+            order_id: ("INVALID_ARGUMENT", "INVALID_ORDER"),
+        }
+        stream.ended.clear()
+        await stream.watch(order_id, 9)
+        await stream.watch(closed, 2)
+        await stream.until(lambda: len(stream.ended) == 2)
+        ahead = stream.ended[order_id]
+        assert ahead is not None
+        assert (ahead.code, ahead.reason) == ("OUT_OF_RANGE", "SEQUENCE_AHEAD")
+        assert stream.ended[closed] is None
+        assert not stream.sequences
+        stream.ended.clear()
+        await stream.watch(order_id)
+        await stream.until(lambda: stream.sequences == {order_id: [1]})
+
+
+async def test_an_action_that_is_none_is_passed_over(stub: Stub) -> None:
+    order_id = await new_order(stub)
+    async with stream_of(stub) as stream:
+        await stream.write(pb.WatchOrdersRequest())
+        await stream.unwatch(order_id)
+        await stream.watch(order_id)
+        await stream.until(lambda: order_id in stream.sequences)
+
+
+async def test_unwatched_orders_are_silent_until_they_are_watched_again(stub: Stub, worker: Worker) -> None:
+    order_id, other = await new_order(stub), await new_order(stub)
+    async with stream_of(stub) as stream:
+        await stream.watch(order_id)
+        await stream.until(lambda: order_id in stream.sequences)
+        await stream.unwatch(order_id)
+        # Requests are taken in order: once this one is answered, that one has been heard.
+        await stream.watch(other)
+        await stream.until(lambda: other in stream.sequences)
+        await worker.execute(order_id)
+        await worker.move(other, Claimed())
+        await stream.until(lambda: stream.sequences[other] == [1, 2])
+        assert stream.sequences[order_id] == [1]
+        await stream.watch(order_id, 3)
+        await stream.until(lambda: order_id in stream.ended)
+        assert stream.sequences[order_id] == [1, 4, 5]
+
+
+async def test_watching_again_moves_the_cursor(stub: Stub, worker: Worker) -> None:
+    order_id = await new_order(stub)
+    await worker.move(order_id, Claimed())
+    async with stream_of(stub) as stream:
+        await stream.watch(order_id)
+        await stream.until(lambda: stream.sequences.get(order_id) == [1, 2])
+        await stream.watch(order_id, 1)
+        await stream.until(lambda: stream.sequences[order_id] == [1, 2, 2])
+        await worker.move(order_id, Cancelled())
+        await stream.until(lambda: order_id in stream.ended)
+        assert stream.sequences[order_id] == [1, 2, 2, 3]
+
+
+async def test_a_stream_goes_on_when_its_client_has_nothing_more_to_ask(stub: Stub, worker: Worker) -> None:
+    order_id = await new_order(stub)
+    async with stream_of(stub) as stream:
+        await stream.watch(order_id)
+        await stream.done_writing()
+        await stream.until(lambda: order_id in stream.sequences)
+        await worker.execute(order_id)
+        await stream.until(lambda: order_id in stream.ended)
+        assert stream.sequences[order_id] == [1, 2, 3, 4, 5]
+
+
+async def test_watchers_of_one_order_have_each_their_own_cursor(stub: Stub, worker: Worker) -> None:
+    order_id = await new_order(stub)
+    await worker.move(order_id, *(await worker.facts(order_id))[:2])
+    async with stream_of(stub) as one, stream_of(stub) as other:
+        await one.watch(order_id)
+        await other.watch(order_id, 3)
+        await one.until(lambda: one.sequences.get(order_id) == [1, 2, 3])
+        await worker.move(order_id, Cancelled())
+        await one.until(lambda: one.ended)
+        await other.until(lambda: other.ended)
+    assert (one.sequences, other.sequences) == ({order_id: [1, 2, 3, 4]}, {order_id: [4]})
+
+
+# ---- Stopping --------------------------------------------------------------------------------------
+
+
+async def test_watchers_are_told_to_come_back_when_the_server_stops(
+    settings: Settings, free_port: Callable[[], int]
+) -> None:
+    settings = with_grpc_port(settings, free_port)
+    async with stub_of(settings) as stub, order_server(settings) as server:
+        order_id = await new_order(stub)
+        single = stub.WatchOrder(pb.WatchOrderRequest(order_id=order_id))
+        assert (await single.read()).event.sequence == 1
+        async with stream_of(stub) as busy, stream_of(stub) as idle:
+            await busy.watch(order_id)
+            await busy.until(lambda: order_id in busy.sequences)
+            await idle.write(pb.WatchOrdersRequest())
+            async with asyncio.timeout(12):
+                *told, _ = await asyncio.gather(
+                    refusal(single.read()), refusal(busy.next()), refusal(idle.next()), server.stop()
+                )
+        assert [(said.code, said.reason) for said in told] == [("UNAVAILABLE", "DRAINING")] * 3
+
+
+async def test_hints_are_not_needed_at_all(
+    settings: Settings, free_port: Callable[[], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody is subscribed to anything: looking around once a second finds it all."""
+
+    async def never(*_: object) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr("engine.hints.Hints.run", never)
+    settings = with_grpc_port(settings, free_port)
+    async with order_server(settings), stub_of(settings) as stub, Worker(settings) as worker:
+        order_id = await new_order(stub)
+        stream = stub.WatchOrder(pb.WatchOrderRequest(order_id=order_id))
+        async with asyncio.timeout(20):
+            assert (await stream.read()).event.sequence == 1
+            await worker.execute(order_id)
+            assert [(await stream.read()).event.sequence for _ in range(4)] == [2, 3, 4, 5]
+            assert await stream.read() is grpc.aio.EOF
