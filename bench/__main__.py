@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from bench.load import Run, Scenario, Target
-from bench.measure import Result, Server, machine, measure, server_of_folder
+from bench.measure import Result, Server, idle_cpu, machine, measure, server_of_folder
 from bench.render import print_comparison, print_results
 from bench.stack import StackError, own_server
 from bench.wire import Address
@@ -79,6 +79,7 @@ async def _bench(options: argparse.Namespace) -> int:
             if not options.no_warm_up:
                 with _shown(err, f"{server.name}: warm-up", _WARM_UP.order_count) as progress:
                     await measure(_WARM_UP, server, bodies, options.timeout, progress)
+        idle = {server.name: await idle_cpu(server) for server in servers if server.processes}
         for scenario in scenarios:
             for pair in range(pairs):
                 for server in servers:
@@ -87,18 +88,27 @@ async def _bench(options: argparse.Namespace) -> int:
                     )
                     with _shown(err, title, scenario.order_count) as progress:
                         results.append(await measure(scenario, server, bodies, options.timeout, progress))
-    _report(out, results, servers, scenarios)
+    _report(out, results, servers, scenarios, idle)
     if options.json:
-        report = {"machine": machine(), "bodies": bodies, "results": [asdict(result) for result in results]}
+        report = {
+            "machine": machine(),
+            "bodies": bodies,
+            "idle_cpu_ms_per_second": idle,
+            "results": [asdict(result) for result in results],
+        }
         options.json.write_text(json.dumps(report, indent=1) + "\n")
     return 0
 
 
 def _report(
-    out: Console, results: Sequence[Result], servers: Sequence[Server], scenarios: Sequence[Scenario]
+    out: Console,
+    results: Sequence[Result],
+    servers: Sequence[Server],
+    scenarios: Sequence[Scenario],
+    idle: Mapping[str, Mapping[str, float]],
 ) -> None:
     if len(servers) == 1:
-        print_results(out, results)
+        print_results(out, results, idle.get(servers[0].name, {}))
     else:
         for scenario in scenarios:
             a, b = (

@@ -14,11 +14,18 @@ from bench.measure import Result
 _CLEAN_ENDS = {"1000", "OK"}
 
 
-def print_results(console: Console, results: Sequence[Result]) -> None:
-    """Print everything that was measured of one server: a column for each scenario."""
+def print_results(console: Console, results: Sequence[Result], idle: Mapping[str, float]) -> None:
+    """Print everything that was measured of one server: a column for each scenario.
+
+    `idle`: CPU-ms a second of each process without any orders.
+    """
     tables = [
         (_load_table(results), "confirm: from submit to the confirmed event, as a watcher saw it"),
-        (_cpu_table(results), "memory of the last run, MB: highest RSS, and PSS at its end"),
+        (
+            _cpu_table(results, idle),
+            "idle: CPU-ms a second without orders, which every run pays too; memory of the last run, in MB:"
+            " highest RSS, and PSS at its end",
+        ),
         (_stage_table(results), "as the processes measured it themselves (order_engine_stage_seconds)"),
         (
             _edge_table(results),
@@ -87,22 +94,23 @@ def _load_table(results: Sequence[Result]) -> Table:
     return table
 
 
-def _cpu_table(results: Sequence[Result]) -> Table:
+def _cpu_table(results: Sequence[Result], idle: Mapping[str, float]) -> Table:
     table = _table("CPU-ms an order", results)
+    table.add_column("idle", justify="right")
     table.add_column("memory", justify="right")
     for name in dict.fromkeys(name for result in results for name in result.costs):
         costs = [result.costs.get(name) for result in results]
         last = next(cost for cost in reversed(costs) if cost)
         pss = "?" if last.pss_mb is None else f"{last.pss_mb:.0f}"
         cells = [f"{cost.cpu_ms_per_order:.3f}" if cost else "" for cost in costs]
-        table.add_row(name, *cells, f"{last.rss_peak_mb:.0f}, {pss}")
+        table.add_row(name, *cells, f"{idle.get(name, 0.0):.0f}", f"{last.rss_peak_mb:.0f}, {pss}")
     if table.row_count:
         table.add_section()
         memory = sum(cost.pss_mb or 0.0 for cost in results[-1].costs.values())
         totals = [f"{cpu_ms(result):.3f}" for result in results]
-        table.add_row("together", *totals, f"{memory:.0f}", style="bold")
+        table.add_row("together", *totals, f"{sum(idle.values()):.0f}", f"{memory:.0f}", style="bold")
         generator = [f"{result.generator_cpu_ms_per_order:.3f}" for result in results]
-        table.add_row("the generator", *generator, "", style="dim")
+        table.add_row("the generator", *generator, "", "", style="dim")
     return table
 
 
