@@ -502,7 +502,7 @@ async def _watch_requests(
 ) -> AsyncIterator[orders_pb2.WatchOrdersRequest]:
     while True:
         order = await waiting.get()
-        yield orders_pb2.WatchOrdersRequest(watch=orders_pb2.WatchOrderRequest(order_id=order.order_id))
+        yield orders_pb2.WatchOrdersRequest(watch=[orders_pb2.WatchOrderRequest(order_id=order.order_id)])
 
 
 def spec_of(body: dict[str, Any]) -> orders_pb2.OrderSpec:

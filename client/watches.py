@@ -43,6 +43,7 @@ _PASSING: Final = frozenset(
     }
 )
 # A connection that breaks is told as one of these too; of one order they would be the server's answer.
+_ORDERS_PER_REQUEST: Final = 1000
 _PASSING_FOR_STREAM: Final = _PASSING | {code_pb2.INTERNAL, code_pb2.UNKNOWN}
 
 
@@ -287,24 +288,32 @@ class Watches:
             while True:
                 await self._something_to_write.wait()
                 while self._to_write:
-                    order_id = next(iter(self._to_write))
-                    del self._to_write[order_id]
-                    feed = self._feeds.get(order_id)
-                    if feed is None:
-                        if order_id in self._asked:
-                            self._asked.discard(order_id)
-                            await call.write(pb.WatchOrdersRequest(unwatch=order_id))
-                        continue
-                    cursor = feed.cursor()
-                    if cursor is None:
-                        continue
-                    # Asked for again, an order's cursor moves.
-                    self._asked.add(order_id)
-                    feed.active = True
-                    feed.position = cursor
-                    watch = pb.WatchOrderRequest(order_id=order_id, after_sequence=cursor)
-                    await call.write(pb.WatchOrdersRequest(watch=watch))
+                    request = self._next_request()
+                    if request.watch or request.unwatch:
+                        await call.write(request)
                 self._something_to_write.clear()
+
+    def _next_request(self) -> pb.WatchOrdersRequest:
+        """Return what is to be told of all orders that wait for it."""
+        request = pb.WatchOrdersRequest()
+        while self._to_write and len(request.watch) + len(request.unwatch) < _ORDERS_PER_REQUEST:
+            order_id = next(iter(self._to_write))
+            del self._to_write[order_id]
+            feed = self._feeds.get(order_id)
+            if feed is None:
+                if order_id in self._asked:
+                    self._asked.discard(order_id)
+                    request.unwatch.append(order_id)
+                continue
+            cursor = feed.cursor()
+            if cursor is None:
+                continue
+            # Asked for again, an order's cursor moves.
+            self._asked.add(order_id)
+            feed.active = True
+            feed.position = cursor
+            request.watch.add(order_id=order_id, after_sequence=cursor)
+        return request
 
     def _dispatch(self, response: pb.WatchOrdersResponse) -> None:
         for message in response.events:

@@ -50,7 +50,7 @@ from server.convert import (
     statuses_from_proto,
 )
 from server.refusals import refusals, to_status
-from server.watches import Watches
+from server.watches import Subscription, Watches
 
 _MAX_BATCH: Final = 1000
 _PAGE: Final = 50
@@ -255,18 +255,7 @@ class OrderService(orders_pb2_grpc.OrderServiceServicer):
     ) -> AsyncIterator[pb.WatchOrdersResponse]:
         async with refusals(context):
             with self._watches.subscribe() as subscription:
-
-                async def listen() -> None:
-                    async for request in requests:
-                        try:
-                            if request.HasField("watch"):
-                                subscription.watch(*_watch_from_proto(request.watch))
-                            elif request.HasField("unwatch"):
-                                subscription.unwatch(order_id_from_proto(request.unwatch))
-                        except InvalidOrder as error:
-                            subscription.refuse(request.watch.order_id or request.unwatch, error)
-
-                listening = asyncio.create_task(listen())
+                listening = asyncio.create_task(_listen(requests, subscription))
                 try:
                     async for events, ended in subscription.events():
                         yield pb.WatchOrdersResponse(
@@ -281,6 +270,22 @@ class OrderService(orders_pb2_grpc.OrderServiceServicer):
                         )
                 finally:
                     listening.cancel()
+                    # What the client's half of the stream ended with is told by the call itself.
+                    await asyncio.wait([listening])
+
+
+async def _listen(requests: AsyncIterator[pb.WatchOrdersRequest], subscription: Subscription) -> None:
+    async for request in requests:
+        for watch in request.watch:
+            try:
+                subscription.watch(*_watch_from_proto(watch))
+            except InvalidOrder as error:
+                subscription.refuse(watch.order_id, error)
+        for order_id in request.unwatch:
+            try:
+                subscription.unwatch(order_id_from_proto(order_id))
+            except InvalidOrder as error:
+                subscription.refuse(order_id, error)
 
 
 def _new_order(request: pb.SubmitOrderRequest) -> NewOrder:

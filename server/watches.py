@@ -128,7 +128,6 @@ class Subscription:
         self._look: dict[UUID, None] = {}
         """Orders to look at, longest waiting first."""
         self._refused: list[Ended] = []
-        self._refused: list[Ended] = []
         self._wake = asyncio.Event()
 
     def watch(self, order_id: UUID, after_sequence: int = 0) -> None:
@@ -146,11 +145,6 @@ class Subscription:
             self._unverified.discard(order_id)
             self._look.pop(order_id, None)
             self._watches.remove(order_id, self)
-
-    def refuse(self, order_id: str, error: EngineError) -> None:
-        """Say of an order that cannot even be asked for why it is not watched."""
-        self._refused.append(Ended(order_id, error))
-        self._wake.set()
 
     def unwatch_all(self) -> None:
         for order_id in list(self._cursors):

@@ -854,23 +854,27 @@ class WatchOrdersRequest(_message.Message):
 
     WATCH_FIELD_NUMBER: _builtins.int
     UNWATCH_FIELD_NUMBER: _builtins.int
-    unwatch: _builtins.str
-    """order_id"""
     @_builtins.property
-    def watch(self) -> Global___WatchOrderRequest: ...
+    def watch(self) -> _containers.RepeatedCompositeFieldContainer[Global___WatchOrderRequest]:
+        """Orders to watch from now on, each after its own sequence. Again for one that is
+        watched: its cursor moves.
+        """
+
+    @_builtins.property
+    def unwatch(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """order_ids to watch no longer."""
+
     def __init__(
         self,
         *,
-        watch: Global___WatchOrderRequest | None = ...,
-        unwatch: _builtins.str = ...,
+        watch: _abc.Iterable[Global___WatchOrderRequest] | None = ...,
+        unwatch: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "unwatch", b"unwatch", "watch", b"watch"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "unwatch", b"unwatch", "watch", b"watch"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["unwatch", b"unwatch", "watch", b"watch"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_action: _TypeAlias = _typing.Literal["watch", "unwatch"]  # noqa: Y015
-    _WhichOneofArgType_action: _TypeAlias = _typing.Literal["action", b"action"]  # noqa: Y015
-    def WhichOneof(self, oneof_group: _WhichOneofArgType_action) -> _WhichOneofReturnType_action | None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WatchOrdersRequest: _TypeAlias = WatchOrdersRequest  # noqa: Y015
 

@@ -151,7 +151,7 @@ class OrderServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def WatchOrders(self, request_iterator, context):
-        """Watches many orders on one stream. Each request adds or removes an order; each
+        """Watches many orders on one stream. Each request adds and removes orders; each
         response carries whatever events are ready, in sequence per order. An order that
         closes or cannot be watched is reported once in `ended`. The stream stays open.
         """

@@ -83,7 +83,7 @@ class OrderServiceStub:
     OUT_OF_RANGE, SEQUENCE_AHEAD: `after_sequence` is beyond the last event.
     """
     WatchOrders: _grpc.StreamStreamMultiCallable[_orders_pb2.WatchOrdersRequest, _orders_pb2.WatchOrdersResponse]
-    """Watches many orders on one stream. Each request adds or removes an order; each
+    """Watches many orders on one stream. Each request adds and removes orders; each
     response carries whatever events are ready, in sequence per order. An order that
     closes or cannot be watched is reported once in `ended`. The stream stays open.
     """
@@ -134,7 +134,7 @@ class OrderServiceAsyncStub(OrderServiceStub):
     OUT_OF_RANGE, SEQUENCE_AHEAD: `after_sequence` is beyond the last event.
     """
     WatchOrders: _aio.StreamStreamMultiCallable[_orders_pb2.WatchOrdersRequest, _orders_pb2.WatchOrdersResponse]  # type: ignore[assignment]
-    """Watches many orders on one stream. Each request adds or removes an order; each
+    """Watches many orders on one stream. Each request adds and removes orders; each
     response carries whatever events are ready, in sequence per order. An order that
     closes or cannot be watched is reported once in `ended`. The stream stays open.
     """
@@ -230,7 +230,7 @@ class OrderServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_orders_pb2.WatchOrdersRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_orders_pb2.WatchOrdersResponse], _abc.AsyncIterator[_orders_pb2.WatchOrdersResponse]]:
-        """Watches many orders on one stream. Each request adds or removes an order; each
+        """Watches many orders on one stream. Each request adds and removes orders; each
         response carries whatever events are ready, in sequence per order. An order that
         closes or cannot be watched is reported once in `ended`. The stream stays open.
         """

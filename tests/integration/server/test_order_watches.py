@@ -76,10 +76,10 @@ class Stream:
 
     async def watch(self, order_id: str, after_sequence: int = 0) -> None:
         request = pb.WatchOrderRequest(order_id=order_id, after_sequence=after_sequence)
-        await self._call.write(pb.WatchOrdersRequest(watch=request))
+        await self._call.write(pb.WatchOrdersRequest(watch=[request]))
 
     async def unwatch(self, order_id: str) -> None:
-        await self._call.write(pb.WatchOrdersRequest(unwatch=order_id))
+        await self._call.write(pb.WatchOrdersRequest(unwatch=[order_id]))
 
     async def write(self, request: pb.WatchOrdersRequest) -> None:
         await self._call.write(request)

@@ -21,6 +21,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from orders.v1 import orders_pb2 as pb
 
 from cli.embedded import Postgres
 from engine.settings import Settings, settings_as_environ
@@ -109,15 +110,9 @@ async def test_a_client_that_knows_nothing_of_the_contract_submits_an_order(sett
         )
         assert answer["order"]["status"] == "ORDER_STATUS_PENDING"
         async with stub_of(settings) as stub:
-            listed = await stub.ListOrders(submit_nothing())
+            listed = await stub.ListOrders(pb.ListOrdersRequest())
         assert [order.order_id for order in listed.orders] == [answer["order"]["orderId"]]
         await reflects(settings)
-
-
-def submit_nothing() -> Any:
-    from orders.v1 import orders_pb2
-
-    return orders_pb2.ListOrdersRequest()
 
 
 async def reflects(settings: Settings) -> None:
@@ -160,7 +155,7 @@ async def test_health_follows_readiness(
 
         async def become(wanted: int) -> None:
             async with asyncio.timeout(20):
-                while await status("") != wanted or await status(SERVICE) != wanted:
+                while {await status(""), await status(SERVICE)} != {wanted}:  # noqa: ASYNC110
                     await asyncio.sleep(0.02)
 
         serving, not_serving = (

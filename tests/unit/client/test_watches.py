@@ -73,7 +73,7 @@ async def test_a_watch_goes_on_where_it_was_when_the_stream_breaks() -> None:
     assert (await anext(watcher)).sequence == 1
     record.cut()
     await turn(20)
-    assert [call.requests[0].watch.after_sequence for call in record.calls] == [1]
+    assert [call.requests[0].watch[0].after_sequence for call in record.calls] == [1]
     for _ in range(3):
         record.emit("a")
     assert await rest(watcher) == [2, 3, 4]
@@ -206,7 +206,7 @@ async def test_an_order_nobody_watches_any_more_is_unwatched() -> None:
     await turn(10)
     watcher.close()
     await turn(10)
-    assert record.calls[0].requests[-1].unwatch == "a"
+    assert record.calls[0].requests[-1].unwatch == ["a"]
     assert watches.order_count == 0
     await watches.close()
 

@@ -67,10 +67,10 @@ class Call:
         if self._error is not None or self._ended:
             raise asyncio.InvalidStateError("RPC already finished.")
         self.requests.append(request)
-        if request.WhichOneof("action") == "watch":
-            self._cursors[request.watch.order_id] = request.watch.after_sequence
-        else:
-            self._cursors.pop(request.unwatch, None)
+        for watch in request.watch:
+            self._cursors[watch.order_id] = watch.after_sequence
+        for order_id in request.unwatch:
+            self._cursors.pop(order_id, None)
         self.wake.set()
 
     async def read(self) -> object:
