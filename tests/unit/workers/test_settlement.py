@@ -1,0 +1,352 @@
+"""What proves the end of a transaction, against a node that answers what the test tells it to."""
+
+from __future__ import annotations
+
+import asyncio
+from base64 import b64decode
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from engine.domain.lifecycle import Landed, Lapsed, Reverted
+from engine.domain.order import Attempt, FailureReason, Order, OrderSpec, OrderStatus, Side
+from engine.domain.tokens import SOL, USDC
+from engine.solana.rpc import NodeClient, SignatureStatus
+from tests.fake_node import FakeNode
+from workers.settlement import Outcome, Settlement
+
+WALLET = "9xQeWvG816bUx9EPjHmaT23yvVM2ZWbrrpZb9PusVFin"
+TX_HASH = "5" * 88
+LAST_VALID = 1000
+SIGNED = b"the signed bytes"
+ORDER = Order(
+    UUID(int=7),
+    OrderSpec(Side.SELL, 1_500_000_000, SOL, USDC),
+    OrderStatus.SUBMITTED,
+    tx_hash=TX_HASH,
+    open_attempt=Attempt(1, TX_HASH, SIGNED, LAST_VALID),
+)
+
+
+class Chain:
+    """A node whose chain is what the test says it is."""
+
+    def __init__(self, fake: FakeNode) -> None:
+        self.fake = fake
+        self.height = LAST_VALID - 100
+        self.status: dict[str, Any] | None = None
+        self.sent: list[bytes] = []
+        self.refusals = 0
+        """So many sends are answered with an error."""
+        self._slot = 1
+        fake.answers = {
+            "sendTransaction": self._send,
+            "getBlockHeight": self._height,
+            "getSignatureStatuses": self._statuses,
+            "getTransaction": lambda _: {"result": LANDED_TRANSACTION},
+            "getSlot": lambda _: {"result": self._slot},
+        }
+
+    def landed(self, status: str = "confirmed", err: object = None) -> None:
+        self.status = {"slot": 5, "confirmations": 1, "err": err, "confirmationStatus": status}
+
+    async def tick(self) -> None:
+        """Announce a slot and return once the look-up it leads to is done."""
+        looked = self.fake.calls["getSignatureStatuses"]
+        await self.announce()
+        await self.until(lambda: self.fake.calls["getSignatureStatuses"] > looked)
+
+    async def announce(self) -> None:
+        """Announce a slot."""
+        self._slot += 1
+        async with asyncio.timeout(10):
+            await self.fake.subscribed.wait()
+        await self.fake.announce(self._slot)
+
+    async def asked_again(self) -> None:
+        """Announce a slot and return once anything is asked."""
+        asked = len(self.fake.requests)
+        await self.announce()
+        await self.until(lambda: len(self.fake.requests) > asked)
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Return once the node has been asked what makes the condition true."""
+        async with asyncio.timeout(10):
+            while not condition():
+                self.fake.asked.clear()
+                await self.fake.asked.wait()
+
+    def _send(self, params: list[Any]) -> dict[str, Any]:
+        self.sent.append(b64decode(params[0]))
+        assert params[1]["skipPreflight"]
+        if self.refusals:
+            self.refusals -= 1
+            return {"error": {"code": -32603, "message": "Internal error"}}
+        return {"result": TX_HASH}
+
+    def _height(self, params: list[Any]) -> dict[str, Any]:
+        assert params == [{"commitment": "finalized"}]
+        return {"result": self.height}
+
+    def _statuses(self, params: list[Any]) -> dict[str, Any]:
+        assert params == [[TX_HASH], {"searchTransactionHistory": True}]
+        return {"result": {"context": {"slot": self._slot}, "value": [self.status]}}
+
+
+def balance(index: int, owner: str, mint: str, amount: int) -> dict[str, Any]:
+    return {"accountIndex": index, "owner": owner, "mint": mint, "uiTokenAmount": {"amount": str(amount)}}
+
+
+LANDED_TRANSACTION = {
+    "slot": 5,
+    "meta": {
+        "err": None,
+        "fee": 5000,
+        "preTokenBalances": [balance(1, "pool", SOL.mint, 10**12), balance(2, "pool", USDC.mint, 10**12)],
+        "postTokenBalances": [
+            balance(1, "pool", SOL.mint, 10**12 + 1_500_000_000),
+            balance(2, "pool", USDC.mint, 10**12 - 158_000_000),
+            balance(3, WALLET, USDC.mint, 158_000_000),
+        ],
+    },
+}
+
+
+@pytest.fixture
+async def chain() -> AsyncIterator[Chain]:
+    async with FakeNode() as fake:
+        yield Chain(fake)
+
+
+@asynccontextmanager
+async def settling(
+    chain: Chain, node: Any = None, *, commitment: str = "confirmed", resend_seconds: float = 3600.0
+) -> AsyncIterator[asyncio.Task[Outcome]]:
+    """The settlement of the order, sent once and looked up with each tick."""
+    async with NodeClient(chain.fake.url, chain.fake.ws_url) as client:
+        settlement = Settlement(
+            node(client) if node else client,
+            WALLET,
+            commitment=commitment,
+            resend_seconds=resend_seconds,
+            jitter=lambda: 0.5,
+        )
+        following = asyncio.ensure_future(settlement.run())
+        outcome = asyncio.ensure_future(settlement.settle(ORDER))
+        try:
+            await chain.until(lambda: bool(chain.sent))
+            yield outcome
+        finally:
+            outcome.cancel()
+            following.cancel()
+            await asyncio.wait([outcome, following])
+
+
+async def result(outcome: asyncio.Task[Outcome]) -> Outcome:
+    async with asyncio.timeout(10):
+        return await outcome
+
+
+async def undecided(chain: Chain, outcome: asyncio.Task[Outcome]) -> None:
+    """Look three more times and fail if anything is concluded."""
+    for _ in range(3):
+        await chain.tick()
+    assert not outcome.done()
+
+
+async def test_landed_with_what_was_really_exchanged(chain: Chain) -> None:
+    async with settling(chain) as outcome:
+        await undecided(chain, outcome)
+        chain.landed()
+        await chain.tick()
+        assert await result(outcome) == Landed(1_500_000_000, 158_000_000)
+    assert chain.sent == [SIGNED]
+
+
+@pytest.mark.parametrize(
+    ("commitment", "not_yet", "enough"),
+    [("confirmed", "processed", "confirmed"), ("finalized", "confirmed", "finalized")],
+)
+async def test_landed_only_at_the_commitment_of_the_settings(
+    commitment: str, not_yet: str, enough: str, chain: Chain
+) -> None:
+    async with settling(chain, commitment=commitment) as outcome:
+        chain.landed(not_yet)
+        await undecided(chain, outcome)
+        chain.landed(enough)
+        await chain.tick()
+        assert isinstance(await result(outcome), Landed)
+
+
+async def test_an_error_on_chain_counts_once_it_is_finalized(chain: Chain) -> None:
+    error = {"InsufficientFundsForRent": {"account_index": 0}}
+    async with settling(chain) as outcome:
+        for status in ("processed", "confirmed"):
+            chain.landed(status, error)
+            await undecided(chain, outcome)
+        # The fork with the error was left; on the other one it landed.
+        chain.landed("finalized", error)
+        await chain.tick()
+        found = await result(outcome)
+    assert isinstance(found, Reverted)
+    assert found.reason is FailureReason.INSUFFICIENT_FUNDS
+
+
+async def test_an_error_on_a_fork_that_was_left_proves_nothing(chain: Chain) -> None:
+    async with settling(chain) as outcome:
+        chain.landed("confirmed", {"InstructionError": [0, {"Custom": 1}]})
+        await undecided(chain, outcome)
+        chain.landed("confirmed")
+        await chain.tick()
+        assert isinstance(await result(outcome), Landed)
+
+
+async def test_it_has_lapsed_only_beyond_its_last_valid_height(
+    chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workers.settlement._HEIGHT_SECONDS", 0.0)
+    async with settling(chain) as outcome:
+        chain.height = LAST_VALID
+        await undecided(chain, outcome)
+        chain.height = LAST_VALID + 1
+        await chain.tick()
+        assert await result(outcome) == Lapsed()
+
+
+async def test_seen_though_not_final_it_has_not_lapsed(chain: Chain) -> None:
+    chain.height = LAST_VALID + 500
+    chain.landed("processed")
+    async with settling(chain) as outcome:
+        await undecided(chain, outcome)
+
+
+# ---- Height first, then status ---------------------------------------------------------------------
+
+
+class Landing(Chain):
+    """Between the two questions of a look-up the transaction lands, in its last valid block."""
+
+    def __init__(self, fake: FakeNode) -> None:
+        super().__init__(fake)
+        self._questions = 0
+
+    def _height(self, params: list[Any]) -> dict[str, Any]:
+        return self._answered(super()._height(params))
+
+    def _statuses(self, params: list[Any]) -> dict[str, Any]:
+        return self._answered(super()._statuses(params))
+
+    def _answered(self, answer: dict[str, Any]) -> dict[str, Any]:
+        self.height = LAST_VALID + 1
+        self.landed("finalized")
+        return answer
+
+
+class StatusesFirst:
+    """The mutant: a node client that reads the statuses before it reads the height."""
+
+    def __init__(self, node: NodeClient) -> None:
+        self._node = node
+        self._statuses: Sequence[SignatureStatus | None] = ()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._node, name)
+
+    async def block_height(self, commitment: str) -> int:
+        self._statuses = await self._node.signature_statuses([TX_HASH])
+        return await self._node.block_height(commitment)
+
+    async def signature_statuses(self, _: Sequence[str]) -> Sequence[SignatureStatus | None]:
+        return self._statuses
+
+
+@pytest.mark.parametrize(("node", "found"), [(None, Landed), (StatusesFirst, Lapsed)])
+async def test_the_height_is_read_before_the_statuses(node: Any, found: type[Outcome]) -> None:
+    """In the other order a transaction that landed in between is taken for one that never can."""
+    async with FakeNode() as fake:
+        chain = Landing(fake)
+        async with settling(chain, node) as outcome:
+            await chain.tick()
+            assert isinstance(await result(outcome), found)
+
+
+# ---- A node that is no help ------------------------------------------------------------------------
+
+
+async def test_an_error_as_the_answer_to_a_send_proves_nothing(chain: Chain) -> None:
+    chain.refusals = 1
+    async with settling(chain) as outcome:
+        await undecided(chain, outcome)
+        chain.landed()
+        await chain.tick()
+        assert isinstance(await result(outcome), Landed)
+
+
+async def test_a_node_that_is_away_proves_nothing(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workers.settlement._HEIGHT_SECONDS", 0.0)
+    async with settling(chain) as outcome:
+        chain.height = LAST_VALID + 1
+        chain.fake.http_status = 503
+        for _ in range(2):
+            await chain.asked_again()
+        assert not outcome.done()
+        chain.fake.http_status = 200
+        chain.landed()
+        await chain.tick()
+        assert isinstance(await result(outcome), Landed)
+
+
+async def test_the_same_bytes_are_sent_again_until_it_is_seen(chain: Chain) -> None:
+    async with settling(chain, resend_seconds=1e-6) as outcome:
+        for _ in range(3):
+            await chain.tick()
+        await chain.until(lambda: len(chain.sent) >= 3)
+        chain.landed("processed")
+        await chain.tick()
+        count = len(chain.sent)
+        await undecided(chain, outcome)
+        # One more may have been on its way when it was seen.
+        assert len(chain.sent) <= count + 1
+    assert set(chain.sent) == {SIGNED}
+
+
+async def test_all_open_transactions_are_looked_up_in_one_call(chain: Chain) -> None:
+    orders = [
+        Order(
+            UUID(int=number),
+            ORDER.spec,
+            OrderStatus.SUBMITTED,
+            open_attempt=Attempt(1, f"{number:0>88}", SIGNED, LAST_VALID),
+        )
+        for number in range(1, 31)
+    ]
+    chain.fake.answers["getSignatureStatuses"] = lambda params: {
+        "result": {
+            "context": {"slot": 1},
+            "value": [{"slot": 1, "err": None, "confirmationStatus": "finalized"} for _ in params[0]],
+        }
+    }
+    async with NodeClient(chain.fake.url, chain.fake.ws_url) as client:
+        settlement = Settlement(client, WALLET, commitment="confirmed", resend_seconds=3600)
+        following = asyncio.ensure_future(settlement.run())
+        outcomes = [asyncio.ensure_future(settlement.settle(order)) for order in orders]
+        await chain.until(lambda: len(chain.sent) == len(orders))
+        await chain.tick()
+        async with asyncio.timeout(10):
+            found = await asyncio.gather(*outcomes)
+        following.cancel()
+        await asyncio.wait([following])
+    assert found == [Landed(1_500_000_000, 158_000_000)] * 30
+    assert chain.fake.calls["getSignatureStatuses"] == 1
+    sends = [calls for calls in chain.fake.requests if calls[0]["method"] == "sendTransaction"]
+    assert len(sends) < len(orders)
+
+
+async def test_an_order_without_a_transaction_cannot_be_settled(chain: Chain) -> None:
+    async with NodeClient(chain.fake.url, chain.fake.ws_url) as client:
+        settlement = Settlement(client, WALLET, commitment="confirmed", resend_seconds=1)
+        with pytest.raises(ValueError, match="has no open transaction"):
+            await settlement.settle(Order(UUID(int=1), ORDER.spec))
