@@ -38,7 +38,8 @@ async def supervise(
 
     `command(index)` is what to run for each index from 0: program, then arguments. A child that ends is
     started again after a backoff; one that has not ended `grace_seconds` after SIGTERM is killed.
-    Raises StartupError when a child exits with UNUSABLE: starting it again would not help.
+    Raises StartupError when a child's first start ends with UNUSABLE: trying again would not help. Later it
+    says that a service is away just now, which the child is started again for and the others outlive.
 
     Tell the children this process's pid and have them call `engine.process.die_with_parent` with it first
     of all, so that a supervisor that is killed leaves none behind. Run this in the main thread.
@@ -61,6 +62,7 @@ async def _keep(
 ) -> None:
     loop = asyncio.get_running_loop()
     failures = 0
+    is_first = True
     while not stopping.is_set():
         started = loop.time()
         # A session of its own: Ctrl-C reaches the supervisor alone, so a child hears once that it is to stop.
@@ -78,8 +80,9 @@ async def _keep(
         del children[index]
         if stopping.is_set():
             return
-        if code == UNUSABLE:
+        if code == UNUSABLE and is_first:
             raise StartupError(f"process {index} could not start")
+        is_first = False
         failures = 1 if loop.time() - started > _STEADY_SECONDS else failures + 1
         logger.error("process %d ended with code %d; starting it again", index, code)
         try:

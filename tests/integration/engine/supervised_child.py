@@ -1,6 +1,8 @@
 """A child process for the supervisor's tests: writes its pid, then does what it is told.
 
 python supervised_child.py <parent pid> <folder> <index> (run | refuse | ignore)
+
+While there is a file <folder>/away it refuses too, and leaves a mark in <folder>/<index>.refused.
 """
 
 from __future__ import annotations
@@ -17,6 +19,9 @@ die_with_parent(int(parent))
 signals = {signal.SIGTERM, signal.SIGINT}
 signal.pthread_sigmask(signal.SIG_BLOCK, signals)
 if what == "refuse":
+    sys.exit(UNUSABLE)
+if (Path(folder) / "away").exists():
+    (Path(folder) / f"{index}.refused").touch()
     sys.exit(UNUSABLE)
 with (Path(folder) / index).open("a") as pids:
     pids.write(f"{os.getpid()}\n")

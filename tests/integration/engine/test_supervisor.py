@@ -84,6 +84,22 @@ async def test_a_child_that_cannot_start_is_an_error_and_leaves_no_other(tmp_pat
     assert not any(alive(pid) for pid in running.pids(0))
 
 
+async def test_a_killed_child_whose_service_is_away_comes_back_with_it_and_takes_no_other_down(
+    tmp_path: Path,
+) -> None:
+    children = Children(tmp_path)
+    async with supervised(children, 2):
+        await until(lambda: children.pids(0) and children.pids(1))
+        (tmp_path / "away").touch()
+        os.kill(children.pids(0)[0], signal.SIGKILL)
+        await until(lambda: (tmp_path / "0.refused").exists())
+        (tmp_path / "away").unlink()
+        await until(lambda: len(children.pids(0)) == 2)
+        assert len(children.pids(1)) == 1
+        assert alive(children.pids(1)[0])
+    assert [children.stopped_by(0), children.stopped_by(1)] == ["SIGTERM", "SIGTERM"]
+
+
 async def test_a_child_that_does_not_stop_is_killed(tmp_path: Path) -> None:
     children = Children(tmp_path, "ignore")
     async with supervised(children, 1, grace_seconds=0.1):
