@@ -48,9 +48,12 @@ bench: .venv/.installed ## Measure orders a second, latency and CPU, and print w
 	@exec $(PY) -m bench $(ARGS)
 
 .PHONY: generate
-generate: .venv/.installed-dev ## Make generated/ and .env.example anew from protos/ and engine/settings.py
+generate: .venv/.installed-dev ## Make generated/, .env.example and the README's settings anew from what they follow
 	$(call PROTOC,generated)
 	$(PY) -c 'from engine.settings import env_example; print(env_example(), end="")' > .env.example
+	$(PY) -c 'from engine.settings import settings_table; print(settings_table(), end="")' > README.settings
+	sed -i.old -e '/<!-- settings -->/,/<!-- \/settings -->/{//!d}' -e '/<!-- settings -->/r README.settings' README.md
+	rm README.settings README.md.old
 
 .PHONY: lock
 lock: ## Pin every dependency anew in requirements.txt and requirements-dev.txt (needs uv)

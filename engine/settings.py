@@ -196,6 +196,15 @@ def env_example() -> str:
     return "\n".join(lines).rstrip("\n") + "\n"
 
 
+def settings_table() -> str:
+    """Return the README's table of settings."""
+    rows = [
+        f"| `{setting.name.upper()}` | {setting.default} | {setting.metadata['about']} |"
+        for setting in fields(Settings)
+    ]
+    return "\n".join(["| setting | default | meaning |", "|---|---|---|", *rows]) + "\n"
+
+
 def _read_env_file(path: Path) -> list[tuple[str, str]]:
     try:
         text = path.read_text(encoding="utf-8")

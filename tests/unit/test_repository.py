@@ -7,7 +7,7 @@ import subprocess
 import tomllib
 from pathlib import Path
 
-from engine.settings import env_example
+from engine.settings import env_example, settings_table
 
 ROOT = Path(__file__).parents[2]
 
@@ -56,3 +56,28 @@ def test_make_alone_lists_every_target() -> None:
     targets = re.findall(r"^\.PHONY: (\S+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert found == targets
     assert {"up", "test", "check", "bench", "generate", "lock", "clean"} <= set(found)
+
+
+def test_the_readme_lists_the_settings_as_they_are() -> None:
+    found = re.search(
+        r"<!-- settings -->\n(.*)<!-- /settings -->", (ROOT / "README.md").read_text(), re.DOTALL
+    )
+    assert found is not None
+    assert found[1] == settings_table(), "run `make generate`"
+
+
+def test_every_link_of_a_page_leads_somewhere() -> None:
+    broken = [
+        f"{page}: {target}"
+        for page in ("README.md", "bench/README.md")
+        for target in re.findall(r"\]\(([^)#:]+)\)", (ROOT / page).read_text())
+        if not ((ROOT / page).parent / target).exists()
+    ]
+    assert broken == []
+
+
+def test_the_readme_names_every_folder_of_the_tree() -> None:
+    listing = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    folders = {line.partition("/")[0] for line in listing.splitlines() if "/" in line}
+    text = (ROOT / "README.md").read_text()
+    assert [folder for folder in sorted(folders) if f"{folder}/" not in text] == [".ci"]
