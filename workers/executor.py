@@ -149,14 +149,14 @@ class Executor:
     # ---- The story of one order --------------------------------------------------------------------
 
     async def _execute(self, claimed: Order) -> None:
-        order: Order | None = claimed
+        order: Order = claimed
         if claimed.status is OrderStatus.ROUTING and claimed.sequence == 2:
             # The claim made this transition.
             transitions_total.labels(claimed.status.value).inc()
             self._hints.publish([claimed.order_id])
         try:
-            while order is not None:
-                order = await self._perform(next_step(order, self._store.now()), order)
+            while (after := await self._perform(next_step(order, self._store.now()), order)) is not None:
+                order = after
         except NodeUnavailable as error:
             logger.info("resting: %s", error, extra={"order_id": claimed.order_id})
             await self._postpone(claimed.order_id, _NODE_AWAY_SECONDS)
@@ -165,10 +165,21 @@ class Executor:
             logger.warning("letting go: %s", error, extra={"order_id": claimed.order_id})
         except Exception:
             logger.exception("unexpected error", extra={"order_id": claimed.order_id})
-            await self._postpone(claimed.order_id, _DEFECT_SECONDS)
+            await self._contain(order)
         finally:
             del self._held[claimed.order_id]
             leases_held.set(len(self._held))
+
+    async def _contain(self, order: Order) -> None:
+        """End an order that our own defect keeps from going on, unless its transaction is out."""
+        try:
+            if order.status is not OrderStatus.SUBMITTED:
+                await self._advance(self._apply(order, NotBuilt(FailureReason.INTERNAL, "internal error")))
+                return
+        except Exception:
+            logger.exception("cannot be ended either", extra={"order_id": order.order_id})
+        # It is followed to its proof, again and again if need be.
+        await self._postpone(order.order_id, _DEFECT_SECONDS)
 
     async def _perform(self, step: Step, order: Order) -> Order | None:
         """Do the step and return the order after it; None when there is nothing more to do with it here."""

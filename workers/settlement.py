@@ -25,7 +25,7 @@ from typing import Final
 
 from engine.domain.errors import EngineError
 from engine.domain.lifecycle import Landed, Lapsed, Reverted
-from engine.domain.order import Attempt, Order
+from engine.domain.order import Attempt, FailureReason, Order
 from engine.market import explain_error
 from engine.solana.rpc import NodeClient, SignatureStatus
 from engine.telemetry import node_errors_total, stage_seconds
@@ -141,7 +141,7 @@ class Settlement:
             elif self._has_landed(status):
                 landed.append(entry)
             elif status.err is not None and status.reached("finalized"):
-                entry.resolve(Reverted(*explain_error(status.err, entry.attempt.raw_transaction)))
+                entry.resolve(_explained(status, entry.attempt))
         if landed:
             await self._read_amounts(landed)
         if unseen:
@@ -174,3 +174,12 @@ class Settlement:
 
     def _next_send(self, now: float) -> float:
         return now + self._resend_seconds * (0.75 + 0.5 * self._jitter())
+
+
+def _explained(status: SignatureStatus, attempt: Attempt) -> Reverted:
+    try:
+        return Reverted(*explain_error(status.err, attempt.raw_transaction))
+    except Exception:
+        # An error of a shape nobody has seen must not stop what is looked up with it.
+        logger.exception("an error on chain is not understood: %r", status.err)
+        return Reverted(FailureReason.TRANSACTION_REVERTED, f"the transaction was reverted: {status.err}")
