@@ -43,9 +43,8 @@ _PASSING: Final = frozenset(
     }
 )
 # A connection that breaks is told as one of these too; of one order they would be the server's answer.
-_ORDERS_PER_REQUEST: Final = 1000
 _PASSING_FOR_STREAM: Final = _PASSING | {code_pb2.INTERNAL, code_pb2.UNKNOWN}
-
+_ORDERS_PER_REQUEST: Final = 1000
 
 WatchCall = grpc.aio.StreamStreamCall[pb.WatchOrdersRequest, pb.WatchOrdersResponse]
 
@@ -268,8 +267,9 @@ class Watches:
                 if not isinstance(response, pb.WatchOrdersResponse):
                     # It ended with OK: the server asks its watchers to come back.
                     return
-                backoff.reset()
-                self._dispatch(response)
+                if self._dispatch(response):
+                    # Only then: a server may repeat itself, or say nothing new, before each failure.
+                    backoff.reset()
         except grpc.aio.AioRpcError as error:
             if error.code().value[0] not in _PASSING_FOR_STREAM:
                 self._fail_all(error_of_call(error))
@@ -315,25 +315,34 @@ class Watches:
             request.watch.add(order_id=order_id, after_sequence=cursor)
         return request
 
-    def _dispatch(self, response: pb.WatchOrdersResponse) -> None:
+    def _dispatch(self, response: pb.WatchOrdersResponse) -> bool:
+        """Hand the events on; answer whether that brought any watcher further."""
+        progress = False
         for message in response.events:
             feed = self._feeds.get(message.order_id)
             if feed is None:
                 continue
             feed.position = message.sequence
-            feed.backoff.reset()
             # Made once, whoever watches.
             event = event_of(message)
             for watcher in tuple(feed.watchers):
-                if watcher.accept(event):
+                before = watcher.sequence
+                finished = watcher.accept(event)
+                if finished:
                     self._remove(feed, watcher)
+                if finished or watcher.sequence > before:
+                    feed.backoff.reset()
+                    progress = True
         for ended in response.ended:
             feed = self._feeds.get(ended.order_id)
             if feed is None:
                 self._asked.discard(ended.order_id)
             else:
                 feed.active = False
+                count = len(feed.watchers)
                 self._end(feed, ended.status)
+                progress |= len(feed.watchers) < count
+        return progress
 
     def _end(self, feed: Feed, status: status_pb2.Status) -> None:
         """The server has nothing more to send for the order on this request."""

@@ -10,9 +10,11 @@ import pytest
 from google.rpc import code_pb2, status_pb2
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from orders.v1 import orders_pb2 as pb
 
 import client.watches
 from client import OrderError, OrderEvent, OrderNotFound, SequenceAhead
+from client.backoff import Backoff
 from client.order import CLOSED
 from client.watches import Feed, Watcher, Watches
 from tests.unit.client.watch_stream import Record, broken
@@ -189,6 +191,67 @@ async def test_an_order_that_cannot_be_read_just_now_is_asked_for_again() -> Non
     record.ends.clear()
     assert await rest(watcher) == [1, 2]
     await watches.close()
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        [],
+        [pb.WatchOrdersResponse()],
+        [pb.WatchOrdersResponse(events=[pb.OrderEvent(order_id="a", sequence=1)])],
+        [pb.WatchOrdersResponse(events=[pb.OrderEvent(order_id="other", sequence=1)])],
+    ],
+    ids=["nothing", "an empty answer", "a repeated event", "another order's event"],
+)
+async def test_the_waits_before_a_stream_that_always_fails_grow_to_their_cap(
+    answers: list[pb.WatchOrdersResponse], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    delays = _note_delays(monkeypatch)
+    record = Record({"a": 2}, answers=answers)
+    watches = make(record)
+    watcher = watches.join("a", 1)
+    await turn(TURNS)
+    assert record.opened_count > 10
+    # Each is drawn from all of that time: `make` draws the shortest, 0.
+    assert delays[:8] == [0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 2.0, 2.0]
+    watcher.close()
+    await watches.close()
+
+
+async def test_the_waits_before_a_new_stream_are_short_again_once_one_brought_something(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    delays = _note_delays(monkeypatch)
+    record = Record({"a": 3}, refusal=broken(grpc.StatusCode.UNKNOWN))
+    watches = make(record)
+    watcher = watches.join("a", 0)
+    await turn(100)
+    record.refusal = None
+    record.calls.clear()
+    await turn(20)
+    record.emit("a")
+    assert (await anext(watcher)).sequence == 1
+    delays.clear()
+    record.cut()
+    await turn(20)
+    assert delays == [0.05]
+    record.emit("a")
+    record.emit("a")
+    assert await rest(watcher) == [2, 3]
+    await watches.close()
+
+
+def _note_delays(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Return a list to which the longest wait of each round is added: what jitter draws from."""
+    delays: list[float] = []
+
+    class Noted(Backoff):
+        def next_delay_seconds(self) -> float:
+            delays.append(Backoff(lambda: 1.0, failure_count=self.failure_count).next_delay_seconds())
+            return super().next_delay_seconds()
+
+    monkeypatch.setattr(client.watches, "Backoff", Noted)
+    return delays
 
 
 async def test_a_stream_that_may_not_be_opened_ends_the_watches() -> None:

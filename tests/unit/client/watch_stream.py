@@ -27,8 +27,12 @@ class Record:
     """What each new stream ends with at once."""
     ends: dict[str, status_pb2.Status] = field(default_factory=dict)
     """Orders that cannot be read just now, and what watchers are told."""
+    answers: list[pb.WatchOrdersResponse] | None = None
+    """What each new stream answers, whatever it is asked, before it breaks with INTERNAL."""
+    opened_count: int = 0
 
     def open(self) -> Any:
+        self.opened_count += 1
         call = Call(self)
         self.calls.append(call)
         if self.refusal is not None:
@@ -60,6 +64,7 @@ class Call:
         self._cursors: dict[str, int] = {}
         self._error: grpc.aio.AioRpcError | None = None
         self._ended = False
+        self._answers = None if record.answers is None else iter(record.answers)
 
     async def write(self, request: pb.WatchOrdersRequest) -> None:
         # A write takes turns of the loop, in which other things happen.
@@ -74,6 +79,12 @@ class Call:
         self.wake.set()
 
     async def read(self) -> object:
+        if self._answers is not None:
+            await asyncio.sleep(0)
+            answer = next(self._answers, None)
+            if answer is None:
+                raise broken(grpc.StatusCode.INTERNAL)
+            return answer
         while True:
             if self._error is not None:
                 raise self._error
