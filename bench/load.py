@@ -36,6 +36,10 @@ _PATH: Final = "/api/orders/execute"
 _STATUS_NAMES: Final = {
     number: name.removeprefix("ORDER_STATUS_").lower() for name, number in orders_pb2.OrderStatus.items()
 }
+_REASON_NAMES: Final = {
+    number: "" if number == 0 else name.removeprefix("FAILURE_REASON_").lower()
+    for name, number in orders_pb2.FailureReason.items()
+}
 _LINGER_SECONDS: Final = 2.0
 _READERS: Final = 8
 """Connections that read orders back after the clock has stopped."""
@@ -76,11 +80,15 @@ class Target:
 class _Event(msgspec.Struct):
     status: str = ""
     sequence: int = 0
+    failure_reason: str | None = msgspec.field(name="failureReason", default=None)
 
 
 class _Accepted(msgspec.Struct):
     order_id: str = msgspec.field(name="orderId", default="")
 
+
+Read = Callable[[str], Awaitable[tuple[str, str | None]]]
+"""Reads an order back: its status, and why it failed."""
 
 _decode_event = msgspec.json.Decoder(_Event).decode
 _decode_accepted = msgspec.json.Decoder(_Accepted).decode
@@ -98,17 +106,23 @@ class OrderRun:
     closed: float = 0.0
     """When a watcher saw the closing event; 0: none did."""
     final: str = ""
+    failure_reason: str = ""
+    """Why it failed, where the server says so."""
     statuses: list[str] = field(default_factory=list)
     sequences: list[int] = field(default_factory=list)
 
-    def saw(self, status: str, sequence: int, now: float) -> bool:
+    def saw(self, status: str, sequence: int, now: float, failure_reason: str | None = None) -> bool:
         """Note an event; answer whether it closed the order."""
         self.statuses.append(status)
         self.sequences.append(sequence)
         if status not in CLOSED or self.closed:
             return False
-        self.closed, self.final = now, status
+        self.closed = now
+        self.ended(status, failure_reason)
         return True
+
+    def ended(self, status: str, failure_reason: str | None) -> None:
+        self.final, self.failure_reason = status, failure_reason or ""
 
     @property
     def complete(self) -> bool:
@@ -310,7 +324,7 @@ class Run:
             except msgspec.DecodeError:
                 order.saw("unreadable", -1, now)
                 return
-            if order.saw(event.status.lower(), event.sequence, now):
+            if order.saw(event.status.lower(), event.sequence, now, event.failure_reason):
                 self.closed_count += 1
                 self._release(order.order_id)
 
@@ -333,7 +347,7 @@ class Run:
         options = [("grpc.max_receive_message_length", 64 * 1024 * 1024)]
         async with grpc.aio.insecure_channel(self._target.grpc_address, options=options) as channel:
             stub = orders_pb2_grpc.OrderServiceStub(channel)
-            waiting: asyncio.Queue[OrderRun] = asyncio.Queue()
+            waiting: asyncio.Queue[list[str]] = asyncio.Queue()
             watched: dict[str, OrderRun] = {}
             stream = stub.WatchOrders(_watch_requests(waiting))
             async with asyncio.TaskGroup() as group:
@@ -358,7 +372,7 @@ class Run:
         run_id: str,
         first: int,
         watched: dict[str, OrderRun],
-        waiting: asyncio.Queue[OrderRun],
+        waiting: asyncio.Queue[list[str]],
     ) -> None:
         indexes = range(first, min(first + self.scenario.batch, self.scenario.order_count))
         requests = [
@@ -376,6 +390,7 @@ class Run:
             for _ in indexes:
                 self._refuse(error.code().name)
             return
+        to_watch: list[str] = []
         for index, result in zip(indexes, answer.results, strict=True):
             if result.HasField("error"):
                 self._refuse(f"{grpc_code(result.error.code)} {result.error.message}"[:60])
@@ -386,7 +401,8 @@ class Run:
                 watched[order.order_id] = order
                 self._closings[order.order_id] = asyncio.get_running_loop().create_future()
                 self._open_watches[order.order_id] = None
-                waiting.put_nowait(order)
+                to_watch.append(order.order_id)
+        waiting.put_nowait(to_watch)
 
     async def _read_events(
         self, stream: AsyncIterable[orders_pb2.WatchOrdersResponse], watched: dict[str, OrderRun]
@@ -396,7 +412,8 @@ class Run:
                 now = self._progressed = time.perf_counter()
                 for event in response.events:
                     order = watched[event.order_id]
-                    if order.saw(_STATUS_NAMES.get(event.status, "unknown"), event.sequence, now):
+                    status = _STATUS_NAMES.get(event.status, "unknown")
+                    if order.saw(status, event.sequence, now, _REASON_NAMES.get(event.failure_reason)):
                         self.closed_count += 1
                         self._release(event.order_id)
                 for ended in response.ended:
@@ -430,27 +447,27 @@ class Run:
         """Read these orders once; return those that are still open, or could not be read."""
         waiting = iter(orders)
 
-        async def reader(status_of: Callable[[str], Awaitable[str]]) -> None:
+        async def reader(read: Read) -> None:
             for order in waiting:
                 try:
-                    status = await status_of(order.order_id)
+                    status, failure_reason = await read(order.order_id)
                 except (OSError, WireError, msgspec.DecodeError, grpc.aio.AioRpcError):
                     continue
                 if status in CLOSED:
-                    order.final = status
+                    order.ended(status, failure_reason)
 
         async with AsyncExitStack() as stack:
             if self.scenario.mode == "grpc":
                 channel = await stack.enter_async_context(
                     grpc.aio.insecure_channel(self._target.grpc_address)
                 )
-                readers = [reader(_grpc_status(channel)) for _ in range(_READERS)]
+                readers = [reader(_grpc_reader(channel)) for _ in range(_READERS)]
             else:
                 address = Address.parse(self._target.url)
                 connections = [HttpConnection() for _ in range(_READERS)]
                 for connection in connections:
                     stack.callback(connection.close)
-                readers = [reader(_rest_status(connection, address)) for connection in connections]
+                readers = [reader(_rest_reader(connection, address)) for connection in connections]
             await asyncio.gather(*readers)
         return [order for order in orders if not order.final]
 
@@ -479,30 +496,34 @@ class Run:
                 self._release(order_id)
 
 
-def _rest_status(connection: HttpConnection, address: Address) -> Callable[[str], Awaitable[str]]:
-    async def status_of(order_id: str) -> str:
-        answer = await connection.request(address, request_bytes(address, "GET", f"/api/orders/{order_id}"))
-        return _decode_event(answer.body).status.lower()
+def _rest_reader(connection: HttpConnection, address: Address) -> Read:
+    async def read(order_id: str) -> tuple[str, str | None]:
+        request = request_bytes(address, "GET", f"/api/orders/{order_id}")
+        order = _decode_event((await connection.request(address, request)).body)
+        return order.status.lower(), order.failure_reason
 
-    return status_of
+    return read
 
 
-def _grpc_status(channel: grpc.aio.Channel) -> Callable[[str], Awaitable[str]]:
+def _grpc_reader(channel: grpc.aio.Channel) -> Read:
     stub = orders_pb2_grpc.OrderServiceStub(channel)
 
-    async def status_of(order_id: str) -> str:
-        answer = await stub.GetOrder(orders_pb2.GetOrderRequest(order_id=order_id), timeout=10.0)
-        return _STATUS_NAMES.get(answer.order.status, "")
+    async def read(order_id: str) -> tuple[str, str | None]:
+        request = orders_pb2.GetOrderRequest(order_id=order_id)
+        order = (await stub.GetOrder(request, timeout=10.0)).order
+        return _STATUS_NAMES.get(order.status, "unknown"), _REASON_NAMES.get(order.failure_reason)
 
-    return status_of
+    return read
 
 
 async def _watch_requests(
-    waiting: asyncio.Queue[OrderRun],
+    waiting: asyncio.Queue[list[str]],
 ) -> AsyncIterator[orders_pb2.WatchOrdersRequest]:
     while True:
-        order = await waiting.get()
-        yield orders_pb2.WatchOrdersRequest(watch=[orders_pb2.WatchOrderRequest(order_id=order.order_id)])
+        order_ids = await waiting.get()
+        yield orders_pb2.WatchOrdersRequest(
+            watch=[orders_pb2.WatchOrderRequest(order_id=order_id) for order_id in order_ids]
+        )
 
 
 def spec_of(body: dict[str, Any]) -> orders_pb2.OrderSpec:

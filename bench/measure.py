@@ -63,6 +63,10 @@ class Result:
     accepted_count: int
     finals: Mapping[str, int]
     """How many orders ended in each status; "" for those that had not when the run gave up."""
+    failures: Mapping[str, int]
+    """The failed ones by reason."""
+    retried_count: int
+    """Watched orders that took more than one attempt."""
     accepted_per_second: float
     """From the first submit to the last answer."""
     confirmed_per_second: float
@@ -122,6 +126,10 @@ async def measure(
         scenario=scenario,
         accepted_count=run.accepted_count,
         finals=dict(finals),
+        failures=dict(
+            Counter(order.failure_reason or "?" for order in run.orders if order.final == "failed")
+        ),
+        retried_count=sum(order.statuses.count("routing") > 1 for order in watched),
         accepted_per_second=_rate(run.accepted_count, run.submitted - run.started),
         confirmed_per_second=_rate(finals["confirmed"], finished - run.started),
         accept_ms=latency_of(order.accepted - order.due for order in run.orders),

@@ -51,6 +51,8 @@ def troubles(result: Result) -> list[str]:
     }
     if not_confirmed:
         found.append("not confirmed: " + _counts(not_confirmed))
+    if result.failures:
+        found.append("why they failed: " + _counts(result.failures))
     if result.complete_count < result.watched_count:
         missed = result.watched_count - result.complete_count
         found.append(f"{missed} of {result.watched_count} watchers missed an event or saw one twice")
@@ -84,6 +86,7 @@ def _load_table(results: Sequence[Result]) -> Table:
         ("  p99 / max", lambda result: _latency(result.confirm_ms, "p99", "max")),
         ("watchers", lambda result: f"{result.watched_count:,}"),
         ("  that saw every event", lambda result: f"{result.complete_count:,}"),
+        ("  that saw a retry", lambda result: f"{result.retried_count:,}"),
         (
             "orders not confirmed",
             lambda result: f"{result.scenario.order_count - result.finals.get('confirmed', 0):,}",

@@ -31,6 +31,7 @@ class Engine:
     """Watches stay open after the last of `events`."""
     refuse_every: int = 0
     final: str = "confirmed"
+    failure_reason: str | None = None
     open_reads: int = 0
     """So many reads say that an order is still open."""
     posts: int = 0
@@ -52,7 +53,8 @@ class Engine:
     async def get(self, request: web.Request) -> web.Response:
         self.open_reads -= 1
         status = "submitted" if self.open_reads >= 0 else self.final
-        return web.json_response({"orderId": request.match_info["id"], "status": status})
+        reason = {} if self.failure_reason is None else {"failureReason": self.failure_reason}
+        return web.json_response({"orderId": request.match_info["id"], "status": status} | reason)
 
     async def watch(self, request: web.Request) -> web.WebSocketResponse:
         self.watches += 1
@@ -60,6 +62,8 @@ class Engine:
         await socket.prepare(request)
         for sequence, status in self.events:
             message = {"orderId": request.match_info["id"], "status": status}
+            if status == "failed" and self.failure_reason:
+                message["failureReason"] = self.failure_reason
             await socket.send_json(message | ({"sequence": sequence} if sequence else {}))
         self._open -= 1
         if self.hangs:
@@ -135,6 +139,18 @@ async def test_an_order_that_closes_late_is_counted_and_ends_the_run(engine: Eng
     assert await run.read_back() == 3
     assert run.finished > finished
     assert Counter(order.final for order in run.orders) == {"confirmed": 20}
+
+
+async def test_why_orders_failed_is_known_of_watched_and_unwatched_ones(engine: Engine) -> None:
+    engine.events = [(1, "pending"), (2, "routing"), (3, "failed")]
+    engine.final, engine.failure_reason = "failed", "no_route"
+    run = a_run(engine, "burst", 20, watch_fraction=0.0)
+    await run.drive()
+    await run.read_back()
+    assert Counter((order.final, order.failure_reason) for order in run.orders) == {
+        ("failed", "no_route"): 20
+    }
+    assert sum(order.watched for order in run.orders) == 5
 
 
 async def test_refusals_are_counted_by_status_and_reason_and_the_rest_goes_on(engine: Engine) -> None:
