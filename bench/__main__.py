@@ -18,7 +18,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from bench.load import Run, Scenario, Target
 from bench.measure import Result, Server, idle_cpu, machine, measure, server_of_folder
 from bench.render import print_comparison, print_results
-from bench.stack import StackError, own_server
+from bench.stack import SLOT_MS, StackError, own_server
 from bench.wire import Address
 
 UNUSABLE = 2
@@ -130,7 +130,7 @@ async def _first_server(options: argparse.Namespace, stack: AsyncExitStack, err:
     if options.data_dir:
         return replace(server_of_folder(options.data_dir), name=options.name)
     err.print("starting an engine of its own (order-engine up --ephemeral)")
-    server = await stack.enter_async_context(own_server(options.workers))
+    server = await stack.enter_async_context(own_server(options.workers, options.slot_ms))
     return replace(server, name=options.name)
 
 
@@ -205,6 +205,13 @@ def _parser() -> argparse.ArgumentParser:
     which.add_argument("--data-dir", metavar="DIR", type=Path, help="the `order-engine up` that runs on it")
     which.add_argument(
         "--workers", metavar="N", type=int, default=1, help="worker processes of one that is started"
+    )
+    which.add_argument(
+        "--slot-ms",
+        metavar="N",
+        type=int,
+        default=SLOT_MS,
+        help=f"its simulated slots (default {SLOT_MS}; 400 in reality)",
     )
     which.add_argument("--name", default="order-engine", help="what reports call it")
 

@@ -26,7 +26,7 @@ class StackError(Exception):
 
 
 @asynccontextmanager
-async def own_server(worker_count: int = 1) -> AsyncIterator[Server]:
+async def own_server(worker_count: int = 1, slot_ms: int = SLOT_MS) -> AsyncIterator[Server]:
     """Start everything, yield once it is ready, stop everything. Raises StackError."""
     ports = dict(
         zip(
@@ -41,7 +41,7 @@ async def own_server(worker_count: int = 1) -> AsyncIterator[Server]:
         "HOST": "127.0.0.1",
         # Embedded, whatever the environment or .env name: a load test is not for anybody's own services.
         **dict.fromkeys(("DB_HOST", "REDIS_HOST", "SOLANA_RPC_URL", "SOLANA_WS_URL", "WALLET_PATH"), ""),
-        "SIMNET_SLOT_MS": str(SLOT_MS),
+        "SIMNET_SLOT_MS": str(slot_ms),
         "SIMNET_LANDING_SLOTS": "0",
         "SIMNET_LANDING_JITTER_SLOTS": "0",
         "SIMNET_FAULTS": "",
