@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from importlib import resources
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeVar
 from uuid import UUID
+
+import psycopg
 
 from engine.coalesce import Coalescer
 from engine.domain.errors import OutcomeUnknown, RequestIdReused, StoreUnavailable
@@ -33,6 +35,9 @@ from engine.storage.convert import (
     token_from_mint,
     uuid_ceiling,
 )
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 _LOCK_CLASS: Final = 0x6F726472  # "ordr": the first half of a worker's advisory lock
 _MAX_BATCH: Final = 256
@@ -106,7 +111,9 @@ class Store:
         def sizes(edge: str) -> Callable[[int], None] | None:
             return observe(edge) if observe is not None else None
 
-        self.submit: Final = Coalescer(self._submit, max_batch=_MAX_BATCH, observe=sizes("submit"))
+        self.submit: Final = Coalescer(
+            _contained(self._submit), max_batch=_MAX_BATCH, observe=sizes("submit")
+        )
         """NewOrder -> Submitted. Raises RequestIdReused."""
         self.get: Final = Coalescer(self._get, max_batch=_MAX_BATCH, observe=sizes("get"))
         """order_id -> Order | None."""
@@ -118,7 +125,9 @@ class Store:
         """order_id -> Position | None: where it stands, None if there is no such order."""
         self.claim: Final = Coalescer(self._claim, max_batch=_MAX_BATCH, observe=sizes("claim"))
         """(order_id, lease_owner) -> Order | None: None if it is not due or another has it."""
-        self.advance: Final = Coalescer(self._advance, max_batch=_MAX_BATCH, observe=sizes("advance"))
+        self.advance: Final = Coalescer(
+            _contained(self._advance), max_batch=_MAX_BATCH, observe=sizes("advance")
+        )
         """Move -> Order | None: the order after it, None if it was superseded and nothing is stored."""
         self.postpone: Final = Coalescer(self._postpone, max_batch=_MAX_BATCH)
         """(order_id, lease_owner, delay_seconds) -> None: put down for a while, unchanged."""
@@ -361,6 +370,25 @@ class Store:
 
     async def _write(self, edge: str, query: str, values: dict[str, Any]) -> list[Any]:
         return await self._connections[edge].run(QUERIES[query], values)
+
+
+def _contained(
+    perform: Callable[[list[Item]], Awaitable[Sequence[Result | Exception]]],
+) -> Callable[[list[Item]], Awaitable[Sequence[Result | Exception]]]:
+    """Return `perform` such that an item the database refuses for good fails alone.
+
+    One statement stores all of a batch or nothing, so after a refusal the items can be asked one by one.
+    """
+
+    async def perform_contained(items: list[Item]) -> Sequence[Result | Exception]:
+        try:
+            return await perform(items)
+        except psycopg.Error as refusal:
+            if len(items) == 1:
+                return [refusal]
+        return [result for item in items for result in await perform_contained([item])]
+
+    return perform_contained
 
 
 def _advance_values(moves: Iterable[Move]) -> dict[str, list[Any]]:

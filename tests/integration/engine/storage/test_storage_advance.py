@@ -94,6 +94,18 @@ async def test_of_two_moves_of_one_order_in_one_batch_the_first_is_stored(store:
     assert (await exists(store, order.order_id)).status is S.BUILDING
 
 
+async def test_a_move_that_the_database_refuses_for_good_fails_alone(store: Store) -> None:
+    orders = [await stored(store, S.ROUTING) for _ in range(4)]
+    # PostgreSQL's text holds no NUL.
+    facts = [NotBuilt(FailureReason.INTERNAL, text) for text in ("one", "two\0", "three", "four")]
+    moves = [transitions(order, fact) for order, fact in zip(orders, facts, strict=True)]
+    answers = await asyncio.gather(*map(store.advance, moves), return_exceptions=True)
+    assert [isinstance(answer, psycopg.DataError) for answer in answers] == [False, True, False, False]
+    for order, answer in zip(orders, answers, strict=True):
+        expected = S.FAILED if isinstance(answer, Order) else S.ROUTING
+        assert (await exists(store, order.order_id)).status is expected
+
+
 async def test_of_workers_that_race_for_a_sequence_one_wins(shared_database: Settings) -> None:
     async with Store(shared_database) as one, Store(shared_database) as other:
         orders = [await stored(one, S.ROUTING) for _ in range(20)]
