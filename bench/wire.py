@@ -1,7 +1,7 @@
 """HTTP/1.1 and WebSocket, as little of them as a load generator needs.
 
-The generator shares its machine with what it measures, so what it spends distorts the result: a
-general client library costs several times as much per request. One connection carries one request at
+The generator shares its machine with what it measures, so what it spends distorts the result, and a
+general client library does more for each request than is needed here. One connection carries one request at
 a time; a WebSocket only listens, apart from pongs and the answer to a close.
 """
 
