@@ -123,7 +123,13 @@ def test_a_launcher_is_found_by_its_lock_while_it_runs(tmp_path: Path) -> None:
 
 def test_a_process_can_be_asked_for_its_environment() -> None:
     with subprocess.Popen(
-        [sys.executable, "-c", "input()"], stdin=subprocess.PIPE, env={"PORT": "3000", "ODD": "a=b"}
+        [sys.executable, "-c", "print('started', flush=True); input()"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={"PORT": "3000", "ODD": "a=b"},
     ) as child:
+        assert child.stdout is not None
+        # A program that has only just been started has no environment in /proc yet.
+        assert child.stdout.readline() == b"started\n"
         assert environment(child.pid).items() >= {"PORT": "3000", "ODD": "a=b"}.items()
         child.communicate(b"\n")
