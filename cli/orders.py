@@ -6,18 +6,9 @@ from datetime import UTC, datetime, timedelta
 
 from rich.console import Console
 
-from cli.render import (
-    asked,
-    details_json,
-    event_line,
-    order_json,
-    order_table,
-    plain,
-    print_decision,
-    print_details,
-    print_json,
-)
-from client import Order, OrderClient, OrderSpec, OrderStatus
+from cli.render import asked, order_table, print_decision, print_details, print_event
+from client import Order, OrderClient, OrderEvent, OrderSpec, OrderStatus
+from client.json_text import decision_json, details_json, event_text, json_bytes, order_json
 
 _OK, _NOT_CONFIRMED = 0, 1
 
@@ -40,7 +31,7 @@ async def submit(
     async with OrderClient(server) as client:
         order = await client.submit(spec, request_id=request_id)
         if json:
-            print_json(order_json(order))
+            _print_json(order_json(order))
         else:
             again = " (submitted before)" if order.deduplicated else ""
             Console(highlight=False, soft_wrap=True).print(
@@ -61,7 +52,7 @@ async def quote(server: str, spec: OrderSpec, *, json: bool) -> int:
     async with OrderClient(server) as client:
         decision = await client.quote(spec)
     if json:
-        print_json(plain(decision))
+        _print_json(decision_json(decision))
     else:
         print_decision(_console(), decision, spec)
     return _OK
@@ -71,7 +62,7 @@ async def get(server: str, order_id: str, *, json: bool) -> int:
     async with OrderClient(server) as client:
         details = await client.get(order_id)
     if json:
-        print_json(details_json(details))
+        _print_json(details_json(details))
     else:
         print_details(_console(), details)
     return _OK
@@ -84,14 +75,14 @@ async def list_orders(server: str, statuses: list[OrderStatus], limit: int, *, j
         async with OrderClient(server) as client:
             async for order in client.list(statuses=statuses, page_size=min(limit, 500)):
                 if json:
-                    print_json(order_json(order))
+                    _print_json(order_json(order))
                 orders.append(order)
                 if len(orders) == limit:
                     break
     if not json:
         console = _console()
         if orders:
-            console.print(order_table(orders))
+            console.print(order_table(orders, console.width))
         else:
             console.print("no orders", style="dim")
     return _OK
@@ -101,22 +92,33 @@ async def cancel(server: str, order_id: str, *, json: bool) -> int:
     async with OrderClient(server) as client:
         order = await client.cancel(order_id)
     if json:
-        print_json(order_json(order))
+        _print_json(order_json(order))
     else:
         Console(highlight=False).print(f"order {order.order_id}: {order.status}")
     return _OK
 
 
 async def _follow(client: OrderClient, order: Order, after_sequence: int, *, json: bool) -> int:
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False)
+    before: OrderEvent | None = None
     status = order.status
     async for event in client.watch(order.order_id, after_sequence):
         status = event.status
         if json:
-            print_json(plain(event))
+            _print_line(event_text(event))
         else:
-            console.print(event_line(event, order.spec))
+            print_event(console, event, order.spec, before)
+        before = event
     return _OK if status is OrderStatus.CONFIRMED else _NOT_CONFIRMED
+
+
+def _print_json(value: object) -> None:
+    _print_line(json_bytes(value).decode())
+
+
+def _print_line(line: str) -> None:
+    """Print it at once, so that a reader of the stream sees it now."""
+    print(line, flush=True)  # noqa: T201
 
 
 def _console() -> Console:

@@ -1,21 +1,14 @@
-"""What the client commands print: tables and lines for people, JSON for scripts.
-
-JSON is spelled as the REST API spells it: camelCase names, prices as numbers, amounts as text, and what is
-not known left out.
-"""
+"""What the client commands print: tables and lines for people, JSON for scripts."""
 
 from __future__ import annotations
 
-from dataclasses import fields, is_dataclass
-from datetime import UTC, datetime
-from typing import Any
+from datetime import datetime
 
-import msgspec
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from client import Order, OrderDetails, OrderEvent, OrderSpec, Quote, RoutingDecision
+from client import Order, OrderDetails, OrderEvent, OrderSpec, OrderStatus, Quote, RoutingDecision
 
 _STATUS_STYLES = {
     "pending": "dim",
@@ -24,110 +17,97 @@ _STATUS_STYLES = {
     "cancelled": "bold yellow",
     "expired": "bold yellow",
 }
+_EVERY_COLUMN = 100  # characters; a narrower terminal gets the columns that matter most
 
 
-def print_json(value: Any) -> None:
-    """Print one line of JSON, at once, so that a reader of the stream sees it now."""
-    print(msgspec.json.encode(value).decode(), flush=True)  # noqa: T201
+def print_event(console: Console, event: OrderEvent, spec: OrderSpec, before: OrderEvent | None) -> None:
+    """Print a line for an event: sequence, status, and what it says that the one before did not."""
+    beginning = Text(f"{event.sequence:>3}  ").append(_status(event.status))
+    indent = 3 + 2 + 9 + 2
+    # A pipe's reader wants one line an event, and all of it.
+    room = console.width - indent if console.is_terminal else None
+    news = Text("  ").join(_news(event, spec, before, room))
+    lines = news.wrap(console, room) if room is not None and room > 0 else [news]
+    if news:
+        beginning.append(" " * (indent - len(beginning)))
+        for line in lines:
+            line.rstrip()
+        beginning += Text("\n" + " " * indent).join(lines)
+    console.print(beginning, soft_wrap=True)
 
 
-def plain(value: Any) -> Any:
-    """Return dataclasses as dicts of what is known."""
-    if isinstance(value, tuple):
-        return [plain(item) for item in value]
-    if isinstance(value, datetime):
-        return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
-    if not is_dataclass(value):
-        return value
-    found = {}
-    for field in fields(value):
-        item = getattr(value, field.name)
-        if item is not None:
-            first, *rest = field.name.split("_")
-            name = first + "".join(word.capitalize() for word in rest)
-            # The engine's own decimal text, never through binary floating point.
-            found[name] = msgspec.Raw(item.encode()) if field.name == "price" else plain(item)
+def _news(event: OrderEvent, spec: OrderSpec, before: OrderEvent | None, room: int | None) -> list[Text]:
+    known = before or OrderEvent(event.order_id, 0, OrderStatus.PENDING)
+    found: list[Text] = []
+    if event.attempt != known.attempt:
+        found.append(Text(f"attempt {event.attempt}", "dim"))
+    if event.venue and event.venue != known.venue:
+        found.append(Text(event.venue, "cyan"))
+    if event.input_amount and event.output_amount:
+        amounts = (event.input_amount, event.output_amount, event.price)
+        if amounts != (known.input_amount, known.output_amount, known.price):
+            found.append(Text(_swapped(event.input_amount, event.output_amount, spec)))
+            if event.price:
+                found.append(Text(f"at {event.price}", "dim"))
+        elif event.status is OrderStatus.CONFIRMED:
+            found.append(Text("as quoted", "dim"))
+    if event.tx_hash and event.tx_hash != known.tx_hash:
+        whole = room is None or len(event.tx_hash) <= room - len("tx ")
+        found.append(Text(f"tx {event.tx_hash if whole else _abbreviated(event.tx_hash, 8)}", "dim"))
+    is_told = event.failure_message == known.failure_message and event.attempt == known.attempt
+    if event.failure_reason and (event.status is OrderStatus.FAILED or not is_told):
+        reason = Text(event.failure_reason, "red")
+        # Attempts that fail alike say so once.
+        if event.failure_message and event.failure_message != known.failure_message:
+            reason.append(f": {event.failure_message}", "default")
+        found.append(reason)
     return found
 
 
-def order_json(order: Order) -> dict[str, Any]:
-    """Return the order with its spec's fields beside its own, as they are in a POST."""
-    found: dict[str, Any] = plain(order)
-    spec = found.pop("spec")
-    return {"orderId": found.pop("orderId"), "status": found.pop("status"), **spec, **found}
-
-
-def details_json(details: OrderDetails) -> dict[str, Any]:
-    return order_json(details.order) | {"routingDecisions": plain(details.routing_decisions)}
-
-
-def event_line(event: OrderEvent, spec: OrderSpec) -> Text:
-    """Return one event as a line: sequence, status, and what was known at that point."""
-    line = Text(f"{event.sequence:>3}  ")
-    line.append(f"{event.status:<10}", _STATUS_STYLES.get(event.status, ""))
-    if event.attempt > 1:
-        line.append(f"  attempt {event.attempt}", "dim")
-    if event.venue:
-        line.append(f"  {event.venue}", "cyan")
-    if event.input_amount and event.output_amount:
-        line.append(f"  {event.input_amount} {spec.input_token} -> {event.output_amount} {spec.output_token}")
-    if event.price:
-        line.append(f"  at {event.price}", "dim")
-    if event.tx_hash:
-        line.append(f"  tx {event.tx_hash}", "dim")
-    if event.failure_reason:
-        line.append(f"  {event.failure_reason}", "red")
-    if event.failure_message:
-        line.append(f": {event.failure_message}")
-    return line
-
-
-def order_table(orders: list[Order]) -> Table:
-    """Return a table that fits 80 columns; amounts are folded before anything is cut off."""
+def order_table(orders: list[Order], width: int) -> Table:
+    """Return a table that fits `width` characters, from 80 on, without cutting anything off."""
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for title in ("order", "created", "status"):
+    every = width >= _EVERY_COLUMN
+    for title in ("order", "created", "status") if every else ("order", "status"):
         table.add_column(title, no_wrap=True)
     table.add_column("swap", overflow="fold")
-    table.add_column("venue", overflow="fold")
+    if every:
+        table.add_column("venue", overflow="fold")
     for order in orders:
-        table.add_row(
-            order.order_id,
-            _short(order.create_time) if order.create_time else "",
-            Text(order.status, _STATUS_STYLES.get(order.status, "")),
-            _filled(order) if order.status == "confirmed" else asked(order.spec),
-            order.venue or "",
-        )
+        cells: dict[str, Text | str] = {
+            "order": order.order_id,
+            "created": _short(order.create_time) if order.create_time else "",
+            "status": _status(order.status),
+            "swap": (order.status == "confirmed" and _filled(order)) or asked(order.spec),
+            "venue": order.venue or "",
+        }
+        table.add_row(*(cells[str(column.header)] for column in table.columns))
     return table
 
 
 def print_details(console: Console, details: OrderDetails) -> None:
     """Print an order field by field, then how each attempt was routed."""
-    order = details.order
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_column(style="dim", no_wrap=True)
-    table.add_column()
-    table.add_row("order", order.order_id)
-    table.add_row("status", Text(order.status, _STATUS_STYLES.get(order.status, "")))
-    table.add_row("asked", f"{order.spec.side} {asked(order.spec)}")
-    if order.spec.slippage_bps is not None:
-        table.add_row("slippage", f"{order.spec.slippage_bps} bps")
-    if order.spec.expire_time is not None:
-        table.add_row("expires", order.spec.expire_time.isoformat())
-    if order.venue:
-        table.add_row("venue", order.venue)
-    if order.input_amount and order.output_amount:
-        table.add_row("filled" if order.status == "confirmed" else "quoted", _filled(order))
-    if order.price:
-        table.add_row("price", f"{order.price} {order.spec.output_token} per {order.spec.input_token}")
-    if order.tx_hash:
-        table.add_row("transaction", order.tx_hash)
-    if order.failure_reason:
-        table.add_row("failed", f"{order.failure_reason}: {order.failure_message or ''}")
-    table.add_row("attempt", str(order.attempt))
-    for title, time in (("created", order.create_time), ("updated", order.update_time)):
-        if time is not None:
-            table.add_row(title, time.astimezone().isoformat(sep=" ", timespec="milliseconds"))
-    console.print(table)
+    order, spec = details.order, details.order.spec
+    failed = f"{order.failure_reason}: {order.failure_message or ''}" if order.failure_reason else None
+    price = f"{order.price} {spec.output_token} per {spec.input_token}" if order.price else None
+    for title, value in (
+        ("order", order.order_id),
+        ("status", _status(order.status)),
+        ("asked", f"{spec.side} {asked(spec)}"),
+        ("slippage", None if spec.slippage_bps is None else f"{spec.slippage_bps} bps"),
+        ("expires", _long(spec.expire_time)),
+        ("venue", order.venue),
+        ("filled" if order.status == "confirmed" else "quoted", _filled(order)),
+        ("price", price),
+        ("transaction", order.tx_hash),
+        ("failed", failed),
+        ("attempt", str(order.attempt)),
+        ("created", _long(order.create_time)),
+        ("updated", _long(order.update_time)),
+    ):
+        if value:
+            # The terminal breaks a line that is too long; what is copied from it is whole.
+            console.print(Text.assemble((f"{title:<13}", "dim"), value), soft_wrap=True)
     for decision in details.routing_decisions:
         console.print()
         print_decision(console, decision, order.spec)
@@ -164,7 +144,7 @@ def asked(spec: OrderSpec) -> str:
 
 def _quote_cells(quote: Quote, sells: bool, chosen: bool) -> list[Text | str]:
     mark = Text("*" if chosen else "", "bold green")
-    cells: list[Text | str] = [mark, quote.venue, f"{quote.pool[:4]}..{quote.pool[-4:]}"]
+    cells: list[Text | str] = [mark, quote.venue, _abbreviated(quote.pool, 4)]
     if quote.refusal:
         return [*cells, Text(quote.refusal, "red")]
     return [
@@ -176,10 +156,27 @@ def _quote_cells(quote: Quote, sells: bool, chosen: bool) -> list[Text | str]:
     ]
 
 
-def _filled(order: Order) -> str:
+def _filled(order: Order) -> str | None:
     if not order.input_amount or not order.output_amount:
-        return ""
-    return f"{order.input_amount} {order.spec.input_token} -> {order.output_amount} {order.spec.output_token}"
+        return None
+    return _swapped(order.input_amount, order.output_amount, order.spec)
+
+
+def _swapped(input_amount: str, output_amount: str, spec: OrderSpec) -> str:
+    return f"{input_amount} {spec.input_token} -> {output_amount} {spec.output_token}"
+
+
+def _status(status: OrderStatus) -> Text:
+    return Text(status, _STATUS_STYLES.get(status, ""))
+
+
+def _abbreviated(name: str, kept: int) -> str:
+    """Return an address or a hash by its first and last `kept` characters."""
+    return f"{name[:kept]}..{name[-kept:]}"
+
+
+def _long(time: datetime | None) -> str | None:
+    return time.astimezone().isoformat(sep=" ", timespec="milliseconds") if time is not None else None
 
 
 def _short(time: datetime) -> str:

@@ -24,7 +24,7 @@ from client import (
     RoutingDecision,
     Side,
 )
-from gateway.convert import EVENT_FIELDS, body_of, camel
+from client.json_text import EVENT_FIELDS, camel, json_bytes
 
 Json = dict[str, Any]
 
@@ -55,7 +55,7 @@ _EXAMPLE: Final = {"side": "sell", "amount": 1.5, "inputToken": "SOL", "outputTo
 
 @cache
 def openapi_body() -> bytes:
-    return body_of(openapi())
+    return json_bytes(openapi())
 
 
 def openapi() -> Json:

@@ -11,7 +11,7 @@ import msgspec
 from starlette.responses import Response
 
 from client import FieldViolation, OrderError, Refused, Unavailable
-from gateway.convert import camel
+from client.json_text import camel
 
 CODE_OF: Final[Mapping[str, int]] = {
     # The contract's reasons.

@@ -11,7 +11,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from client import OrderClient, TooManyOrders
-from gateway.convert import body_of, decision_json, details_json, page_json
+from client.json_text import decision_json, details_json, json_bytes, page_json
 from gateway.parse import (
     MAX_BODY_BYTES,
     parse_order,
@@ -127,4 +127,4 @@ def _too_large() -> HttpRefusal:
 
 
 def _json(body: Mapping[str, Any], code: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    return Response(body_of(body), code, headers, media_type="application/json")
+    return Response(json_bytes(body), code, headers, media_type="application/json")

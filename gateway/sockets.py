@@ -24,8 +24,8 @@ from websockets.protocol import Protocol, Side
 from websockets.utils import accept_key
 
 from client import OrderClient, OrderError, OrderEvent, OrderNotFound, SequenceAhead
+from client.json_text import event_text
 from engine.telemetry import events_sent_total, open_websockets
-from gateway.convert import event_text
 from gateway.parse import parse_sequence
 from gateway.problems import code_of, problem, raw
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
+from dataclasses import replace
 from datetime import UTC, datetime
+from io import StringIO
 
-import msgspec
 import pytest
 from rich.console import Console
 from rich.table import Table
 
-from cli.render import asked, details_json, event_line, order_json, order_table, print_decision, print_details
+from cli.render import asked, order_table, print_decision, print_details, print_event
 from client import (
     FailureReason,
     Order,
@@ -63,58 +63,60 @@ def _printed(what: Table) -> str:
     return captured.get()
 
 
-def test_json_is_spelled_as_the_rest_api_spells_it() -> None:
-    text = msgspec.json.encode(order_json(ORDER)).decode()
-    assert json.loads(text, parse_float=str) == {
-        "orderId": "0198c2f0-5b7e-7d31-a4c2-9f6e2b1d8a77",
-        "status": "confirmed",
-        "side": "sell",
-        "amount": "1.5",
-        "inputToken": "SOL",
-        "outputToken": "USDC",
-        "type": "market",
-        "sequence": 5,
-        "attempt": 1,
-        "venue": "Raydium",
-        "price": "105.123456789012345678",
-        "inputAmount": "1.5",
-        "outputAmount": "157.685185",
-        "txHash": "5KtP",
-        "createTime": "2026-01-02T03:04:05Z",
-    }
-    assert '"price":105.123456789012345678' in text, "a number, and every digit of it"
+EVENT = OrderEvent(
+    ORDER.order_id, 3, OrderStatus.BUILDING, 1, "Raydium", "105.123456789", "1.5", "157.685185"
+)
+SUBMITTED = replace(EVENT, sequence=4, status=OrderStatus.SUBMITTED, tx_hash="5" * 88)
 
 
-def test_details_hold_every_routing_decision() -> None:
-    found = details_json(OrderDetails(ORDER, (DECISION,)))
-    assert [decision["slot"] for decision in found["routingDecisions"]] == [77]
-
-
-def test_an_event_is_one_line_with_what_is_known() -> None:
-    line = event_line(
-        OrderEvent("id", 3, OrderStatus.BUILDING, 1, "Raydium", "105.5", "1.5", "158.25"), SPEC
-    ).plain
-    assert line.split() == ["3", "building", "Raydium", "1.5", "SOL", "->", "158.25", "USDC", "at", "105.5"]
-
-
-def test_an_event_of_a_later_attempt_says_why() -> None:
-    event = OrderEvent(
-        "id",
-        5,
-        OrderStatus.ROUTING,
-        2,
-        failure_reason=FailureReason.SLIPPAGE_EXCEEDED,
-        failure_message="it moved",
+def _event(event: OrderEvent, before: OrderEvent | None = None, width: int | None = 80) -> list[str]:
+    """Return the lines of an event, in a terminal so wide, or in a pipe."""
+    console = Console(
+        file=StringIO(), width=width, force_terminal=width is not None, color_system=None, highlight=False
     )
-    assert event_line(event, SPEC).plain.split() == [
-        "5",
-        "routing",
-        "attempt",
-        "2",
-        "slippage_exceeded:",
-        "it",
-        "moved",
-    ]
+    print_event(console, event, SPEC, before)
+    assert isinstance(console.file, StringIO)
+    return console.file.getvalue().splitlines()
+
+
+def test_an_event_is_a_line_with_what_is_known() -> None:
+    (line,) = _event(EVENT)
+    assert line == "  3  building   Raydium  1.5 SOL -> 157.685185 USDC  at 105.123456789"
+
+
+def test_an_event_does_not_repeat_what_the_one_before_said() -> None:
+    assert _event(SUBMITTED, EVENT) == ["  4  submitted  tx 55555555..55555555"]
+    confirmed = replace(SUBMITTED, sequence=5, status=OrderStatus.CONFIRMED)
+    assert _event(confirmed, SUBMITTED) == ["  5  confirmed  as quoted"]
+    better = replace(confirmed, output_amount="158", price="105.333333333")
+    assert _event(better, SUBMITTED) == ["  5  confirmed  1.5 SOL -> 158 USDC  at 105.333333333"]
+
+
+@pytest.mark.parametrize("width", [120, None])
+def test_a_transaction_is_whole_where_it_fits(width: int | None) -> None:
+    assert _event(SUBMITTED, EVENT, width) == ["  4  submitted  tx " + "5" * 88]
+
+
+def test_an_event_of_a_later_attempt_says_why_and_attempts_that_fail_alike_say_it_once() -> None:
+    why = "no pool can fill it " * 6
+    second = OrderEvent(
+        "id", 3, OrderStatus.ROUTING, 2, failure_reason=FailureReason.NO_ROUTE, failure_message=why
+    )
+    lines = _event(second, OrderEvent("id", 2, OrderStatus.ROUTING))
+    assert lines[0].startswith("  3  routing    attempt 2  no_route: no pool can fill it")
+    assert all(line.startswith(" " * 16 + "no pool") or line[16:].strip() for line in lines[1:])
+    assert max(map(len, lines)) <= 80
+    assert " ".join(" ".join(lines).split()).endswith(why.strip())
+    third = replace(second, sequence=4, attempt=3)
+    assert _event(third, second) == ["  4  routing    attempt 3  no_route"]
+    failed = replace(third, sequence=5, status=OrderStatus.FAILED)
+    assert _event(failed, third) == ["  5  failed     no_route"]
+
+
+def test_in_a_pipe_an_event_is_one_line_however_long() -> None:
+    failed = OrderEvent("id", 5, OrderStatus.FAILED, failure_message="why " * 100,
+                        failure_reason=FailureReason.INTERNAL)  # fmt: skip
+    assert len(_event(failed, width=None)) == 1
 
 
 @pytest.mark.parametrize(
@@ -126,9 +128,19 @@ def test_what_is_asked_shows_which_leg_is_exact(spec: OrderSpec, said: str) -> N
 
 
 def test_the_list_has_a_line_for_each_order() -> None:
-    lines = _printed(order_table([ORDER, ORDER])).strip().splitlines()
+    lines = _printed(order_table([ORDER, ORDER], 140)).strip().splitlines()
     assert len(lines) == 3
     assert "157.685185 USDC" in lines[1]
+    assert "Raydium" in lines[1]
+
+
+def test_an_order_is_one_line_of_the_list_in_a_narrow_terminal_too() -> None:
+    console = Console(width=80)
+    with console.capture() as captured:
+        console.print(order_table([ORDER], 80))
+    title, line = captured.get().splitlines()
+    assert title.split() == ["order", "status", "swap"]
+    assert line.rstrip() == f"{ORDER.order_id}  confirmed  1.5 SOL -> 157.685185 USDC"
 
 
 def test_quotes_are_shown_best_first_with_the_chosen_one_marked_and_refusals_explained() -> None:
@@ -153,7 +165,7 @@ def test_a_buy_is_quoted_by_what_it_costs() -> None:
 def test_nothing_is_cut_off_in_a_terminal_of_the_usual_width(width: int) -> None:
     console = Console(width=width)
     with console.capture() as captured:
-        console.print(order_table([ORDER]))
+        console.print(order_table([ORDER], width))
         print_decision(console, DECISION, SPEC)
     assert "…" not in captured.get()
 
@@ -164,3 +176,11 @@ def test_details_show_the_order_and_how_it_was_routed() -> None:
         print_details(console, OrderDetails(ORDER, (DECISION,)))
     assert "sell 1.5 SOL -> USDC" in captured.get()
     assert "attempt 1, slot 77" in captured.get()
+
+
+def test_what_is_copied_from_the_details_is_whole_in_a_narrow_terminal() -> None:
+    order = replace(ORDER, tx_hash="5" * 88)
+    console = Console(width=80)
+    with console.capture() as captured:
+        print_details(console, OrderDetails(order, ()))
+    assert "transaction  " + "5" * 88 in captured.get().splitlines()

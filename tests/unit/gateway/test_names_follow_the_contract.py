@@ -27,7 +27,7 @@ from client import (
     RoutingDecision,
     Side,
 )
-from gateway.convert import body_of, camel, details_json, event_text, page_json
+from client.json_text import camel, details_json, event_text, json_bytes, page_json
 from gateway.openapi import openapi
 from gateway.parse import parse_order, read_json
 
@@ -108,8 +108,8 @@ def schema_keys(schema: Any) -> Iterator[str]:
 
 def test_rest_and_websocket_keys_are_the_contracts() -> None:
     answers = [
-        json.loads(body_of(details_json(OrderDetails(ORDER, (DECISION,))))),
-        json.loads(body_of(page_json(OrderPage((ORDER,), "next")))),
+        json.loads(json_bytes(details_json(OrderDetails(ORDER, (DECISION,))))),
+        json.loads(json_bytes(page_json(OrderPage((ORDER,), "next")))),
         json.loads(event_text(EVENT)),
     ]
     assert set(keys(answers)) - CAMELLED == set()
@@ -131,10 +131,10 @@ def test_openapi_names_are_the_contracts_or_https() -> None:
 
 def test_openapi_tells_every_key_that_is_sent() -> None:
     schemas = openapi()["components"]["schemas"]
-    order = json.loads(body_of(page_json(OrderPage((ORDER,)))))["orders"][0]
+    order = json.loads(json_bytes(page_json(OrderPage((ORDER,)))))["orders"][0]
     assert set(order) == set(schemas["Order"]["properties"])
     assert set(json.loads(event_text(EVENT))) == set(schemas["OrderEvent"]["properties"])
-    decision = json.loads(body_of(details_json(OrderDetails(ORDER, (DECISION,)))))["routingDecisions"][0]
+    decision = json.loads(json_bytes(details_json(OrderDetails(ORDER, (DECISION,)))))["routingDecisions"][0]
     assert set(decision) == set(schemas["RoutingDecision"]["properties"])
     assert set(decision["quotes"][0]) == set(schemas["Quote"]["properties"])
 
@@ -171,7 +171,7 @@ def test_every_status_and_reason_of_the_contract_is_known_to_the_client() -> Non
 
 
 def test_an_order_that_is_read_can_be_posted_again() -> None:
-    body = json.loads(body_of(page_json(OrderPage((ORDER,)))))["orders"][0]
+    body = json.loads(json_bytes(page_json(OrderPage((ORDER,)))))["orders"][0]
     schema = openapi()["components"]["schemas"]["OrderSpec"]["properties"]
     spec = {name: value for name, value in body.items() if name in schema}
     assert parse_order(read_json(json.dumps(spec).encode())) == ORDER.spec

@@ -1,7 +1,7 @@
-"""Where the client's nouns meet JSON. Names are camelCased mechanically; what is not known is left out.
+"""The client's nouns as JSON: what the REST and WebSocket clients get, and `order-engine --json` prints.
 
-Prices are JSON numbers and amounts JSON strings. Both are the engine's own decimal text: nothing here
-passes through binary floating point.
+Names are camelCased mechanically; what is not known is left out. Prices are JSON numbers and amounts JSON
+strings. Both are the engine's own decimal text: nothing here passes through binary floating point.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
-from client import Order, OrderDetails, OrderEvent, OrderPage, RoutingDecision
+from client.order import Order, OrderDetails, OrderEvent, OrderPage, RoutingDecision
 
 _encode = msgspec.json.Encoder().encode
 
@@ -29,7 +29,7 @@ EVENT_FIELDS: Final = (
     "failure_reason",
     "failure_message",
 )
-"""Of OrderEvent, as WebSocket clients get them; `attempt` follows from the second on."""
+"""Of OrderEvent, in the order in which they are written; `attempt` follows from the second on."""
 
 
 def camel(name: str) -> str:
@@ -38,14 +38,14 @@ def camel(name: str) -> str:
     return first + "".join(word.capitalize() for word in rest)
 
 
-def body_of(value: object) -> bytes:
+def json_bytes(value: object) -> bytes:
     """Return JSON text of what `order_json` and its neighbours made."""
     return _encode(value)
 
 
 @lru_cache(maxsize=8192)
 def event_text(event: OrderEvent) -> str:
-    """Return the event as WebSocket clients get it. Made once, however many sockets watch the order."""
+    """Return the event as JSON text. Made once, however many sockets of a gateway watch the order."""
     found: dict[str, Any] = {}
     for name, key in _EVENT_KEYS:
         value = getattr(event, name)
@@ -57,14 +57,14 @@ def event_text(event: OrderEvent) -> str:
 
 
 def order_json(order: Order) -> dict[str, Any]:
-    """Return the order with its spec's fields beside its own, as they were in the POST."""
-    found = plain(order)
+    """Return the order with its spec's fields beside its own, as they were when it was submitted."""
+    found = _plain(order)
     spec = found.pop("spec")
     return {"orderId": found.pop("orderId"), "status": found.pop("status"), **spec, **found}
 
 
 def details_json(details: OrderDetails) -> dict[str, Any]:
-    return order_json(details.order) | {"routingDecisions": plain(details.routing_decisions)}
+    return order_json(details.order) | {"routingDecisions": _plain(details.routing_decisions)}
 
 
 def page_json(page: OrderPage) -> dict[str, Any]:
@@ -75,14 +75,14 @@ def page_json(page: OrderPage) -> dict[str, Any]:
 
 
 def decision_json(decision: RoutingDecision) -> dict[str, Any]:
-    found: dict[str, Any] = plain(decision)
+    found: dict[str, Any] = _plain(decision)
     return found
 
 
-def plain(value: Any) -> Any:
+def _plain(value: Any) -> Any:
     """Return dataclasses as dicts with camelCase keys, without what is None."""
     if isinstance(value, tuple):
-        return [plain(item) for item in value]
+        return [_plain(item) for item in value]
     if isinstance(value, datetime):
         return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
     if not is_dataclass(value):
@@ -92,7 +92,7 @@ def plain(value: Any) -> Any:
     for name, key in _keys(kind):
         item = getattr(value, name)
         if item is not None:
-            found[key] = msgspec.Raw(item.encode()) if name == "price" else plain(item)
+            found[key] = msgspec.Raw(item.encode()) if name == "price" else _plain(item)
     return found
 
 
