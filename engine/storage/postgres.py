@@ -459,6 +459,7 @@ _EVENT_COLUMNS: Final = tuple(
     )
 )  # fmt: skip
 _OPENED_COLUMNS: Final = tuple(
-    f"opened_{name}" for name in ("order_id", "attempt", "tx_hash", "raw_transaction", "last_valid")
+    f"opened_{name}"
+    for name in ("order_id", "attempt", "tx_hash", "raw_transaction", "last_valid_block_height")
 )
 _CLOSED_COLUMNS: Final = ("closed_order_id", "closed_attempt", "closed_outcome")

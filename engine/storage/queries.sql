@@ -169,7 +169,7 @@ WITH moved AS (
     INSERT INTO attempts (order_id, attempt, tx_hash, raw_transaction, last_valid_block_height)
     SELECT * FROM unnest(
         %(opened_order_id)b::uuid[], %(opened_attempt)b::integer[], %(opened_tx_hash)b::text[],
-        %(opened_raw_transaction)b::bytea[], %(opened_last_valid)b::bigint[]
+        %(opened_raw_transaction)b::bytea[], %(opened_last_valid_block_height)b::bigint[]
     ) AS a (order_id, attempt, tx_hash, raw_transaction, last_valid_block_height)
     WHERE a.order_id = ANY (ARRAY(SELECT order_id FROM moved))
 ), closed AS (
@@ -256,9 +256,6 @@ WHERE lease_owner <> %(lease_owner)b::bigint
   AND (expire_time < now() - interval '1 hour'
        OR pg_try_advisory_xact_lock(%(lock_class)b::integer, lease_owner::integer))
 RETURNING lease_owner;
-
--- name: database_time
-SELECT clock_timestamp();
 
 -- name: open_orders_count
 -- Open orders, counted no further than the limit.

@@ -38,8 +38,8 @@ async def fill(settings: Settings) -> None:
     """Mostly closed orders, and some open ones, as a record looks after a while."""
     async with Store(settings) as store:
         new = [
-            (await asyncio.gather(*(store.submit(new_order(f"r{batch}-{n}")) for n in range(250))))
-            for batch in range(4)
+            (await asyncio.gather(*(store.submit(new_order(f"r{batch}-{n}")) for n in range(150))))
+            for batch in range(3)
         ]
         orders = [submitted.order for batch in new for submitted in batch]
         for number, order in enumerate(orders):

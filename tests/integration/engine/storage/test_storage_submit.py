@@ -23,7 +23,14 @@ S = OrderStatus
 
 
 @pytest.fixture
-async def store(database: Settings) -> AsyncIterator[Store]:
+async def store(shared_database: Settings) -> AsyncIterator[Store]:
+    """A store with orders of other tests in it."""
+    async with Store(shared_database) as store:
+        yield store
+
+
+@pytest.fixture
+async def empty_store(database: Settings) -> AsyncIterator[Store]:
     async with Store(database) as store:
         yield store
 
@@ -50,7 +57,7 @@ def ids(answers: list[Submitted | BaseException]) -> set[UUID]:
     "asked",
     [
         new_order(),
-        new_order("mine"),
+        new_order("as it was asked"),
         new_order(side=Side.BUY, amount=1),
         new_order(amount=2**64 - 1, expire_time=datetime(2030, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)),
         replace(new_order(), spec=replace(new_order().spec, slippage_bps=0)),
@@ -67,22 +74,22 @@ async def test_what_was_asked_is_what_is_read(asked: NewOrder, store: Store) -> 
 
 
 async def test_the_same_request_is_the_same_order_for_ever(store: Store) -> None:
-    first = await store.submit(new_order("mine"))
+    first = await store.submit(new_order("for ever"))
     for status in (S.PENDING, S.ROUTING, S.CANCELLED):
         if status is not S.PENDING:
             order = await exists(store, first.order.order_id)
             await advance(
                 store, order, *([Claimed()] if status is S.ROUTING else [no_route(n) for n in (1, 2, 3)])
             )
-        again = await store.submit(new_order("mine"))
+        again = await store.submit(new_order("for ever"))
         assert again.deduplicated
         assert again.order == await exists(store, first.order.order_id)
 
 
-async def test_a_request_id_with_other_content_is_refused(store: Store, database: Settings) -> None:
-    await store.submit(new_order("mine"))
+async def test_a_request_id_with_other_content_is_refused(empty_store: Store, database: Settings) -> None:
+    await empty_store.submit(new_order("mine"))
     with pytest.raises(RequestIdReused, match='"mine" was used for a different order'):
-        await store.submit(new_order("mine", amount=7))
+        await empty_store.submit(new_order("mine", amount=7))
     assert await count(database, "orders") == 1
 
 
@@ -116,9 +123,10 @@ async def test_of_different_orders_that_race_for_a_request_id_one_gets_it(databa
             assert sum(isinstance(answer, RequestIdReused) for answer in answers) == 3
 
 
-async def test_within_one_batch_a_request_id_makes_one_order(store: Store, database: Settings) -> None:
+async def test_within_one_batch_a_request_id_makes_one_order(empty_store: Store, database: Settings) -> None:
     answers = await submit_all(
-        store, [new_order("mine"), new_order("mine"), new_order("mine", amount=7), new_order(), new_order()]
+        empty_store,
+        [new_order("mine"), new_order("mine"), new_order("mine", amount=7), new_order(), new_order()],
     )
     first, second, reused, *others = answers
     assert isinstance(first, Submitted)
@@ -201,41 +209,40 @@ async def test_events_come_after_each_watcher_s_cursor(store: Store) -> None:
 # ---- Lists -----------------------------------------------------------------------------------------
 
 
-async def test_pages_go_from_the_newest_to_the_oldest(store: Store) -> None:
-    newest_first = [(await stored(store)).order_id for _ in range(5)][::-1]
+async def test_pages_go_from_the_newest_to_the_oldest(empty_store: Store) -> None:
+    newest_first = [(await stored(empty_store)).order_id for _ in range(5)][::-1]
     seen: list[UUID] = []
-    while page := await store.list_orders(2, seen[-1] if seen else None):
+    while page := await empty_store.list_orders(2, seen[-1] if seen else None):
         assert len(page) <= 2
         seen += [order.order_id for order in page]
     assert seen == newest_first
 
 
-@pytest.mark.parametrize(
-    "wanted",
-    [
-        [],
-        [S.PENDING],
-        [S.CONFIRMED],
-        [S.SUBMITTED, S.BUILDING],
-        [S.FAILED, S.CANCELLED, S.EXPIRED],
-        [S.PENDING, S.CONFIRMED, S.ROUTING, S.EXPIRED],
-        list(S),
-    ],
-)
-async def test_a_list_holds_the_newest_orders_of_the_wanted_statuses(
-    wanted: list[OrderStatus], store: Store
-) -> None:
-    newest_first = [await stored(store, status) for _ in range(2) for status in S][::-1]
-    expected = [order.order_id for order in newest_first if order.status in wanted or not wanted]
-    for limit in (1, 3, 100):
-        page = await store.list_orders(limit, None, wanted)
-        assert [order.order_id for order in page] == expected[:limit]
+WANTED: list[list[OrderStatus]] = [
+    [],
+    [S.PENDING],
+    [S.CONFIRMED],
+    [S.SUBMITTED, S.BUILDING],
+    [S.FAILED, S.CANCELLED, S.EXPIRED],
+    [S.PENDING, S.CONFIRMED, S.ROUTING, S.EXPIRED],
+    list(S),
+]
+
+
+async def test_a_list_holds_the_newest_orders_of_the_wanted_statuses(empty_store: Store) -> None:
+    newest_first = [await stored(empty_store, status) for _ in range(2) for status in S][::-1]
     before = newest_first[5].order_id
-    later = [order_id for order_id in expected if order_id < before]
-    assert [order.order_id for order in await store.list_orders(4, before, wanted)] == later[:4]
+    for wanted in WANTED:
+        expected = [order.order_id for order in newest_first if order.status in wanted or not wanted]
+        for limit in (1, 3, 100):
+            page = await empty_store.list_orders(limit, None, wanted)
+            assert [order.order_id for order in page] == expected[:limit]
+        later = [order_id for order_id in expected if order_id < before]
+        page = await empty_store.list_orders(4, before, wanted)
+        assert [order.order_id for order in page] == later[:4]
 
 
-async def test_open_orders_are_counted_no_further_than_asked(store: Store) -> None:
+async def test_open_orders_are_counted_no_further_than_asked(empty_store: Store) -> None:
     for status in (S.PENDING, S.SUBMITTED, S.CONFIRMED, S.ROUTING):
-        await stored(store, status)
-    assert [await store.open_orders_count(limit) for limit in (2, 3, 9)] == [2, 3, 3]
+        await stored(empty_store, status)
+    assert [await empty_store.open_orders_count(limit) for limit in (2, 3, 9)] == [2, 3, 3]

@@ -1,0 +1,172 @@
+"""One word per thing: the contract, the domain and the database spell it the same.
+
+JSON is the contract's names in camelCase; that the gateway makes it so mechanically is tested with it.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import fields
+from enum import Enum
+from typing import Any
+
+import pytest
+from google.protobuf.descriptor import Descriptor
+from orders.v1 import orders_pb2
+
+from engine.domain import order as domain
+from engine.storage.migrate import read_migrations
+from engine.storage.postgres import QUERIES, NewOrder
+
+MESSAGES: dict[str, Descriptor] = dict(orders_pb2.DESCRIPTOR.message_types_by_name)
+
+ONLY_IN_CONTRACT = {
+    "market": "a oneof has one field for each order type; the domain's is `type`",
+    "price": "worked out of input_amount and output_amount, never kept beside them",
+}
+ONLY_IN_DOMAIN = {
+    "OrderSpec": {"type": "the name of the contract's oneof"},
+    "Order": {
+        "route": "told with its attempt, in routing_decisions",
+        "open_attempt": "the signed bytes are nobody's business but the engine's",
+    },
+    "OrderEvent": {"decision": "told of the order, in routing_decisions"},
+}
+ONLY_IN_DATABASE = {
+    "input_mint": "a token is its mint address there; symbols are only for reading",
+    "output_mint": "the same",
+    "request_fingerprint": "NewOrder.fingerprint, on a row that is an order and not a request",
+    "closed_status": "an index's view of status",
+    "previous_status": "the status of the event before, for the constraint on transitions",
+    "due_time": "when a worker should look next: of the queue, not of the order",
+    "lease_owner": "which worker holds it: the same",
+}
+NOT_IN_DATABASE = {
+    "input_token": "input_mint",
+    "output_token": "output_mint",
+    "fingerprint": "request_fingerprint",
+    "spec": "its fields are columns of the order",
+    "route": "in the event's decision",
+    "open_attempt": "the row of attempts without an outcome",
+}
+NOT_COLUMNS = {
+    "before": "the order_id that a page starts after",
+    "limit": "how many rows are wanted",
+    "after_sequence": "the contract's word for a watcher's cursor",
+    "expected_sequence": "the sequence that a move was decided from",
+    "rests": "whether nobody is to hold the order for now",
+    "delay_seconds": "Transition.delay_seconds",
+    "hint_seconds": "how long a new order is left to its hint",
+    "lease_seconds": "the setting",
+    "lock_class": "the first half of an advisory lock's key",
+}
+"""Parameters of queries.sql that name no column."""
+
+
+def names_of(kind: Any) -> set[str]:
+    return {field.name for field in fields(kind)}
+
+
+def tables() -> dict[str, set[str]]:
+    """The columns of each table, as the migrations make them."""
+    text = "\n".join(migration.text for migration in read_migrations())
+    return {
+        table: set(re.findall(r"^    (\w+) +(?:uuid|text|bytea|bigint|integer|numeric|jsonb|time|order_|"
+                              r"failure_reason|attempt_outcome)", body, re.MULTILINE))
+        for table, body in re.findall(r"^CREATE TABLE (\w+) \((.*?)^\)", text, re.MULTILINE | re.DOTALL)
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        domain.OrderSpec,
+        domain.Order,
+        domain.OrderEvent,
+        domain.Quote,
+        domain.Route,
+        domain.RouteLeg,
+        domain.RoutingDecision,
+    ],
+    ids=lambda kind: kind.__name__,
+)
+def test_the_contract_and_the_domain_use_the_same_words(kind: Any) -> None:
+    told = {field.name for field in MESSAGES[kind.__name__].fields}
+    known = names_of(kind)
+    assert told - known <= ONLY_IN_CONTRACT.keys()
+    assert known - told == ONLY_IN_DOMAIN.get(kind.__name__, {}).keys()
+
+
+def test_the_tables_are_found() -> None:
+    assert tables().keys() == {"lease_owners", "orders", "order_events", "attempts"}
+    assert tables()["attempts"] == {
+        "order_id", "attempt", "tx_hash", "raw_transaction", "last_valid_block_height", "outcome",
+        "create_time",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("table", "kinds"),
+    [
+        ("orders", [domain.Order, domain.OrderSpec, NewOrder]),
+        ("order_events", [domain.OrderEvent]),
+        ("attempts", [domain.Attempt]),
+    ],
+)
+def test_the_database_and_the_domain_use_the_same_words(table: str, kinds: list[Any]) -> None:
+    columns = tables()[table]
+    known = set().union(*map(names_of, kinds))
+    # An attempt is of an order, and ends; the domain says the one by holding it, the other by AttemptOutcome.
+    of_the_row = {"attempts": {"order_id", "outcome", "create_time"}}.get(table, set())
+    assert columns - known - of_the_row <= ONLY_IN_DATABASE.keys()
+    # What changes with every event is kept with it, and not with the order a second time.
+    elsewhere = tables()["order_events"] if table == "orders" else set()
+    assert known - columns - elsewhere <= NOT_IN_DATABASE.keys()
+
+
+def test_every_exception_is_one() -> None:
+    """A word that has been brought in line leaves its list."""
+    columns = set().union(*tables().values())
+    told = {field.name for message in MESSAGES.values() for field in message.fields}
+    known = set().union(
+        *map(names_of, (domain.Order, domain.OrderSpec, domain.OrderEvent, domain.Attempt, NewOrder))
+    )
+    assert columns >= ONLY_IN_DATABASE.keys()
+    assert not known & ONLY_IN_DATABASE.keys()
+    assert known >= NOT_IN_DATABASE.keys()
+    assert not columns & NOT_IN_DATABASE.keys()
+    assert told >= ONLY_IN_CONTRACT.keys()
+    assert not known & ONLY_IN_CONTRACT.keys()
+    parameters = {name for query in QUERIES.values() for name in re.findall(r"%\((\w+)\)b", query)}
+    assert parameters >= NOT_COLUMNS.keys()
+    assert not columns & NOT_COLUMNS.keys()
+
+
+@pytest.mark.parametrize("query", QUERIES)
+def test_a_parameter_is_called_like_its_column(query: str) -> None:
+    columns = set().union(*tables().values())
+    for name in re.findall(r"%\((\w+)\)b", QUERIES[query]):
+        bare = re.sub(r"^(event|opened|closed)_", "", name)
+        assert name in columns or bare in columns or name in NOT_COLUMNS, name
+
+
+@pytest.mark.parametrize(
+    ("enum", "prefix", "type_name"),
+    [
+        (domain.OrderStatus, "ORDER_STATUS_", "order_status"),
+        (domain.FailureReason, "FAILURE_REASON_", "failure_reason"),
+        (domain.Side, "SIDE_", "order_side"),
+        (domain.AttemptOutcome, None, "attempt_outcome"),
+    ],
+    ids=lambda value: value.__name__ if isinstance(value, type) else "",
+)
+def test_enums_have_the_same_members_everywhere(enum: type[Enum], prefix: str | None, type_name: str) -> None:
+    words = [member.value for member in enum]
+    assert [member.name.lower() for member in enum] == words
+    if prefix is not None:
+        told = orders_pb2.DESCRIPTOR.enum_types_by_name[enum.__name__].values
+        assert [value.name for value in told][1:] == [prefix + word.upper() for word in words]
+        assert (told[0].name, told[0].number) == (f"{prefix}UNSPECIFIED", 0)
+    text = read_migrations()[0].text
+    (body,) = re.findall(rf"^CREATE TYPE {type_name} AS ENUM \((.*?)^\);", text, re.MULTILINE | re.DOTALL)
+    assert re.findall(r"^    '(\w+)'", body, re.MULTILINE) == words
