@@ -34,6 +34,9 @@ def print_results(console: Console, results: Sequence[Result], idle: Mapping[str
     ]
     for table, note in tables:
         if table.row_count:
+            # By itself: a table would wrap it at its own width.
+            title, table.title = table.title, None
+            console.print(f"[bold]{title}[/bold]")
             console.print(table)
             console.print(f"[dim]{note}[/dim]\n")
     for result in results:
@@ -67,7 +70,7 @@ def troubles(result: Result) -> list[str]:
 
 
 def _table(title: str, results: Sequence[Result]) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold")
+    table = Table(title=title)
     table.add_column()
     for result in results:
         table.add_column(result.scenario.name, justify="right")
