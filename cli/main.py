@@ -3,34 +3,75 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
+from typer.exceptions import TyperException
 
 REFUSED, UNUSABLE = 1, 2
 """Exit codes: the order was refused or failed; wrong usage, unusable settings, or nobody answers."""
 
+
+class _Commands(TyperGroup):
+    """The commands; what is wrong with their usage is told in one sentence."""
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        windows_expand_args: bool = True,
+        **extra: Any,
+    ) -> Any:
+        arguments = list(sys.argv[1:] if args is None else args) or ["--help"]
+        try:
+            code = super().main(arguments, prog_name, complete_var, False, windows_expand_args, **extra)
+        except TyperException as error:
+            said = error.format_message().rstrip(".")
+            command = arguments[0] if arguments[0] in self.commands else ""
+            how = f"see `{' '.join(['order-engine', command]).rstrip()} --help`"
+            sys.exit(_refuse(f"{said[:1].lower()}{said[1:]}; {how}", UNUSABLE))
+        sys.exit(code)
+
+
 app = typer.Typer(
+    cls=_Commands,
     help="""Execute swap orders on Solana venues.
 
-    [bold]order-engine up[/bold] starts everything; then, in another terminal:
+    [bold]order-engine up[/bold] starts everything. Then, in another terminal:
 
       order-engine quote sell 1.5 SOL USDC
       order-engine submit sell 1.5 SOL USDC --watch
+
+    Exit codes: 0 done, 1 refused or not confirmed, 2 wrong usage or nobody answers.
     """,
-    no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+
+def _address(server: str | None) -> str | None:
+    if server is not None and not re.fullmatch(r"[^\s/]+:[0-9]{1,5}", server):
+        raise typer.BadParameter(f'"{server}" is not HOST:PORT, such as 127.0.0.1:50051')
+    return server
+
+
 Server = Annotated[
     str | None,
-    typer.Option("--server", metavar="HOST:PORT", help="gRPC server; else GRPC_HOST and GRPC_PORT."),
+    typer.Option(
+        "--server",
+        metavar="HOST:PORT",
+        help="gRPC server; else GRPC_HOST and GRPC_PORT.",
+        callback=_address,
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, one line for each answer or event.")]
 SideName = Annotated[
@@ -49,6 +90,9 @@ Slippage = Annotated[
     typer.Option(help="Worst acceptable move from the quoted price, in basis points; else the server's."),
 ]
 
+_UNREACHABLE = ("failed to connect", "errors resolving", "DNS resolution failed")
+"""How gRPC begins to say that there was nobody to ask."""
+
 _RUN = "Run the engine"
 _ORDERS = "Orders"
 _PROCESSES = "One process, for operators (settings come from the environment and .env)"
@@ -66,9 +110,10 @@ def up(
 ) -> None:
     """Start everything, show it, and stop it all on Ctrl-C.
 
-    PostgreSQL, Valkey and a simulated Solana come embedded, unless DB_HOST, REDIS_HOST or SOLANA_RPC_URL, in
-    the environment or in .env, name yours.
+    PostgreSQL, Valkey and a simulated Solana come embedded, unless
+    DB_HOST, REDIS_HOST or SOLANA_RPC_URL, in the environment or in .env, name yours.
 
+    Examples:
       order-engine up
       order-engine up --ephemeral --workers 4
       PORT=8080 order-engine up --data-dir /var/lib/orders
@@ -99,9 +144,12 @@ def submit(
 ) -> None:
     """Submit a market order.
 
-    order-engine submit sell 1.5 SOL USDC --watch      spend exactly 1.5 SOL
-    order-engine submit buy 100 SOL USDC               receive exactly 100 USDC, paid in SOL
-    order-engine submit sell 1 SOL USDC --json --request-id rent-october
+    With --watch the exit code is 0 only if it is confirmed.
+
+    Examples:
+      order-engine submit sell 1.5 SOL USDC --watch   spend exactly 1.5 SOL
+      order-engine submit buy 100 SOL USDC            receive exactly 100 USDC
+      order-engine submit sell 1 SOL USDC --json --request-id rent-october
     """
     from cli import orders
 
@@ -128,6 +176,7 @@ def watch(
 
     The exit code is 0 only if it is confirmed.
 
+    Examples:
       order-engine watch 0198c2f0-5b7e-7d31-a4c2-9f6e2b1d8a77
       order-engine watch 0198c2f0-5b7e-7d31-a4c2-9f6e2b1d8a77 --after 3 --json
     """
@@ -148,8 +197,11 @@ def quote(
 ) -> None:
     """Compare what the venues offer, without executing anything.
 
-    order-engine quote sell 1.5 SOL USDC
-    order-engine quote buy 1000000 USDC BONK --json
+    The pools that an order would be routed to are marked with *.
+
+    Examples:
+      order-engine quote sell 1.5 SOL USDC
+      order-engine quote buy 1000000 USDC BONK --json
     """
     from cli import orders
 
@@ -164,7 +216,7 @@ def quote(
 def get(order_id: OrderId, server: Server = None, json: Json = False) -> None:
     """Show an order as it stands, and how each attempt was routed.
 
-    order-engine get 0198c2f0-5b7e-7d31-a4c2-9f6e2b1d8a77
+    Example: order-engine get 0198c2f0-5b7e-7d31-a4c2-9f6e2b1d8a77
     """
     from cli import orders
 
@@ -182,9 +234,12 @@ def list_orders(
 ) -> None:
     """List orders, newest first.
 
-    order-engine list
-    order-engine list --status failed --status expired --limit 100
-    order-engine list --json | jq .orderId
+    A terminal of 100 columns shows when each was made and its venue, too.
+
+    Examples:
+      order-engine list
+      order-engine list --status failed --status expired --limit 100
+      order-engine list --json | jq .orderId
     """
     from cli import orders
     from client import OrderStatus
@@ -201,7 +256,7 @@ def list_orders(
 def cancel(order_id: OrderId, server: Server = None, json: Json = False) -> None:
     """Cancel an order that has not been broadcast.
 
-    order-engine cancel 0198c2f0-5b7e-7d31-a4c2-9f6e2b1d8a77
+    Example: order-engine cancel 0198c2f0-5b7e-7d31-a4c2-9f6e2b1d8a77
     """
     from cli import orders
 
@@ -210,31 +265,46 @@ def cancel(order_id: OrderId, server: Server = None, json: Json = False) -> None
 
 @app.command(rich_help_panel=_PROCESSES)
 def server() -> None:
-    """Run the gRPC server."""
+    """Run the gRPC server.
+
+    Example: DB_HOST=db.internal REDIS_HOST=redis.internal order-engine server
+    """
     _become("server")
 
 
 @app.command(rich_help_panel=_PROCESSES)
 def workers() -> None:
-    """Run the workers."""
+    """Run the workers.
+
+    Example: DB_HOST=db.internal WORKER_PROCESSES=4 order-engine workers
+    """
     _become("workers")
 
 
 @app.command(rich_help_panel=_PROCESSES)
 def gateway() -> None:
-    """Run the REST and WebSocket gateway with the console."""
+    """Run the REST and WebSocket gateway with the console.
+
+    Example: GRPC_HOST=orders.internal PORT=8080 order-engine gateway
+    """
     _become("gateway")
 
 
 @app.command(rich_help_panel=_PROCESSES)
 def simnet() -> None:
-    """Run the simulated Solana."""
+    """Run the simulated Solana.
+
+    Example: SIMNET_PORT=8899 SIMNET_DATA_DIR=.data/simnet order-engine simnet
+    """
     _become("simnet")
 
 
 @app.command(rich_help_panel=_PROCESSES)
 def migrate() -> None:
-    """Bring the database to the schema of this version."""
+    """Bring the database to the schema of this version.
+
+    Example: DB_HOST=db.internal order-engine migrate
+    """
     from engine.settings import load_settings
     from engine.storage.migrate import SchemaError
     from engine.storage.migrate import migrate as apply
@@ -279,7 +349,7 @@ def _run(command: Callable[[], Coroutine[Any, Any, int]]) -> None:
         code = _refuse(lines or error.message, REFUSED)
     except OrderError as error:
         said = error.message
-        if said.startswith("failed to connect"):
+        if said.startswith(_UNREACHABLE):
             said = "no server answers; start one with `order-engine up`, or name it with --server"
         if isinstance(error, Unavailable) and error.request_id is not None:
             # It may have been stored all the same.

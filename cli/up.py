@@ -391,7 +391,9 @@ def _first_steps(settings: Settings, folder: Path) -> str:
     host = _reachable(settings.host)
     rest = f"http://{host}:{settings.port}"
     command = _command()
-    if (default := load_settings()).grpc_port != settings.grpc_port or default.grpc_host != host:
+    # Another terminal has the same .env, but not the variables that were set for this command.
+    elsewhere = load_settings(environ={})
+    if (elsewhere.grpc_host, elsewhere.grpc_port) != (host, settings.grpc_port):
         where = f" --server {host}:{settings.grpc_port}"
     else:
         where = ""

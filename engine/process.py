@@ -26,12 +26,15 @@ class StartupError(Exception):
     """The process cannot start. The message is one sentence for the person who started it."""
 
 
-def run(main: Callable[[Settings, asyncio.Event], Awaitable[None]], name: str) -> int:
+def run(
+    main: Callable[[Settings, asyncio.Event], Awaitable[None]], name: str, *, supervised: bool = False
+) -> int:
     """Run `main(settings, stopping)` as the process `name`; return the process's exit code.
 
     `stopping` is set by the first SIGTERM or SIGINT: stop taking work, finish the step, return. The
     second one ends the process at once, with the signal's own exit code. Settings that cannot be used
-    and a StartupError become one sentence on stderr and exit code 2.
+    and a StartupError become one sentence on stderr and exit code 2. A `supervised` process writes it to
+    stdout, for its supervisor to tell: once, however many processes have the same to say.
     """
     import uvloop
 
@@ -44,15 +47,13 @@ def run(main: Callable[[Settings, asyncio.Event], Awaitable[None]], name: str) -
         with _runner(uvloop.new_event_loop) as runner:
             runner.run(_until_stopped(main, settings))
     except (SettingsError, StartupError) as error:
-        print(f"{name}: {error}", file=sys.stderr)  # noqa: T201
-        return UNUSABLE
+        return _refuse(error, name, supervised)
     except BaseExceptionGroup as group:
         # A TaskGroup of `main` wraps what its tasks raise.
         refused, rest = group.split((SettingsError, StartupError))
         if refused is None or rest is not None:
             raise
-        print(f"{name}: {_first(refused)}", file=sys.stderr)  # noqa: T201
-        return UNUSABLE
+        return _refuse(_first(refused), name, supervised)
     return 0
 
 
@@ -98,6 +99,14 @@ async def _until_stopped(
     for signal_number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signal_number, stop, signal_number)
     await main(settings, stopping)
+
+
+def _refuse(error: BaseException, name: str, supervised: bool) -> int:
+    if supervised:
+        print(error)  # noqa: T201
+    else:
+        print(f"{name}: {error}", file=sys.stderr)  # noqa: T201
+    return UNUSABLE
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import random
 import signal
-from asyncio.subprocess import DEVNULL, Process
+from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
@@ -40,6 +40,7 @@ async def supervise(
     started again after a backoff; one that has not ended `grace_seconds` after SIGTERM is killed.
     Raises StartupError when a child's first start ends with UNUSABLE: trying again would not help. Later it
     says that a service is away just now, which the child is started again for and the others outlive.
+    What such a child wrote to its stdout is why, in one sentence: see `supervised` of `engine.process.run`.
 
     Tell the children this process's pid and have them call `engine.process.die_with_parent` with it first
     of all, so that a supervisor that is killed leaves none behind. Run this in the main thread.
@@ -66,12 +67,14 @@ async def _keep(
     while not stopping.is_set():
         started = loop.time()
         # A session of its own: Ctrl-C reaches the supervisor alone, so a child hears once that it is to stop.
-        child = await asyncio.create_subprocess_exec(*command(index), stdin=DEVNULL, start_new_session=True)
+        child = await asyncio.create_subprocess_exec(
+            *command(index), stdin=DEVNULL, stdout=PIPE, start_new_session=True
+        )
         children[index] = child
         if stopping.is_set():
             child.terminate()  # it came too late for the signal to all
         try:
-            code = await child.wait()
+            reason = (await child.communicate())[0].decode(errors="replace").strip()
         except asyncio.CancelledError:
             # A neighbour could not start: there will be no whole, so there shall be no part.
             child.kill()
@@ -80,11 +83,13 @@ async def _keep(
         del children[index]
         if stopping.is_set():
             return
+        code = child.returncode
         if code == UNUSABLE and is_first:
-            raise StartupError(f"process {index} could not start")
+            raise StartupError(reason or f"process {index} cannot start")
         is_first = False
         failures = 1 if loop.time() - started > _STEADY_SECONDS else failures + 1
-        logger.error("process %d ended with code %d; starting it again", index, code)
+        why = f" ({reason})" if code == UNUSABLE and reason else ""
+        logger.error("process %d ended with code %d%s; starting it again", index, code, why)
         try:
             async with asyncio.timeout(RESTART.delay_seconds(failures, random.random())):
                 await stopping.wait()

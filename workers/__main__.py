@@ -27,7 +27,7 @@ def main(arguments: list[str]) -> int:
         return run(_supervise, "workers")
     index, supervisor = map(int, arguments)
     die_with_parent(supervisor)
-    return run(partial(work, index=index), f"worker-{index}")
+    return run(partial(work, index=index), f"worker-{index}", supervised=True)
 
 
 if __name__ == "__main__":

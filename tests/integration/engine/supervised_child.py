@@ -19,6 +19,7 @@ die_with_parent(int(parent))
 signals = {signal.SIGTERM, signal.SIGINT}
 signal.pthread_sigmask(signal.SIG_BLOCK, signals)
 if what == "refuse":
+    print("nothing to work with")  # noqa: T201
     sys.exit(UNUSABLE)
 if (Path(folder) / "away").exists():
     (Path(folder) / f"{index}.refused").touch()

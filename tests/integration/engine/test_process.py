@@ -78,6 +78,12 @@ async def test_what_cannot_start_says_one_sentence_and_exits_with_2(body: str, s
     assert await _ended(await _start(_FRAME.format(body=body))) == (2, "", sentence)
 
 
+async def test_a_supervised_process_leaves_the_sentence_to_its_supervisor() -> None:
+    frame = _FRAME.replace('"example"', '"example", supervised=True')
+    process = await _start(frame.format(body=_GROUP))
+    assert await _ended(process) == (2, "Redis is away\n", "")
+
+
 async def test_unusable_settings_are_refused_before_anything_else() -> None:
     process = await _start(_FRAME.format(body=_WAITS), PORT="70000")
     assert await _ended(process) == (2, "", "example: PORT was 70000; must be between 0 and 65535\n")

@@ -80,7 +80,7 @@ async def test_a_child_that_cannot_start_is_an_error_and_leaves_no_other(tmp_pat
         await supervise(2, lambda index: (refusing if index else running).command(index), asyncio.Event())
     (error,) = refused.value.exceptions
     assert isinstance(error, StartupError)
-    assert str(error) == "process 1 could not start"
+    assert str(error) == "nothing to work with", "the child's own sentence"
     assert not any(alive(pid) for pid in running.pids(0))
 
 

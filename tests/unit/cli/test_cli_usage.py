@@ -31,10 +31,11 @@ def test_every_command_has_help(command: str) -> None:
     assert "Usage:" in said.output
 
 
-@pytest.mark.parametrize("command", ["up", "submit", "watch", "quote", "get", "list", "cancel"])
-def test_help_shows_examples(command: str) -> None:
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_help_shows_an_example(command: str) -> None:
     said = CliRunner().invoke(app, [command, "--help"])
-    assert f"order-engine {command}" in said.output
+    _, _, example = said.output.partition("Example")
+    assert f"order-engine {command}" in example
 
 
 @pytest.mark.parametrize(
@@ -47,11 +48,18 @@ def test_help_shows_examples(command: str) -> None:
         ["list", "--limit", "0"],
         ["watch", ORDER_ID, "--after", "-1"],
         ["up", "--workers", "0"],
+        ["up", "--bogus"],
+        ["get", ORDER_ID, "--server", "nowhere"],
         ["sell"],
     ],
 )
-def test_wrong_usage_is_exit_code_2(arguments: list[str]) -> None:
-    assert CliRunner().invoke(app, arguments).exit_code == 2
+def test_wrong_usage_is_one_sentence_and_exit_code_2(arguments: list[str]) -> None:
+    said = CliRunner().invoke(app, arguments)
+    assert said.exit_code == 2
+    assert said.stderr.startswith("order-engine: ")
+    assert "--help`" in said.stderr
+    assert said.stderr.count("\n") == 1
+    assert said.stdout == ""
 
 
 @pytest.mark.parametrize(
@@ -71,6 +79,21 @@ def test_no_server_is_one_sentence_and_exit_code_2(arguments: list[str]) -> None
     assert said.stderr.startswith("order-engine: no server answers")
     assert said.stderr.count("\n") == 1
     assert said.stdout == ""
+
+
+def test_a_server_whose_name_nobody_knows_is_one_sentence_and_exit_code_2() -> None:
+    said = CliRunner().invoke(app, ["list", "--server", "nowhere.invalid:50051"])
+    assert said.exit_code == 2
+    assert said.stderr.startswith("order-engine: no server answers")
+    assert said.stderr.count("\n") == 1
+
+
+def test_wrong_usage_says_what_was_wrong_with_which_argument() -> None:
+    said = CliRunner().invoke(app, ["submit", "swap", "1", "SOL", "USDC"])
+    assert said.stderr == (
+        'order-engine: invalid value for SIDE: "swap" is neither sell nor buy; '
+        "see `order-engine submit --help`\n"
+    )
 
 
 def test_a_submit_without_an_answer_says_how_to_submit_it_again_safely() -> None:
