@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager, closing, suppress
 
 from bench.measure import Server, server_of_launcher
 from bench.wire import Address, HttpConnection, WireError, request_bytes
+from cli.children import in_front
 
 _START_SECONDS = 90.0
 _STOP_SECONDS = 45.0
@@ -51,8 +52,11 @@ async def own_server(worker_count: int = 1, slot_ms: int = SLOT_MS) -> AsyncIter
     }
     with tempfile.TemporaryFile() as said:
         launcher = await asyncio.create_subprocess_exec(
-            sys.executable,
-            *("-m", "cli", "up", "--ephemeral", "--workers", str(worker_count)),
+            # It stops in order, and removes its folder, when this process ends, however it ends.
+            *in_front(
+                [sys.executable, "-m", "cli", "up", "--ephemeral", "--workers", str(worker_count)],
+                signal.SIGTERM,
+            ),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=said,
             stderr=asyncio.subprocess.STDOUT,

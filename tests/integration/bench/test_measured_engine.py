@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import sys
 from asyncio import create_subprocess_exec
-from asyncio.subprocess import PIPE
-from collections.abc import AsyncIterator
+from asyncio.subprocess import DEVNULL, PIPE
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ import pytest
 from bench.__main__ import STANDARD
 from bench.load import Scenario
 from bench.measure import Server, measure, server_of_launcher
+from bench.processes import all_processes, engine_processes
 from bench.stack import StackError, own_server
 
 BODIES: list[dict[str, object]] = [
@@ -28,6 +30,14 @@ PARTS = {"up", "postgres", "valkey", "simnet", "server", "workers", "gateway"}
 async def server() -> AsyncIterator[Server]:
     async with own_server() as server:
         yield server
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(60):
+        while True:
+            if condition():
+                return
+            await asyncio.sleep(0.05)
 
 
 def small(mode: str) -> Scenario:
@@ -105,6 +115,19 @@ async def test_somebodys_own_services_are_left_alone() -> None:
             environment.setenv(name, "/nowhere")
         async with own_server() as server:
             assert set(server.processes) == PARTS
+
+
+async def test_the_engine_ends_with_the_bench_even_if_that_is_killed() -> None:
+    bench = await create_subprocess_exec(sys.executable, "-m", "bench", "--no-warm-up", stderr=DEVNULL)
+
+    def children() -> list[int]:
+        return [stat.pid for stat in all_processes().values() if stat.parent == bench.pid]
+
+    await until(lambda: any(engine_processes(pid).keys() == PARTS for pid in children()))
+    parts = engine_processes(children()[0]).values()
+    bench.kill()
+    await bench.wait()
+    await until(lambda: not all_processes().keys() & set(parts))
 
 
 async def test_an_engine_that_does_not_start_says_why() -> None:
