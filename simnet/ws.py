@@ -40,7 +40,10 @@ class Sockets:
 
     async def serve(self, request: web.BaseRequest) -> web.StreamResponse:
         socket = web.WebSocketResponse(heartbeat=30.0, compress=False)
-        await socket.prepare(request)
+        try:
+            await socket.prepare(request)
+        except ConnectionResetError:
+            return socket  # Gone before the handshake.
         connection = _Connection(socket, self._chain, self._ids)
         self._connections.add(connection)
         try:
