@@ -1,7 +1,7 @@
 """When an order executes: one file an order type.
 
-A type is a frozen dataclass with a `name` (as the contract's `oneof type` spells it) and
-`is_ready`. Adding one: its file here, its message in the contract, its line in ORDER_TYPES.
+A type is a frozen dataclass with a `name`, as the contract's `oneof type` spells it. Adding one:
+its file here, its message in the contract, its line in ORDER_TYPES.
 """
 
 from __future__ import annotations
