@@ -56,7 +56,11 @@ async def work(settings: Settings, stopping: asyncio.Event, index: int = 0) -> N
                 resend_seconds=settings.resend_seconds,
             )
             lease = Lease(settings, store)
-            await lease.start()
+            try:
+                await lease.start()
+            except (StoreUnavailable, OutcomeUnknown) as error:
+                # It was there a moment ago, for the schema.
+                raise StartupError(str(error)) from error
 
             def not_ready() -> str | None:
                 if not lease.owner:

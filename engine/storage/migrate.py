@@ -57,13 +57,14 @@ async def migrate(settings: Settings, migrations: list[Migration] | None = None)
     migrations = read_migrations() if migrations is None else migrations
     try:
         connection = await _connect(settings)
+        try:
+            return await _apply(connection, migrations)
+        finally:
+            await connection.close()
     except psycopg.OperationalError as error:
+        # Also when it goes away half way: whatever was not committed is for the next start.
         where = f"{settings.db_host or '127.0.0.1'}:{settings.db_port}"
         raise SchemaError(f"PostgreSQL at {where} cannot be used: {_first_line(error)}") from error
-    try:
-        return await _apply(connection, migrations)
-    finally:
-        await connection.close()
 
 
 async def _connect(settings: Settings) -> psycopg.AsyncConnection:

@@ -115,3 +115,13 @@ async def test_a_postgresql_that_is_not_there_is_named_in_one_sentence(free_port
         await migrate(Settings(db_host="127.0.0.1", db_port=port))
     assert str(refused.value).startswith(f"PostgreSQL at 127.0.0.1:{port} cannot be used: ")
     assert "\n" not in str(refused.value)
+
+
+async def test_a_postgresql_that_goes_away_half_way_is_one_sentence_and_the_next_start_goes_on(
+    empty_database: Settings,
+) -> None:
+    cut_short = Migration(2, "second", "SELECT pg_terminate_backend(pg_backend_pid())")
+    with pytest.raises(SchemaError, match="^PostgreSQL at .* cannot be used: ") as refused:
+        await migrate(empty_database, [FIRST, cut_short])
+    assert "\n" not in str(refused.value)
+    assert await migrate(empty_database, [FIRST, SECOND]) == [SECOND]
