@@ -158,7 +158,7 @@ class Hints:
 
     def _set_up(self, up: bool) -> None:
         self.up = up
-        redis_up.set(int(up))
+        redis_up.labels("hints").set(int(up))
 
 
 async def _close(channel: PubSub) -> None:

@@ -397,7 +397,7 @@ class OrderBroker(RedisStreamBroker):
         if up == self.up:
             return
         self.up = up
-        redis_up.set(int(up))
+        redis_up.labels("queue").set(int(up))
         if up:
             logger.info("listening to the queue")
         else:

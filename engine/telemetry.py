@@ -140,7 +140,9 @@ hints_dropped_total = Counter(
     "Hints lost, by reason: publish_failed, offer_failed, malformed. Orders are late by them, never lost.",
     ["reason"],
 )
-redis_up = Gauge("order_engine_redis_up", "1 while Redis answers this process, else 0.")
+redis_up = Gauge(
+    "order_engine_redis_up", "1 while Redis answers, else 0, by what it is used for: queue, hints.", ["use"]
+)
 node_errors_total = Counter(
     "order_engine_node_errors", "Failed calls to the Solana node, by reason.", ["reason"]
 )
