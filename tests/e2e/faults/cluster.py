@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -136,7 +137,7 @@ class Cluster:
                     while (reason := await self.unready_reason(name)) is not None:  # noqa: ASYNC110
                         await asyncio.sleep(_POLL_SECONDS)
         except TimeoutError:
-            raise AssertionError(f"{name} was not ready: {reason}\n{self.report()}") from None
+            raise AssertionError(f"{name} was not ready: {reason}") from None
 
     async def unready_reason(self, name: str) -> str | None:
         if not self.running(name):
@@ -150,6 +151,22 @@ class Cluster:
         self.note("FLUSHALL")
         async with redis.asyncio.Redis.from_url(self.settings.redis_url) as valkey:
             await valkey.flushall()
+
+    async def cut_connections(self, random_numbers: random.Random, *, crash: bool = False) -> None:
+        """End every second connection of the engine to PostgreSQL, whatever it is doing just now.
+
+        With `crash` one of them is killed instead, at which PostgreSQL ends all of them and recovers.
+        """
+        rows = await self.fetch(
+            "SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'order-engine %%'"
+        )
+        chosen = [row[0] for row in rows if random_numbers.random() < 0.5]
+        self.note(f"{'SIGKILL one' if crash else 'cut'} of {len(chosen)} connections")
+        if crash and chosen:
+            self.kill_count += 1
+            os.kill(chosen[0], signal.SIGKILL)
+        elif not crash:
+            await self.fetch("SELECT pg_terminate_backend(pid) FROM unnest(%s::integer[]) AS pid", chosen)
 
     async def restart(self, *names: str) -> None:
         for name in names:
@@ -232,7 +249,7 @@ class Cluster:
                 while not await condition():  # noqa: ASYNC110 - other processes set no event
                     await asyncio.sleep(_POLL_SECONDS)
         except TimeoutError:
-            raise AssertionError(f"not so after {seconds:g} s\n{self.report()}") from None
+            raise AssertionError(f"not so after {seconds:g} s") from None
 
     async def all_closed(self, seconds: float = 60.0) -> None:
         """Return once no order is open."""
@@ -305,7 +322,7 @@ class Cluster:
         if wrong:
             concerned = [row.order_id for row in record.orders if any(row.order_id in line for line in wrong)]
             stories = [describe(record, order_id) for order_id in concerned[:5]]
-            raise AssertionError("\n".join([*wrong[:50], "", *stories, "", self.report()]))
+            raise AssertionError("\n".join([*wrong[:50], "", *stories]))
 
     def report(self) -> str:
         """Return what was done and the last words of every process."""
@@ -374,9 +391,13 @@ class Cluster:
     def _ended(self, name: str, code: int | None) -> None:
         said = self._programs[name].last_words()
         self.note(f"{name} ended by itself with {code}: {said[:300]}")
-        # A process that is started while a service is away says so and leaves.
-        if code != _UNUSABLE:
-            self.crashes.append(f"crash: {name} ended by itself with {code}: {said[-2000:]}")
+        # A process that is started while a service is away says so and leaves. So does a PostgreSQL while
+        # what is left of a killed one is still leaving.
+        child = self._postgres.child
+        is_early = name == "postgres" and child is not None and child.logged("shared memory block")
+        if code != _UNUSABLE and not is_early:
+            log = (self.folder / "logs" / f"{name}.log").read_text(errors="replace")
+            self.crashes.append(f"crash: {name} ended by itself with {code}: {log[-4000:]}")
 
     def _errors_logged(self) -> Iterator[str]:
         for name in self.names:
@@ -430,22 +451,30 @@ async def running(worker_count: int = 2, **settings: Any) -> AsyncIterator[Clust
     try:
         await cluster.open()
         yield cluster
+    except BaseException as error:
+        error.add_note(cluster.report())
+        raise
     finally:
         await cluster.close()
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def _free_ports(count: int) -> list[int]:
-    """Return neighbouring ports that nobody listens on."""
+    """Return neighbouring ports that nobody listens on.
+
+    None of those that the system gives to outgoing connections: while a process is dead, one of its
+    neighbours' connections might take its port.
+    """
     while True:
+        first = random.randrange(10_000, 30_000)
+        ports = list(range(first, first + count))
         with contextlib.ExitStack() as stack:
-            first = stack.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1]
             try:
-                for port in range(first + 1, first + count):
+                for port in ports:
                     stack.enter_context(socket.create_server(("127.0.0.1", port)))
-            except (OSError, OverflowError):
+            except OSError:
                 continue
-        return list(range(first, first + count))
+        return ports
 
 
 def _environ() -> dict[str, str]:

@@ -1,12 +1,24 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Generator
 
 import pytest
 
 from tests.e2e.faults.cluster import Cluster, running
 from tests.e2e.faults.load import Load
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Function, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Tell, with a failure, what was done to the cluster and what its processes said."""
+    report = yield
+    cluster = item.funcargs.get("cluster")
+    if report.failed and isinstance(cluster, Cluster):
+        report.sections.append(("What was done", cluster.report()))
+    return report
 
 
 @pytest.fixture(scope="module")

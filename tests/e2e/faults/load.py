@@ -13,6 +13,7 @@ import json
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Final, Literal, Self
 
@@ -40,6 +41,14 @@ _PAIRS: Final = (
 )
 """What is swapped, and how much of the input token at most."""
 
+_MINTS: Final = {
+    "SOL": "So11111111111111111111111111111111111111112",
+    "USDC": "EPjFWdd5AufqSSqeM2qN1xzybapC8G4wEGGkZwyTDt1v",
+    "USDT": "Es9vMFrzaCERmJfrF4H2FYD4KCoNkY11McCe8BenwNYB",
+    "JUP": "JUPyiwrYJFskUPiHa7hkeR8VUtAeFoSYbKedZNsDvCN",
+    "RAY": "4k3Dyjzvzp8eMZWUXbBCjEvwSkkk59S5iCNLY3QrkX6R",
+    "BONK": "DezXAZ8z7PnrnRJjz3wXBoRgixCa6xjnB7YaB1pPB263",
+}
 _PATIENCE_SECONDS: Final = (0.3, 1.0, 5.0)
 """How long a client waits for an answer before it asks again; the first is for those in a hurry."""
 
@@ -59,6 +68,9 @@ class Request:
     amount: str
     input_token: str
     output_token: str
+    slippage_bps: int | None = None
+    expire_time: str | None = None
+    """RFC 3339, as JSON has it and as protobuf reads it."""
 
 
 class Load:
@@ -102,8 +114,8 @@ class Load:
 
     # ---- Submitting
 
-    def request(self) -> Request:
-        """Return a new request for some swap."""
+    def request(self, *, odd: bool = False) -> Request:
+        """Return a new request for some swap. An `odd` one may expire, or ask for more than there is."""
         self._count += 1
         input_token, output_token, most = self._random.choice(_PAIRS)
         side = self._random.choice(("sell", "sell", "buy"))
@@ -111,7 +123,23 @@ class Load:
         if side == "buy":
             # So much of the output token as the input would bring, roughly.
             most = {"SOL": 1.0, "USDC": 100.0, "USDT": 100.0, "JUP": 100.0}[output_token]
-        return Request(f"{self._name}-{self._count}", side, f"{most * share:.2f}", input_token, output_token)
+        expire_time = slippage_bps = None
+        if odd and self._random.random() < 0.05:
+            most *= 10**7
+        if odd and self._random.random() < 0.1:
+            moment = datetime.now(UTC) + timedelta(seconds=self._random.uniform(0.2, 3.0))
+            expire_time = moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        if odd and self._random.random() < 0.2:
+            slippage_bps = self._random.choice((5, 100, 1000))
+        return Request(
+            f"{self._name}-{self._count}",
+            side,
+            f"{most * share:.2f}",
+            input_token,
+            output_token,
+            slippage_bps,
+            expire_time,
+        )
 
     async def submit(self, request: Request, door: Door | None = None) -> str:
         """Submit until there is an answer, and return the order_id. With no `door`, through either."""
@@ -158,9 +186,9 @@ class Load:
                     if status in (200, 202):
                         return str(json.loads(body)["orderId"])
                     if status not in (429, 503, 504):
-                        self._complain(f"refused: {request} over REST: {status} {body}")
+                        raise AssertionError(f"{request} was refused over REST: {status} {body}")
                     return None
-                response = await self._stub.SubmitOrder(_message(request))
+                response = await self._stub.SubmitOrder(_message(self._spelled(request)))
                 return str(response.order.order_id)
         except grpc.aio.AioRpcError as error:
             code = error.code()
@@ -168,18 +196,32 @@ class Load:
                 grpc.StatusCode.UNAVAILABLE,
                 grpc.StatusCode.RESOURCE_EXHAUSTED,
             ):
-                self._complain(f"refused: {request} over gRPC: {code} {error.details()}")
+                raise AssertionError(f"{request} was refused over gRPC: {code} {error.details()}") from None
         except (aiohttp.ClientError, OSError, TimeoutError):
             pass
         return None
 
+    def _spelled(self, request: Request) -> Request:
+        """Return the same request in other words: they mean the same order."""
+        amount = self._random.choice((request.amount, request.amount + "0", request.amount.removesuffix("0")))
+        tokens = [
+            _MINTS[token] if self._random.random() < 0.2 else token
+            for token in (request.input_token, request.output_token)
+        ]
+        return replace(request, amount=amount, input_token=tokens[0], output_token=tokens[1])
+
     async def _post(self, request: Request) -> tuple[int, str]:
-        body = {
+        request = self._spelled(request)
+        body: dict[str, object] = {
             "side": request.side,
-            "amount": request.amount,
+            "amount": self._random.choice((request.amount, float(request.amount))),
             "inputToken": request.input_token,
             "outputToken": request.output_token,
         }
+        if request.slippage_bps is not None:
+            body["slippageBps"] = request.slippage_bps
+        if request.expire_time is not None:
+            body["expireTime"] = request.expire_time
         async with self._http.post(
             f"{self._rest_url}/api/orders/execute",
             json=body,
@@ -278,15 +320,16 @@ class Load:
 
 
 def _message(request: Request) -> pb.SubmitOrderRequest:
-    return pb.SubmitOrderRequest(
-        request_id=request.request_id,
-        spec=pb.OrderSpec(
-            side=pb.SIDE_SELL if request.side == "sell" else pb.SIDE_BUY,
-            amount=request.amount,
-            input_token=request.input_token,
-            output_token=request.output_token,
-        ),
+    spec = pb.OrderSpec(
+        side=pb.SIDE_SELL if request.side == "sell" else pb.SIDE_BUY,
+        amount=request.amount,
+        input_token=request.input_token,
+        output_token=request.output_token,
+        slippage_bps=request.slippage_bps,
     )
+    if request.expire_time is not None:
+        spec.expire_time.FromJsonString(request.expire_time)
+    return pb.SubmitOrderRequest(request_id=request.request_id, spec=spec)
 
 
 def _is_answer(error: grpc.aio.AioRpcError) -> bool:

@@ -42,7 +42,7 @@ async def is_closed(cluster: Cluster, load: Load, order_id: str) -> None:
     await cluster.all_closed()
     async with asyncio.timeout(20):
         await load.watched_to_the_end()
-    assert await cluster.status(order_id) == "confirmed", cluster.report()
+    assert await cluster.status(order_id) == "confirmed"
     assert on_ledger(cluster, order_id) == await recorded(cluster, order_id)
     assert len(on_ledger(cluster, order_id)) == 1
     cluster.judge(load.add_to(cluster.record()), load.complaints)
@@ -51,7 +51,7 @@ async def is_closed(cluster: Cluster, load: Load, order_id: str) -> None:
 async def held_by(cluster: Cluster, order_id: str) -> str:
     """Return the worker that executes the order."""
     name = cluster.holder(order_id)
-    assert name is not None, cluster.report()
+    assert name is not None
     return name
 
 

@@ -121,7 +121,7 @@ async def test_a_postgresql_that_goes_away_half_way_is_one_sentence_and_the_next
     empty_database: Settings,
 ) -> None:
     cut_short = Migration(2, "second", "SELECT pg_terminate_backend(pg_backend_pid())")
-    with pytest.raises(SchemaError, match="^PostgreSQL at .* cannot be used: ") as refused:
+    with pytest.raises(SchemaError, match=r"^PostgreSQL at .* cannot be used: ") as refused:
         await migrate(empty_database, [FIRST, cut_short])
     assert "\n" not in str(refused.value)
     assert await migrate(empty_database, [FIRST, SECOND]) == [SECOND]
