@@ -306,15 +306,10 @@ def migrate() -> None:
     Example: DB_HOST=db.internal order-engine migrate
     """
     from engine.settings import load_settings
-    from engine.storage.migrate import SchemaError
     from engine.storage.migrate import migrate as apply
 
     async def run() -> int:
-        try:
-            applied = await apply(load_settings())
-        except SchemaError as error:
-            return _refuse(str(error), UNUSABLE)
-        for migration in applied:
+        for migration in await apply(load_settings()):
             typer.echo(f"applied {migration.number:04d} {migration.name}")
         typer.echo("the database is up to date")
         return 0
@@ -336,11 +331,12 @@ def _run(command: Callable[[], Coroutine[Any, Any, int]]) -> None:
     import asyncio
 
     from client.errors import InvalidOrder, OrderError, Unavailable
+    from engine.process import StartupError
     from engine.settings import SettingsError
 
     try:
         code = asyncio.run(command())
-    except SettingsError as error:
+    except (SettingsError, StartupError) as error:
         code = _refuse(str(error), UNUSABLE)
     except InvalidOrder as error:
         lines = "; ".join(

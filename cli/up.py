@@ -35,7 +35,7 @@ from engine.process import UNUSABLE, StartupError
 from engine.redis_client import check_version
 from engine.settings import Settings, SettingsError, load_settings, settings_as_environ
 from engine.solana.transactions import Wallet, WalletError
-from engine.storage.migrate import SchemaError, migrate
+from engine.storage.migrate import migrate
 
 _FUNDS = 10_000_000  # whole tokens of each kind that the simulated wallet is topped up to
 _FUNDS_OF = {"BONK": 100_000_000_000}
@@ -139,10 +139,7 @@ class _Up:
         return replace(settings, redis_host=server.host, redis_password="")
 
     async def _migrate(self, settings: Settings) -> None:
-        try:
-            applied = await migrate(settings)
-        except SchemaError as error:
-            raise StartupError(str(error)) from error
+        applied = await migrate(settings)
         if self._launcher.stopping.is_set():
             raise Stopped
         count = len(applied)

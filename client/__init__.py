@@ -1,9 +1,22 @@
 """The order API for Python programs: submit orders, watch them execute, read them back, cancel them.
 
-async with OrderClient("127.0.0.1:50051") as client:
-    order = await client.submit(OrderSpec(Side.SELL, "1.5", "SOL", "USDC"))
-    async for event in client.watch(order.order_id):
-        print(event.sequence, event.status, event.price)
+A whole program; it ends when the order does:
+
+    import asyncio
+
+    from client import OrderClient, OrderSpec, OrderStatus, Side
+
+
+    async def main() -> None:
+        async with OrderClient("127.0.0.1:50051") as client:
+            order = await client.submit(OrderSpec(Side.SELL, "1.5", "SOL", "USDC"))
+            async for event in client.watch(order.order_id):
+                print(event.sequence, event.status, event.venue, event.price)
+            if event.status is OrderStatus.CONFIRMED:
+                print(f"{event.input_amount} SOL -> {event.output_amount} USDC, {event.tx_hash}")
+
+
+    asyncio.run(main())
 """
 
 from client.errors import (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Final
+from typing import Final, TypedDict
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from orders.v1 import orders_pb2 as pb
@@ -90,28 +90,15 @@ def status_to_message(status: OrderStatus) -> pb.OrderStatus.ValueType:
 
 
 def order_of(message: pb.Order) -> Order:
-    return Order(*_order_fields(message))
+    return Order(**_order_fields(message))
 
 
 def submitted_order_of(message: pb.SubmitOrderResponse) -> SubmittedOrder:
-    return SubmittedOrder(*_order_fields(message.order), message.deduplicated)
+    return SubmittedOrder(**_order_fields(message.order), deduplicated=message.deduplicated)
 
 
 def event_of(message: pb.OrderEvent) -> OrderEvent:
-    return OrderEvent(
-        message.order_id,
-        message.sequence,
-        _STATUS_OF.get(message.status, OrderStatus.UNKNOWN),
-        message.attempt,
-        message.venue or None,
-        message.price or None,
-        message.input_amount or None,
-        message.output_amount or None,
-        message.tx_hash or None,
-        _REASON_OF.get(message.failure_reason, FailureReason.UNKNOWN),
-        message.failure_message or None,
-        _time_of(message.create_time) if message.HasField("create_time") else None,
-    )
+    return OrderEvent(**_progress(message))
 
 
 def decision_of(message: pb.RoutingDecision) -> RoutingDecision:
@@ -124,40 +111,51 @@ def decision_of(message: pb.RoutingDecision) -> RoutingDecision:
     )
 
 
-def _order_fields(
-    message: pb.Order,
-) -> tuple[
-    str,
-    OrderSpec,
-    OrderStatus,
-    int,
-    int,
-    str | None,
-    str | None,
-    str | None,
-    str | None,
-    str | None,
-    FailureReason | None,
-    str | None,
-    datetime | None,
-    datetime | None,
-]:
-    return (
-        message.order_id,
-        _spec_of(message.spec),
-        _STATUS_OF.get(message.status, OrderStatus.UNKNOWN),
-        message.sequence,
-        message.attempt,
-        message.venue or None,
-        message.price or None,
-        message.input_amount or None,
-        message.output_amount or None,
-        message.tx_hash or None,
-        _REASON_OF.get(message.failure_reason, FailureReason.UNKNOWN),
-        message.failure_message or None,
-        _time_of(message.create_time) if message.HasField("create_time") else None,
-        _time_of(message.update_time) if message.HasField("update_time") else None,
-    )
+class _Progress(TypedDict):
+    """What an order and its events have in common."""
+
+    order_id: str
+    sequence: int
+    status: OrderStatus
+    attempt: int
+    venue: str | None
+    price: str | None
+    input_amount: str | None
+    output_amount: str | None
+    tx_hash: str | None
+    failure_reason: FailureReason | None
+    failure_message: str | None
+    create_time: datetime | None
+
+
+class _OrderFields(_Progress):
+    spec: OrderSpec
+    update_time: datetime | None
+
+
+def _order_fields(message: pb.Order) -> _OrderFields:
+    return {
+        **_progress(message),
+        "spec": _spec_of(message.spec),
+        "update_time": _time_of(message.update_time) if message.HasField("update_time") else None,
+    }
+
+
+def _progress(message: pb.Order | pb.OrderEvent) -> _Progress:
+    return {
+        "order_id": message.order_id,
+        "sequence": message.sequence,
+        "status": _STATUS_OF.get(message.status, OrderStatus.UNKNOWN),
+        "attempt": message.attempt,
+        "venue": message.venue or None,
+        "price": message.price or None,
+        "input_amount": message.input_amount or None,
+        "output_amount": message.output_amount or None,
+        "tx_hash": message.tx_hash or None,
+        "failure_reason": _REASON_OF.get(message.failure_reason, FailureReason.UNKNOWN),
+        "failure_message": message.failure_message or None,
+        "create_time": _time_of(message.create_time) if message.HasField("create_time") else None,
+    }
 
 
 def _spec_of(message: pb.OrderSpec) -> OrderSpec:

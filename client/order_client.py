@@ -45,7 +45,7 @@ from client.order import (
     Submission,
     SubmittedOrder,
 )
-from client.watches import Watches
+from client.watches import Watches, is_cancelled
 from engine.coalesce import Coalescer
 
 SERVICE_NAME: Final = "orders.v1.OrderService"
@@ -349,7 +349,6 @@ class OrderClient:
             raise error_of_call(error) from None
         except asyncio.CancelledError:
             # grpc.aio tells a call that the server cancelled in this way too.
-            task = asyncio.current_task()
-            if task is not None and task.cancelling() > 0:
+            if is_cancelled():
                 raise
             raise ServerUnavailable("the server cancelled the call") from None

@@ -275,7 +275,7 @@ class Watches:
                 self._fail_all(error_of_call(error))
         except asyncio.CancelledError:
             # grpc.aio tells a stream that the server cancelled in this way too.
-            if _is_cancelled():
+            if is_cancelled():
                 raise
         finally:
             call.cancel()
@@ -380,7 +380,7 @@ class Watches:
         self._something_to_write.set()
 
 
-def _is_cancelled() -> bool:
-    """Whether the running task was asked to stop."""
+def is_cancelled() -> bool:
+    """Whether the running task was asked to stop: grpc.aio raises CancelledError for a peer's cancel too."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0

@@ -161,6 +161,17 @@ def render_metrics() -> tuple[bytes, str]:
 # ---- Probes --------------------------------------------------------------------------------------
 
 
+def health_answer(reason: str | None) -> web.Response:
+    """Return the answer to /healthz: 200 if `reason` is None, else 503 with the reason."""
+    return web.Response(text="ok\n") if reason is None else web.Response(text=f"{reason}\n", status=503)
+
+
+def metrics_answer() -> web.Response:
+    """Return the answer to /metrics."""
+    body, content_type = render_metrics()
+    return web.Response(body=body, headers={"Content-Type": content_type})
+
+
 class ProbeServer:
     """Serves /healthz and /metrics while its `async with` block runs.
 
@@ -205,9 +216,7 @@ class ProbeServer:
             self._runner = None
 
     async def _healthz(self, _request: web.Request) -> web.Response:
-        reason = self._ready()
-        return web.Response(text="ok\n") if reason is None else web.Response(text=f"{reason}\n", status=503)
+        return health_answer(self._ready())
 
     async def _metrics(self, _request: web.Request) -> web.Response:
-        body, content_type = render_metrics()
-        return web.Response(body=body, headers={"Content-Type": content_type})
+        return metrics_answer()

@@ -18,7 +18,7 @@ from engine.queue import make_broker
 from engine.redis_client import check_version
 from engine.settings import Settings
 from engine.solana.rpc import NodeClient
-from engine.storage.migrate import SchemaError, migrate
+from engine.storage.migrate import migrate
 from engine.storage.postgres import Store
 from engine.telemetry import ProbeServer, observe_batch
 from server.admission import Admission
@@ -48,12 +48,8 @@ logger = logging.getLogger(__name__)
 
 async def serve(settings: Settings, stopping: asyncio.Event) -> None:
     """Serve until `stopping`. Raises StartupError: a service is unreachable or too old, a port is taken."""
-    try:
-        await migrate(settings)
-        await check_version(settings)
-    except SchemaError as error:
-        raise StartupError(str(error)) from error
-
+    await migrate(settings)
+    await check_version(settings)
     broker = make_broker(settings)
     hints = Hints(settings)
     try:

@@ -16,7 +16,7 @@ from aiohttp import web
 
 from engine.process import StartupError
 from engine.settings import Settings, SettingsError
-from engine.telemetry import render_metrics
+from engine.telemetry import health_answer, metrics_answer
 from simnet.bank import Bank
 from simnet.chain import FIRST_SLOT, Chain, Timing
 from simnet.faults import FaultError, parse_faults
@@ -165,13 +165,9 @@ class Node:
         if request.path == "/health":
             return web.Response(text="ok")
         if request.path == "/healthz":
-            reason = self._reason_not_ready()
-            return (
-                web.Response(text="ok\n") if reason is None else web.Response(text=f"{reason}\n", status=503)
-            )
+            return health_answer(self._reason_not_ready())
         if request.path == "/metrics":
-            body, content_type = render_metrics()
-            return web.Response(body=body, headers={"Content-Type": content_type})
+            return metrics_answer()
         return web.Response(text="JSON-RPC by POST; GET /health, /healthz, /metrics\n", status=404)
 
     def _note_slot(self) -> None:

@@ -16,7 +16,7 @@ from engine.redis_client import check_version
 from engine.settings import Settings
 from engine.solana.rpc import NodeClient
 from engine.solana.transactions import Wallet, WalletError
-from engine.storage.migrate import SchemaError, migrate
+from engine.storage.migrate import migrate
 from engine.storage.postgres import Store
 from engine.telemetry import ProbeServer, observe_batch
 from workers.executor import Executor
@@ -35,12 +35,8 @@ async def work(settings: Settings, stopping: asyncio.Event, index: int = 0) -> N
     Raises StartupError: a service is unreachable or too old, the wallet cannot be read, the port is taken.
     """
     wallet = _load_wallet(settings)
-    try:
-        await migrate(settings)
-        await check_version(settings)
-    except SchemaError as error:
-        raise StartupError(str(error)) from error
-
+    await migrate(settings)
+    await check_version(settings)
     broker = make_broker(settings)
     hints = Hints(settings)
     try:

@@ -15,14 +15,15 @@ from typing import Final
 import psycopg
 from psycopg import sql
 
+from engine.process import StartupError
 from engine.settings import Settings
 
 MINIMUM_POSTGRES: Final = 15
 _LOCK: Final = 0x6F72646572  # "order"
 
 
-class SchemaError(Exception):
-    """The database cannot be used by this program. One sentence, for an operator."""
+class SchemaError(StartupError):
+    """The database cannot be used by this program."""
 
 
 @dataclass(frozen=True, slots=True)
