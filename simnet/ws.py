@@ -43,7 +43,7 @@ class Sockets:
         try:
             await socket.prepare(request)
         except ConnectionResetError:
-            return socket  # Gone before the handshake.
+            return web.Response()  # Gone before the handshake; nobody reads this either.
         connection = _Connection(socket, self._chain, self._ids)
         self._connections.add(connection)
         try:

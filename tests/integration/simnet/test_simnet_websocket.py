@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from socket import create_connection
 from typing import Any
 
 import aiohttp
@@ -144,3 +145,19 @@ async def test_sockets_are_told_to_come_back_when_the_node_stops() -> None:
         async with asyncio.timeout(10):
             message = await socket.receive()
         assert (message.type, message.data) == (aiohttp.WSMsgType.CLOSE, 1012)
+
+
+async def test_a_client_that_is_gone_before_its_handshake_is_no_error(
+    node: Node, caplog: pytest.LogCaptureFixture
+) -> None:
+    hello = (
+        b"GET / HTTP/1.1\r\nHost: simnet\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    )
+    # Nothing is awaited in between: the node hears of all of it at once.
+    for _ in range(4):
+        with create_connection(("127.0.0.1", node.port + 1)) as connection:
+            connection.sendall(hello)
+    async with aiohttp.ClientSession() as session, session.ws_connect(node.ws_url) as socket:
+        assert (await Socket(socket).ask("slotSubscribe"))["result"] == 1
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
