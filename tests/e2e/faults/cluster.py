@@ -71,7 +71,7 @@ class Cluster:
         self.crashes: list[str] = []
         """Processes that ended though nobody told them to."""
         self.kill_count = 0
-        """SIGKILLs, SIGTERMs and SIGSTOPs sent."""
+        """Running processes that were ended with SIGKILL."""
         self._start_time = time.monotonic()
         self._programs: dict[str, Program] = {}
         self._wanted: set[str] = set()
@@ -92,6 +92,7 @@ class Cluster:
 
     def kill(self, name: str) -> None:
         """SIGKILL, and leave it dead. A frozen one dies too."""
+        self.kill_count += self.running(name)
         self._told(name, "SIGKILL")
         self._programs[name].kill()
 
@@ -108,7 +109,6 @@ class Cluster:
         """SIGSTOP: it neither runs nor ends."""
         if self.running(name):
             self.note(f"SIGSTOP {name}")
-            self.kill_count += 1
             self._frozen.add(name)
             os.kill(self.pid(name), signal.SIGSTOP)
 
@@ -384,7 +384,6 @@ class Cluster:
 
     def _told(self, name: str, what: str) -> None:
         self.note(f"{what} {name}")
-        self.kill_count += 1
         self._wanted.discard(name)
         self._frozen.discard(name)
 

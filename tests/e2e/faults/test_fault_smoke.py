@@ -68,7 +68,11 @@ async def test_500_orders_survive_at_least_30_kills(capsys: pytest.CaptureFixtur
             cluster.note("all are accepted, nothing breaks any more")
             record = await settled(cluster, load)
             cluster.judge(record, load.complaints)
+            reasons = await cluster.fetch(
+                "SELECT failure_reason::text, count(*) FROM order_events WHERE status = 'failed' GROUP BY 1"
+            )
             told = summary(seed, record, cluster, load, chaos, time.monotonic() - start)
+            told += f"\nfailed for {_counted(Counter(dict(reasons)))}"
     except BaseException:
         with capsys.disabled():
             print(f"\nFAULTS_SEED={seed} repeats this run's orders and faults")  # noqa: T201
@@ -98,7 +102,7 @@ def summary(seed: int, record: Record, cluster: Cluster, load: Load, chaos: Chao
     return "\n".join(
         (
             f"seed {seed}: {len(record.orders)} orders ({_counted(ends)}) in {seconds:.0f} s",
-            f"{cluster.kill_count} kills and freezes ({_counted(chaos.dealt)})",
+            f"{cluster.kill_count} kills; faults dealt: {_counted(chaos.dealt)}",
             f"{load.retry_count} submits repeated, {len(record.attempts)} transactions recorded,"
             f" {len(record.landed)} on the ledger, {len(record.watches)} watches, {reconnects} reconnects",
             "0 lost, 0 executed twice, 0 gaps",
