@@ -40,7 +40,7 @@ from taskiq_redis import RedisStreamBroker
 
 from engine.coalesce import Coalescer
 from engine.hints import are_order_ids, pack_order_ids, unpack_order_ids
-from engine.redis_client import RECONNECT, REDIS_ERRORS, connection_options
+from engine.redis_client import RECONNECT, REDIS_ERRORS, connection_options, keep_cancellations
 from engine.settings import Settings
 from engine.telemetry import hints_dropped_total, observe_batch, queue_messages_total, redis_up, stage_seconds
 
@@ -164,6 +164,7 @@ class OrderBroker(RedisStreamBroker):
         self._block_ms = round(block_seconds * 1000)
         self._idle_seconds = idle_seconds
         # One client for all calls; the stock broker makes one for each.
+        keep_cancellations(self.connection_pool)
         self._client = Redis(connection_pool=self.connection_pool)
         self._offers: Coalescer[Sequence[UUID], None] = Coalescer(self._add, observe=observe_batch("offer"))
         self._rest_until = 0.0

@@ -7,9 +7,11 @@ needs certainty reads PostgreSQL.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from typing import Any, Final
 
 from redis.asyncio import Redis
+from redis.asyncio.connection import AbstractConnection, ConnectionPool
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -51,7 +53,35 @@ def connection_options(retries: int = 1) -> dict[str, Any]:
 
 def make_client(settings: Settings, *, retries: int = 1) -> Redis:
     """Return a client with a pool of connections, over TCP or a Unix socket as `redis_url` says."""
-    return Redis.from_url(settings.redis_url, **connection_options(retries))
+    client = Redis.from_url(settings.redis_url, **connection_options(retries))
+    keep_cancellations(client.connection_pool)
+    return client
+
+
+def keep_cancellations(pool: ConnectionPool) -> None:
+    """Have the pool's connections end a task that is cancelled while it sends a command.
+
+    redis-py sends through `asyncio.wait_for`, which before Python 3.12 forgets a cancellation that meets
+    the end of what it waits for (github.com/python/cpython/issues/86296): a task that listens for ever
+    would then never stop. Call it before the pool makes its first connection.
+    """
+    pool.connection_class = _keeping_cancellations(pool.connection_class)
+
+
+def _keeping_cancellations(connection_class: type[AbstractConnection]) -> type[AbstractConnection]:
+    class Connection(connection_class):  # type: ignore[misc, valid-type]
+        async def send_packed_command(
+            self, command: bytes | str | Iterable[bytes], check_health: bool = True
+        ) -> None:
+            task = asyncio.current_task()
+            before = task.cancelling() if task else 0
+            await super().send_packed_command(command, check_health)
+            if task and task.cancelling() > before:
+                # The answer is not going to be read, so the connection must not be used again.
+                await self.disconnect(nowait=True)
+                raise asyncio.CancelledError
+
+    return Connection
 
 
 async def check_version(settings: Settings) -> None:
