@@ -1,7 +1,8 @@
 """Coalescing: whatever crosses a process boundary travels with its neighbours.
 
 While one round trip is in flight the next batch fills. At low load a batch is one item and nothing
-waits; at high load one statement, pipeline or message carries dozens. There are no timers.
+waits; at high load one statement, pipeline or message carries dozens. Where a round trip costs more than
+what it carries, an edge can be paced: a busy one lets a moment pass between two, an idle one never waits.
 """
 
 from __future__ import annotations
@@ -31,12 +32,18 @@ class Coalescer(Generic[Item, Result]):
         *,
         max_batch: int = 256,
         max_concurrent: int = 1,
+        interval_seconds: float = 0.0,
         observe: Callable[[int], None] | None = None,
     ) -> None:
-        """`max_concurrent` round trips may be under way at once; `observe` is told each batch's size."""
+        """`max_concurrent` round trips may be under way at once; `observe` is told each batch's size.
+
+        A round trip starts at least `interval_seconds` after the one before it, unless its batch is full.
+        """
         self._perform = perform
         self._max_batch = max_batch
         self._max_concurrent = max_concurrent
+        self._interval_seconds = interval_seconds
+        self._next_start = 0.0
         self._observe = observe
         self._waiting: deque[tuple[Item, asyncio.Future[Result]]] = deque()
         self._runners: set[asyncio.Task[None]] = set()
@@ -70,8 +77,17 @@ class Coalescer(Generic[Item, Result]):
             # would count on a runner that has already looked for the last time.
             self._runners.discard(cast("asyncio.Task[None]", asyncio.current_task()))
 
+    async def _pace(self) -> None:
+        loop = asyncio.get_running_loop()
+        rest = self._next_start - loop.time()
+        if rest > 0:
+            await asyncio.sleep(rest)
+        self._next_start = loop.time() + self._interval_seconds
+
     async def _perform_waiting(self) -> None:
         while self._waiting:
+            if self._interval_seconds and len(self._waiting) < self._max_batch:
+                await self._pace()
             count = min(len(self._waiting), self._max_batch)
             batch = [self._waiting.popleft() for _ in range(count)]
             if self._observe is not None:

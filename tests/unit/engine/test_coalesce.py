@@ -207,3 +207,27 @@ async def test_the_size_of_each_batch_is_observed(edge: Edge) -> None:
     coalesce = Coalescer(edge.perform, max_batch=3, observe=sizes.append)
     await asyncio.gather(*map(coalesce, range(7)))
     assert sizes == [3, 3, 1]
+
+
+async def test_a_paced_edge_gathers_between_two_round_trips(edge: Edge) -> None:
+    edge.open.set()
+    coalesce = Coalescer(edge.perform, interval_seconds=0.05)
+    # The edge was idle: nothing waits.
+    assert await coalesce(1) == 2
+    # Then items that come one after another, turns of the loop apart, share the next one.
+    later = []
+    for item in range(2, 12):
+        later.append(coalesce(item))
+        await asyncio.sleep(0)
+    assert await asyncio.gather(*later) == [item * 2 for item in range(2, 12)]
+    assert edge.batches == [[1], list(range(2, 12))]
+
+
+async def test_a_full_batch_of_a_paced_edge_does_not_wait(edge: Edge) -> None:
+    edge.open.set()
+    # An interval so long that the test would not end if it were waited for.
+    coalesce = Coalescer(edge.perform, interval_seconds=3600, max_batch=3)
+    await coalesce(1)
+    async with asyncio.timeout(30):
+        await asyncio.gather(*map(coalesce, range(6)))
+    assert edge.batches == [[1], [0, 1, 2], [3, 4, 5]]
