@@ -7,6 +7,7 @@ MeteoraAg/damm-v2-sdk 1872ee3).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from math import isqrt
@@ -16,10 +17,12 @@ from engine.domain.pools.pool import (
     U64_MAX,
     Clock,
     FeeSide,
+    Segment,
     Swap,
     SwapError,
     SwapRefusal,
     ceil_div,
+    constant_product_segment,
 )
 
 FEE_ONE: Final = 1_000_000_000
@@ -205,6 +208,17 @@ class MeteoraDammV2Pool:
         """Return base units of output per base unit of input, before fees: numerator and denominator."""
         amounts = (self.token_b_amount, self.token_a_amount)
         return amounts if a_to_b else amounts[::-1]
+
+    def segments(self, a_to_b: bool, clock: Clock) -> Iterator[Segment]:
+        """Yield the whole curve, which is one segment; nothing where the pool does not trade."""
+        try:
+            kept = 1 - self._fee_numerator(clock) / FEE_ONE
+        except SwapError:
+            return
+        if a_to_b:
+            yield constant_product_segment(self.token_a_amount, self.token_b_amount, 1.0, kept)
+        else:
+            yield constant_product_segment(self.token_b_amount, self.token_a_amount, kept, 1.0)
 
     def _fee_numerator(self, clock: Clock) -> int:
         """Return the whole fee per 10**9. Raises SwapError where the pool does not trade."""

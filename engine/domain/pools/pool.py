@@ -1,10 +1,15 @@
-"""What curves share: the Pool they are, the Swap they answer, the SwapError they refuse with."""
+"""What curves share: the Pool they are, the Swap they answer, the SwapError they refuse with.
+
+And the Segments a curve consists of, which is all that splitting an order over pools has to know of it.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final, Protocol
+from math import inf, sqrt
+from typing import Final, NamedTuple, Protocol
 
 U64_MAX: Final = 2**64 - 1
 """The most base units an amount can be on chain."""
@@ -74,6 +79,59 @@ class Swap:
         return ceil_div(self.fee_amount * 1_000_000, gross) if gross else 0
 
 
+class Segment(NamedTuple):
+    """A stretch of a curve: what goes in is a linear function of s = 1/sqrt(output per input at the margin).
+
+    Between start and end, slope * (s - start) has gone in and slope * (1/start - 1/s) has come out. Where
+    both are the same, `jump` goes in at that one price and jump / start**2 comes out. s grows as the price
+    worsens, so the least start is the best price. Fees are in it, rounding is not: no swap gets more than
+    this says. Floating point, as it only says where to look; what a swap gives is for the curve to say.
+    """
+
+    start: float
+    """1/sqrt(base units of output per base unit of input) at its beginning."""
+    end: float
+    """At its end; infinite for constant product."""
+    slope: float
+    """Base units of input, fee included, per unit of s; 0 for a jump."""
+    jump: float = 0.0
+    """Base units of input, fee included, at one price; 0 unless start is end."""
+
+    @property
+    def input_amount(self) -> float:
+        """All that it takes, fee included."""
+        return self.jump or self.slope * (self.end - self.start)
+
+
+def liquidity_segment(
+    liquidity: float,
+    start: float,
+    end: float = inf,
+    *,
+    input_kept: float = 1.0,
+    output_kept: float = 1.0,
+) -> Segment:
+    """Return the segment of constant liquidity sqrt(x*y) between two prices.
+
+    Prices are sqrt(input per output) without fees; end is beyond start. Kept is what the fee leaves, as a
+    part of one.
+    """
+    root = sqrt(input_kept * output_kept)
+    return Segment(start / root, end / root, liquidity * sqrt(output_kept / input_kept))
+
+
+def constant_product_segment(
+    reserve_in: int, reserve_out: int, input_kept: float, output_kept: float
+) -> Segment:
+    """Return the one segment of x*y = k. Kept is what the fee leaves, as a part of one."""
+    return liquidity_segment(
+        sqrt(reserve_in * reserve_out),
+        sqrt(reserve_in / reserve_out),
+        input_kept=input_kept,
+        output_kept=output_kept,
+    )
+
+
 class Pool(Protocol):
     """A pool at one moment. Token a is the program's first mint (its token 0, its token A).
 
@@ -90,6 +148,14 @@ class Pool(Protocol):
 
     def price(self, a_to_b: bool) -> tuple[int, int]:
         """Return base units of output per base unit of input, before fees: numerator and denominator."""
+        ...
+
+    def segments(self, a_to_b: bool, clock: Clock) -> Iterator[Segment]:
+        """Yield the curve in the order a swap goes through it; nothing where the pool does not trade.
+
+        Enough for an order are the first ones that together take all of it. Where a fee falls along the way
+        they are not sorted by price; sorted, they bound the curve from above.
+        """
         ...
 
 

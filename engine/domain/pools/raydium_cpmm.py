@@ -6,6 +6,7 @@ instructions/swap_base_{input,output}.rs (Apache-2.0).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
@@ -14,10 +15,12 @@ from engine.domain.pools.pool import (
     U64_MAX,
     Clock,
     FeeSide,
+    Segment,
     Swap,
     SwapError,
     SwapRefusal,
     ceil_div,
+    constant_product_segment,
 )
 
 RATE_ONE: Final = 1_000_000
@@ -206,6 +209,23 @@ class RaydiumCpmmPool:
         """Return base units of output per base unit of input, before fees: numerator and denominator."""
         reserve_in, reserve_out = self._reserves(a_to_b)
         return reserve_out, reserve_in
+
+    def segments(self, a_to_b: bool, clock: Clock) -> Iterator[Segment]:
+        """Yield the whole curve, which is one segment; nothing where the pool does not trade."""
+        try:
+            self._check_open(clock)
+            reserve_in, reserve_out = self._reserves(a_to_b)
+        except SwapError:
+            return
+        creator_on_input = self._creator_fee_on_input(a_to_b)
+        input_rate = _input_rate(self.rates) if creator_on_input else self.rates.trade
+        output_rate = 0 if creator_on_input else self.rates.creator
+        free = creator_on_input and input_rate == 0  # which makes the program fail
+        if free or max(input_rate, output_rate) >= RATE_ONE:
+            return
+        yield constant_product_segment(
+            reserve_in, reserve_out, 1 - input_rate / RATE_ONE, 1 - output_rate / RATE_ONE
+        )
 
     def _reserves(self, a_to_b: bool) -> tuple[int, int]:
         reserves = (self.reserve_0, self.reserve_1) if a_to_b else (self.reserve_1, self.reserve_0)
