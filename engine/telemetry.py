@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Final, Self
 
+import msgspec
 from aiohttp import web
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -62,7 +63,12 @@ class JsonFormatter(logging.Formatter):
                 entry[name] = _plain(value)
         if record.exc_info and record.exc_info[0] is not None:
             entry["error"] = self.formatException(record.exc_info)
-        return json.dumps(entry, default=str)
+        line = _encode_line(entry)
+        return line.decode() if line.isascii() else json.dumps(entry, default=str)
+
+
+_encode_line: Final = msgspec.json.Encoder(enc_hook=str).encode
+"""A fifth of what json.dumps takes, but it leaves what is not ASCII as it is."""
 
 
 def _plain(value: Any) -> Any:
@@ -78,6 +84,10 @@ def configure_logging(process: str, level: str) -> None:
     `level` is DEBUG, INFO, WARNING or ERROR. Say which order a line is about with
     `extra={"order_id": order_id}`. Calling it again replaces what the call before set up.
     """
+    # Who called, from which thread, is in no line of ours and costs as much as the rest of the record
+    # (docs.python.org/3/howto/logging.html#optimization).
+    logging._srcfile = None
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter(process))
     root = logging.getLogger()

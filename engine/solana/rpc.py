@@ -12,6 +12,7 @@ from base64 import b64decode, b64encode
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import lru_cache
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -35,6 +36,7 @@ _UNHEALTHY: Final = frozenset({-32004, -32005, -32014, -32016})
 """Errors that say: this node is behind. It may catch up, or another may know."""
 _PREFLIGHT_FAILURE: Final = -32002
 _RECONNECT_SECONDS: Final = 1.0
+_HEADERS: Final = {"Content-Type": "application/json"}
 _POLL_SECONDS: Final = 0.4
 
 
@@ -62,8 +64,7 @@ class Account:
         return b64decode(self.data_base64)
 
 
-@dataclass(frozen=True, slots=True)
-class SignatureStatus:
+class SignatureStatus(msgspec.Struct, frozen=True, rename="camel"):
     """What the chain says of a transaction that it has seen."""
 
     slot: int
@@ -116,6 +117,123 @@ class TransactionRecord:
         return taken, given
 
 
+# ---- What the node answers, as far as it is read: msgspec passes over the rest without making objects of it.
+
+
+class _Context(msgspec.Struct):
+    slot: int
+
+
+class _AccountJson(msgspec.Struct):
+    lamports: int
+    owner: str
+    data: tuple[str, str]
+    """Base64, and the word that says so."""
+
+
+class _Accounts(msgspec.Struct):
+    context: _Context
+    value: list[_AccountJson | None]
+
+
+class _ProgramAccount(msgspec.Struct):
+    pubkey: str
+    account: _AccountJson
+
+
+class _BlockhashJson(msgspec.Struct, rename="camel"):
+    blockhash: str
+    last_valid_block_height: int
+
+
+class _LatestBlockhash(msgspec.Struct):
+    value: _BlockhashJson
+
+
+class _Balance(msgspec.Struct):
+    value: int
+
+
+class _TokenAmount(msgspec.Struct):
+    amount: str
+
+
+class _TokenAmountAnswer(msgspec.Struct):
+    value: _TokenAmount
+
+
+class _Statuses(msgspec.Struct):
+    value: list[SignatureStatus | None]
+
+
+class _TokenBalanceJson(msgspec.Struct, rename="camel"):
+    account_index: int
+    mint: str
+    owner: str
+    ui_token_amount: _TokenAmount
+
+
+class _Meta(msgspec.Struct, rename="camel"):
+    err: Any
+    fee: int
+    pre_token_balances: list[_TokenBalanceJson] | None = None
+    post_token_balances: list[_TokenBalanceJson] | None = None
+
+
+class _TransactionJson(msgspec.Struct):
+    slot: int
+    meta: _Meta
+
+
+class _RpcErrorJson(msgspec.Struct):
+    code: int = 0
+    message: str = ""
+    data: Any = None
+
+
+class _Answer(msgspec.Struct):
+    id: int | None = None
+    result: msgspec.Raw = msgspec.Raw()
+    error: _RpcErrorJson | None = None
+
+
+class _SlotNotificationParams(msgspec.Struct):
+    result: _Context
+
+
+class _SlotNotification(msgspec.Struct):
+    params: _SlotNotificationParams | None = None
+    """Missing from the answer to the subscription itself."""
+
+
+_decode_notification: Final = msgspec.json.Decoder(_SlotNotification).decode
+_encode: Final = msgspec.json.Encoder().encode
+_decode_answers: Final = msgspec.json.Decoder(list[_Answer] | _Answer).decode
+
+
+class _Method:
+    """A method of the node, and the shape of what it answers."""
+
+    def __init__(self, name: str, result: Any) -> None:
+        self.name = name
+        self.decode = msgspec.json.Decoder(result).decode
+
+
+_GET_LATEST_BLOCKHASH: Final = _Method("getLatestBlockhash", _LatestBlockhash)
+_GET_BLOCK_HEIGHT: Final = _Method("getBlockHeight", int)
+_GET_SLOT: Final = _Method("getSlot", int)
+_GET_MULTIPLE_ACCOUNTS: Final = _Method("getMultipleAccounts", _Accounts)
+_GET_PROGRAM_ACCOUNTS: Final = _Method("getProgramAccounts", list[_ProgramAccount])
+_GET_BALANCE: Final = _Method("getBalance", _Balance)
+_GET_TOKEN_ACCOUNT_BALANCE: Final = _Method("getTokenAccountBalance", _TokenAmountAnswer)
+_SEND_TRANSACTION: Final = _Method("sendTransaction", str)
+_GET_SIGNATURE_STATUSES: Final = _Method("getSignatureStatuses", _Statuses)
+_GET_TRANSACTION: Final = _Method("getTransaction", _TransactionJson | None)
+
+_Call = tuple[_Method, list[Any]]
+"""Method and parameters."""
+
+
 class NodeClient:
     """Calls one node. Use as `async with`.
 
@@ -153,17 +271,17 @@ class NodeClient:
 
     async def latest_blockhash(self, commitment: str = "confirmed") -> Blockhash:
         """Return the newest blockhash, and how long it is good for."""
-        value = (await self._read(("getLatestBlockhash", [{"commitment": commitment}])))["value"]
-        return Blockhash(value["blockhash"], value["lastValidBlockHeight"])
+        value = (await self._read((_GET_LATEST_BLOCKHASH, [{"commitment": commitment}]))).value
+        return Blockhash(value.blockhash, value.last_valid_block_height)
 
     async def block_height(self, commitment: str = "confirmed") -> int:
         """Return the height of the newest block; `finalized` for proof that a transaction expired."""
-        height: int = await self._read(("getBlockHeight", [{"commitment": commitment}]))
+        height: int = await self._read((_GET_BLOCK_HEIGHT, [{"commitment": commitment}]))
         return height
 
     async def slot(self, commitment: str = "processed") -> int:
         """Return the newest slot."""
-        slot: int = await self._read(("getSlot", [{"commitment": commitment}]))
+        slot: int = await self._read((_GET_SLOT, [{"commitment": commitment}]))
         return slot
 
     async def slots(self) -> AsyncGenerator[int, None]:
@@ -197,9 +315,9 @@ class NodeClient:
             async for message in socket:
                 if message.type is not aiohttp.WSMsgType.TEXT:
                     continue
-                answer = msgspec.json.decode(message.data)
-                if answer.get("method") == "slotNotification":
-                    yield answer["params"]["result"]["slot"]
+                answer = _decode_notification(message.data)
+                if answer.params is not None:
+                    yield answer.params.result.slot
 
     # ---- Accounts
 
@@ -212,13 +330,16 @@ class NodeClient:
         """
         options = {"encoding": "base64", "commitment": commitment}
         answers = [
-            self._read(("getMultipleAccounts", [[str(address) for address in chunk], options]))
+            self._read((_GET_MULTIPLE_ACCOUNTS, [[_address_text(address) for address in chunk], options]))
             for chunk in _chunks(addresses, MAX_ACCOUNTS)
         ]
         slots, accounts = [], []
         for answer in await _all(answers):
-            slots.append(answer["context"]["slot"])
-            accounts += [None if value is None else _account(value) for value in answer["value"]]
+            slots.append(answer.context.slot)
+            accounts += [
+                None if value is None else Account(value.lamports, value.owner, value.data[0])
+                for value in answer.value
+            ]
         return min(slots, default=0), accounts
 
     async def program_accounts(
@@ -242,19 +363,18 @@ class NodeClient:
         options: dict[str, Any] = {"encoding": "base64", "commitment": commitment, "filters": filters}
         if data_slice is not None:
             options["dataSlice"] = {"offset": data_slice[0], "length": data_slice[1]}
-        found = await self._read(("getProgramAccounts", [str(program), options]))
-        return [(Pubkey.from_string(item["pubkey"]), b64decode(item["account"]["data"][0])) for item in found]
+        found = await self._read((_GET_PROGRAM_ACCOUNTS, [str(program), options]))
+        return [(Pubkey.from_string(item.pubkey), b64decode(item.account.data[0])) for item in found]
 
     async def balance(self, address: Pubkey, commitment: str = "confirmed") -> int:
         """Return an account's lamports; 0 where there is none."""
-        answer = await self._read(("getBalance", [str(address), {"commitment": commitment}]))
-        lamports: int = answer["value"]
+        lamports: int = (await self._read((_GET_BALANCE, [str(address), {"commitment": commitment}]))).value
         return lamports
 
     async def token_balance(self, address: Pubkey, commitment: str = "confirmed") -> int:
         """Return a token account's balance in base units. Raises RpcError where there is none."""
-        answer = await self._read(("getTokenAccountBalance", [str(address), {"commitment": commitment}]))
-        return int(answer["value"]["amount"])
+        answer = await self._read((_GET_TOKEN_ACCOUNT_BALANCE, [str(address), {"commitment": commitment}]))
+        return int(answer.value.amount)
 
     # ---- Transactions
 
@@ -265,7 +385,7 @@ class NodeClient:
         """
         options = {"encoding": "base64", "skipPreflight": True, "maxRetries": 0}
         try:
-            await self._send(("sendTransaction", [b64encode(raw_transaction).decode(), options]))
+            await self._send((_SEND_TRANSACTION, [b64encode(raw_transaction).decode(), options]))
         except RpcError as error:
             # Sent before and landed: what was to happen has happened.
             if (
@@ -278,14 +398,10 @@ class NodeClient:
     async def signature_statuses(self, signatures: Sequence[str]) -> list[SignatureStatus | None]:
         """Return what the chain says of any number of transactions, in order; None: it has not seen it."""
         answers = [
-            self._read(("getSignatureStatuses", [list(chunk), {"searchTransactionHistory": True}]))
+            self._read((_GET_SIGNATURE_STATUSES, [list(chunk), {"searchTransactionHistory": True}]))
             for chunk in _chunks(signatures, MAX_SIGNATURES)
         ]
-        return [
-            None if value is None else _signature_status(value)
-            for answer in await _all(answers)
-            for value in answer["value"]
-        ]
+        return [status for answer in await _all(answers) for status in answer.value]
 
     async def transactions(
         self, signatures: Sequence[str], commitment: str = "confirmed"
@@ -293,7 +409,7 @@ class NodeClient:
         """Return how transactions went, in order; None where the node has none of that signature."""
         options = {"encoding": "base64", "commitment": commitment, "maxSupportedTransactionVersion": 0}
         answers = await _all(
-            [self._read(("getTransaction", [signature, options])) for signature in signatures]
+            [self._read((_GET_TRANSACTION, [signature, options])) for signature in signatures]
         )
         return [None if answer is None else _transaction_record(answer) for answer in answers]
 
@@ -307,15 +423,13 @@ class NodeClient:
     async def _post(self, calls: list[_Call]) -> list[Any]:
         """Make the calls in one HTTP request; an answer that is an exception belongs to its caller alone."""
         requests = [
-            {"jsonrpc": "2.0", "id": index, "method": method, "params": params}
+            {"jsonrpc": "2.0", "id": index, "method": method.name, "params": params}
             for index, (method, params) in enumerate(calls)
         ]
         # Alone it goes as itself: some nodes count a batch of one as a batch.
-        body = msgspec.json.encode(requests if len(requests) > 1 else requests[0])
+        body = _encode(requests if len(requests) > 1 else requests[0])
         try:
-            async with self._connected().post(
-                self._url, data=body, headers={"Content-Type": "application/json"}
-            ) as response:
+            async with self._connected().post(self._url, data=body, headers=_HEADERS) as response:
                 text = await response.read()
                 if response.status == 429 or response.status >= 500:
                     raise _unavailable(f"http_{response.status}", f"answered HTTP {response.status}")
@@ -324,32 +438,27 @@ class NodeClient:
         except (aiohttp.ClientError, OSError) as error:
             raise _unavailable("unreachable", f"is unreachable: {error}") from error
         try:
-            answers = msgspec.json.decode(text)
+            answers = _decode_answers(text)
         except msgspec.DecodeError:
-            raise _unavailable("not_json", "answered something that is not JSON") from None
-        by_id = {
-            answer.get("id"): answer
-            for answer in (answers if isinstance(answers, list) else [answers])
-            if isinstance(answer, dict)
-        }
+            raise _unavailable("not_json_rpc", "answered something that is not JSON-RPC") from None
+        by_id = {answer.id: answer for answer in (answers if isinstance(answers, list) else [answers])}
         return [_result(method, by_id.get(index)) for index, (method, _) in enumerate(calls)]
 
 
-_Call = tuple[str, list[Any]]
-"""Method and parameters."""
-
-
-def _result(method: str, answer: dict[str, Any] | None) -> Any:
-    if answer is None or not ("result" in answer or "error" in answer):
-        return _unavailable("no_answer", f"did not answer {method}")
-    error = answer.get("error")
-    if error is None:
-        return answer["result"]
-    code, message = error.get("code", 0), error.get("message", "")
-    if code in _UNHEALTHY:
-        return _unavailable("unhealthy", f"is not healthy: {message}")
-    node_errors_total.labels(str(code)).inc()
-    return RpcError(method, code, message, error.get("data"))
+def _result(method: _Method, answer: _Answer | None) -> Any:
+    """Return the result, or the exception that is this call's alone."""
+    if answer is not None and answer.error is not None:
+        error = answer.error
+        if error.code in _UNHEALTHY:
+            return _unavailable("unhealthy", f"is not healthy: {error.message}")
+        node_errors_total.labels(str(error.code)).inc()
+        return RpcError(method.name, error.code, error.message, error.data)
+    if answer is None or not answer.result:
+        return _unavailable("no_answer", f"did not answer {method.name}")
+    try:
+        return method.decode(answer.result)
+    except msgspec.DecodeError as error:
+        return _unavailable("not_understood", f"answered {method.name} in a shape we do not know: {error}")
 
 
 def _unavailable(reason: str, what: str) -> NodeUnavailable:
@@ -366,29 +475,25 @@ async def _all(answers: Sequence[asyncio.Future[Any]]) -> list[Any]:
     return results
 
 
+# The same accounts are asked for again and again.
+_address_text = lru_cache(maxsize=4096)(str)
+
+
 def _chunks(items: Sequence[Any], size: int) -> list[Sequence[Any]]:
     return [items[start : start + size] for start in range(0, len(items), size)]
 
 
-def _account(value: Mapping[str, Any]) -> Account:
-    return Account(value["lamports"], value["owner"], value["data"][0])
-
-
-def _signature_status(value: Mapping[str, Any]) -> SignatureStatus:
-    return SignatureStatus(value["slot"], value["err"], value["confirmationStatus"])
-
-
-def _transaction_record(answer: Mapping[str, Any]) -> TransactionRecord:
-    meta = answer["meta"]
+def _transaction_record(answer: _TransactionJson) -> TransactionRecord:
+    meta = answer.meta
     balances: dict[int, TokenBalance] = {}
     # An account that was opened or closed on the way is missing from one of the two lists: it held nothing.
-    for entry in meta.get("preTokenBalances") or ():
-        amount = int(entry["uiTokenAmount"]["amount"])
-        balances[entry["accountIndex"]] = TokenBalance(entry["mint"], entry["owner"], amount, 0)
-    for entry in meta.get("postTokenBalances") or ():
-        amount = int(entry["uiTokenAmount"]["amount"])
-        known = balances.get(entry["accountIndex"])
-        balances[entry["accountIndex"]] = TokenBalance(
-            entry["mint"], entry["owner"], known.before if known else 0, amount
+    for entry in meta.pre_token_balances or ():
+        amount = int(entry.ui_token_amount.amount)
+        balances[entry.account_index] = TokenBalance(entry.mint, entry.owner, amount, 0)
+    for entry in meta.post_token_balances or ():
+        amount = int(entry.ui_token_amount.amount)
+        known = balances.get(entry.account_index)
+        balances[entry.account_index] = TokenBalance(
+            entry.mint, entry.owner, known.before if known else 0, amount
         )
-    return TransactionRecord(answer["slot"], meta["err"], meta["fee"], tuple(balances.values()))
+    return TransactionRecord(answer.slot, meta.err, meta.fee, tuple(balances.values()))
