@@ -14,11 +14,13 @@ from engine.domain.pools.meteora_damm_v2 import (
     MeteoraDammV2Pool,
 )
 from engine.domain.pools.pool import Clock, Pool, Segment, liquidity_segment
+from engine.domain.pools.raydium_amm_v4 import RaydiumAmmV4Pool
 from engine.domain.pools.raydium_cpmm import CreatorFeeOn, Rates, RaydiumCpmmPool
 
 NOW = Clock(slot=1, unix_timestamp=1_750_000_000)
 RATES = Rates(trade=2_500, creator=10_000, protocol=120_000, fund=40_000)
 RAYDIUM = RaydiumCpmmPool(5 * 10**15, 8 * 10**14, RATES)
+AMM_V4 = RaydiumAmmV4Pool(5 * 10**15, 8 * 10**14)
 METEORA = MeteoraDammV2Pool(
     token_a_amount=5 * 10**15,
     token_b_amount=8 * 10**14,
@@ -35,6 +37,7 @@ POOLS = [
     RAYDIUM,
     replace(RAYDIUM, creator_fee_on=CreatorFeeOn.ONLY_TOKEN_0),
     replace(RAYDIUM, creator_fee_on=CreatorFeeOn.ONLY_TOKEN_1),
+    AMM_V4,
     METEORA,
 ]
 
@@ -59,6 +62,9 @@ def test_segment_gives_what_the_curve_gives(pool: Pool, a_to_b: bool, amount: in
         replace(RAYDIUM, vault_0=0),
         replace(RAYDIUM, rates=replace(RATES, trade=10**6)),
         replace(RAYDIUM, rates=replace(RATES, trade=0, creator=0)),
+        replace(AMM_V4, status=2),
+        replace(AMM_V4, need_take_pnl_coin=5 * 10**15),
+        replace(AMM_V4, swap_fee_numerator=10_000),
         replace(METEORA, enabled=False),
         replace(METEORA, activation_point=NOW.unix_timestamp + 1),
         replace(METEORA, token_b_amount=0),
