@@ -58,7 +58,9 @@ class LiveView:
                     moved[status] += max(0.0, value - before.get((metric, status), 0.0)) / elapsed
             self._before[index] = after
         self.per_second = moved
-        self.open_count = round(sum(figures.get(("orders", "open"), 0.0) for figures in found if figures))
+        # Each server counts all of them.
+        opens = [figures.get(("orders", "open"), 0.0) for figures in found if figures]
+        self.open_count = round(max(opens, default=0.0))
         self._before_time = now
         self._show()
 

@@ -90,7 +90,7 @@ Slippage = Annotated[
     typer.Option(help="Worst acceptable move from the quoted price, in basis points; else the server's."),
 ]
 
-_UNREACHABLE = ("failed to connect", "errors resolving", "DNS resolution failed")
+_UNREACHABLE = ("connections to all backends failing", "errors resolving", "DNS resolution failed")
 """How gRPC begins to say that there was nobody to ask."""
 
 _RUN = "Run the engine"
@@ -107,8 +107,16 @@ def up(
     workers: Annotated[
         int | None, typer.Option(min=1, max=64, help="Worker processes; else WORKER_PROCESSES.")
     ] = None,
+    servers: Annotated[
+        int | None, typer.Option(min=1, max=64, help="gRPC servers; else SERVER_PROCESSES.")
+    ] = None,
+    gateways: Annotated[
+        int | None, typer.Option(min=1, max=64, help="Gateways; else GATEWAY_PROCESSES.")
+    ] = None,
 ) -> None:
     """Start everything, show it, and stop it all on Ctrl-C.
+
+    Of several servers or gateways, each has a port of its own, one after the other.
 
     PostgreSQL, Valkey and a simulated Solana come embedded, unless
     DB_HOST, REDIS_HOST or SOLANA_RPC_URL, in the environment or in .env, name yours.
@@ -116,11 +124,14 @@ def up(
     Examples:
       order-engine up
       order-engine up --ephemeral --workers 4
+      order-engine up --servers 2 --gateways 2 --workers 2
       PORT=8080 order-engine up --data-dir /var/lib/orders
     """
     from cli.up import up as run_up
 
-    raise typer.Exit(run_up(None if ephemeral else data_dir, workers))
+    processes = {"worker": workers, "server": servers, "gateway": gateways}
+    wanted = {f"{name}_processes": count for name, count in processes.items() if count is not None}
+    raise typer.Exit(run_up(None if ephemeral else data_dir, wanted))
 
 
 @app.command(rich_help_panel=_ORDERS)
@@ -366,8 +377,7 @@ def _target(server: str | None) -> str:
         return server
     from engine.settings import load_settings
 
-    settings = load_settings()
-    return f"{settings.grpc_host}:{settings.grpc_port}"
+    return load_settings().grpc_target
 
 
 def _spec(side: str, amount: str, input_token: str, output_token: str, slippage_bps: int | None) -> Any:

@@ -15,7 +15,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -42,16 +42,14 @@ _FUNDS_OF = {"BONK": 100_000_000_000}
 _PORT_PATIENCE_SECONDS = 1.0  # The ports of an instance that was just killed are free in a moment.
 
 
-def up(data_folder: Path | None, worker_count: int | None) -> int:
+def up(data_folder: Path | None, process_counts: Mapping[str, Any]) -> int:
     """Run until a signal; return the exit code.
 
-    `data_folder` None: one that is removed at the end. `worker_count` None: as WORKER_PROCESSES has it.
+    `data_folder` None: one that is removed at the end. `process_counts` go before the settings of their name.
     """
     console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
     try:
-        settings = load_settings()
-        if worker_count is not None:
-            settings = replace(settings, worker_processes=worker_count)
+        settings = replace(load_settings(), **process_counts)
         with _data_folder(data_folder) as folder:
             return asyncio.run(_Up(settings, folder, data_folder is not None, console).run())
     except (SettingsError, StartupError) as error:
@@ -179,31 +177,32 @@ class _Up:
     async def _start_processes(self, group: asyncio.TaskGroup, settings: Settings, *names: str) -> None:
         """Start processes of the engine together, and say where each is once all are ready."""
         host = _reachable(settings.host)
-        first, count = settings.workers_metrics_port, settings.worker_processes
-        probe_ports = {
-            "simnet": [settings.simnet_port],
-            "server": [settings.server_metrics_port],
-            "workers": list(range(first, first + count)),
-            "gateway": [settings.port],
+        servers, gateways = _server_settings(settings), _gateway_settings(settings)
+        workers_ports = _worker_metrics_ports(settings)
+        # Each process's settings, and the ports where it is asked whether it is ready.
+        processes = {
+            "simnet": [(settings, [settings.simnet_port])],
+            "server": [(own, [own.server_metrics_port]) for own in servers],
+            "workers": [(settings, workers_ports)],
+            "gateway": [(own, [own.port]) for own in gateways],
         }
         where = {
             "simnet": f"a simulated Solana, http://{host}:{settings.simnet_port}",
-            "server": f"gRPC, {host}:{settings.grpc_port}",
-            "workers": f"{count} process{'' if count == 1 else 'es'}",
-            "gateway": f"REST, WebSocket and console, http://{host}:{settings.port}",
+            "server": f"gRPC, {host}:{_first_and_last(own.grpc_port for own in servers)}",
+            "workers": f"{len(workers_ports)} process{'' if len(workers_ports) == 1 else 'es'}",
+            "gateway": "REST, WebSocket and console, "
+            f"http://{host}:{_first_and_last(own.port for own in gateways)}",
         }
         parts = [
-            Part(
+            _part(
+                name if len(processes[name]) == 1 else f"{name}-{number}",
                 name,
-                Child(
-                    name,
-                    [sys.executable, "-m", name],
-                    log=self._folder / "logs" / f"{name}.log",
-                    environ={**os.environ, **settings_as_environ(settings)},
-                ),
-                partial(_unready_reason, host, probe_ports[name]),
+                own,
+                self._folder,
+                partial(_unready_reason, host, ports),
             )
             for name in names
+            for number, (own, ports) in enumerate(processes[name], start=1)
         ]
         with self._timed({name: where[name] for name in names}):
             await self._launcher.start(group, *parts)
@@ -214,10 +213,8 @@ class _Up:
         # Not wrapped: a line that is broken in two cannot be copied and run.
         self._console.print(_first_steps(self._settings, self._folder), markup=False, soft_wrap=True)
         host = _reachable(self._settings.host)
-        ports = [
-            self._settings.server_metrics_port,
-            *(self._settings.workers_metrics_port + n for n in range(self._settings.worker_processes)),
-        ]
+        ports = [own.server_metrics_port for own in _server_settings(self._settings)]
+        ports += _worker_metrics_ports(self._settings)
         view = LiveView(self._launcher.parts, [partial(probe.figures, host, port) for port in ports])
         with live_view(view, self._console):
             while not self._launcher.stopping.is_set():
@@ -282,8 +279,12 @@ def _data_folder(wanted: Path | None) -> Iterator[Path]:
 
 def _with_ports(settings: Settings) -> Settings:
     """Return the settings with every port known, and free. Raises StartupError for one that is in use."""
-    wanted = [("PORT", 1), ("GRPC_PORT", 1), ("SERVER_METRICS_PORT", 1)]
-    wanted.append(("WORKERS_METRICS_PORT", settings.worker_processes))
+    wanted = [
+        ("PORT", settings.gateway_processes),
+        ("GRPC_PORT", settings.server_processes),
+        ("SERVER_METRICS_PORT", settings.server_processes),
+        ("WORKERS_METRICS_PORT", settings.worker_processes),
+    ]
     if not settings.solana_rpc_url:
         wanted.append(("SIMNET_PORT", 2))
     taken: dict[int, str] = {}
@@ -302,7 +303,7 @@ def _with_ports(settings: Settings) -> Settings:
         if getattr(settings, name.lower()) == 0:
             chosen[name.lower()] = first = _free_ports(settings.host, count, taken)
             taken.update(dict.fromkeys(range(first, first + count), name))
-    return replace(settings, grpc_host=_reachable(settings.host), **chosen)
+    return replace(settings, grpc_host=_grpc_host(settings), **chosen)
 
 
 def _free_ports(host: str, count: int, taken: dict[int, str]) -> int:
@@ -335,6 +336,52 @@ def _is_free(host: str, port: int, patience_seconds: float) -> bool:
 def _reachable(host: str) -> str:
     """Return the address under which what is bound to `host` is reached from here."""
     return "127.0.0.1" if host in ("0.0.0.0", "::", "") else host
+
+
+def _grpc_host(settings: Settings) -> str:
+    """Return where the gateways find the servers; several have to be listed by IP address."""
+    host = _reachable(settings.host)
+    return host if settings.server_processes == 1 else socket.gethostbyname(host)
+
+
+# ---- Processes -----------------------------------------------------------------------------------
+
+
+def _part(
+    name: str,
+    module: str,
+    settings: Settings,
+    folder: Path,
+    unready_reason: Callable[[], Awaitable[str | None]],
+) -> Part:
+    child = Child(
+        name,
+        [sys.executable, "-m", module],
+        log=folder / "logs" / f"{name}.log",
+        environ={**os.environ, **settings_as_environ(settings)},
+    )
+    return Part(name, child, unready_reason)
+
+
+def _server_settings(settings: Settings) -> list[Settings]:
+    """Return the settings of each server process."""
+    return [
+        replace(
+            settings,
+            grpc_port=settings.grpc_port + index,
+            server_metrics_port=settings.server_metrics_port + index,
+        )
+        for index in range(settings.server_processes)
+    ]
+
+
+def _gateway_settings(settings: Settings) -> list[Settings]:
+    """Return the settings of each gateway process; every one uses all servers."""
+    return [replace(settings, port=settings.port + index) for index in range(settings.gateway_processes)]
+
+
+def _worker_metrics_ports(settings: Settings) -> list[int]:
+    return [settings.workers_metrics_port + index for index in range(settings.worker_processes)]
 
 
 # ---- Services ------------------------------------------------------------------------------------
@@ -387,10 +434,11 @@ def _funds(token: Token) -> int:
 def _first_steps(settings: Settings, folder: Path) -> str:
     host = _reachable(settings.host)
     rest = f"http://{host}:{settings.port}"
+    servers = _first_and_last(own.grpc_port for own in _server_settings(settings))
     command = _command()
     # Another terminal has the same .env, but not the variables that were set for this command.
     elsewhere = load_settings(environ={})
-    if (elsewhere.grpc_host, elsewhere.grpc_port) != (host, settings.grpc_port):
+    if (elsewhere.grpc_host, elsewhere.grpc_port) != (settings.grpc_host, settings.grpc_port):
         where = f" --server {host}:{settings.grpc_port}"
     else:
         where = ""
@@ -399,7 +447,7 @@ def _first_steps(settings: Settings, folder: Path) -> str:
   Console     {rest}/
   REST        {rest}/api/orders/execute      (documented at {rest}/docs)
   WebSocket   ws://{host}:{settings.port}/api/orders/<orderId>/ws
-  gRPC        {host}:{settings.grpc_port}, orders.v1.OrderService
+  gRPC        {host}:{servers}, orders.v1.OrderService
   Logs        {_shown(folder / "logs")}
 
   A first order, in another terminal:
@@ -411,6 +459,11 @@ def _first_steps(settings: Settings, folder: Path) -> str:
     curl -s {rest}/api/orders/execute -H 'Content-Type: application/json' -d '{order}'
     {command} watch <orderId>{where}
 """
+
+
+def _first_and_last(ports: Iterable[int]) -> str:
+    first, *others = ports
+    return f"{first} to {others[-1]}" if others else str(first)
 
 
 def _command() -> str:

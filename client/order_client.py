@@ -66,6 +66,8 @@ _CHANNEL_OPTIONS: Final = (
     ("grpc.keepalive_timeout_ms", 10_000),
     # Batches of answers, and pages of 500 orders with their texts.
     ("grpc.max_receive_message_length", 16 * 1024 * 1024),
+    # The target may name several servers; calls go to those that are there, in turn.
+    ("grpc.lb_policy_name", "round_robin"),
     # Two clients of one process are two connections.
     ("grpc.use_local_subchannel_pool", 1),
 )
@@ -97,7 +99,7 @@ class OrderClient:
         observe_batch: Callable[[int], None] | None = None,
         random: Callable[[], float] = random,
     ) -> None:
-        """`target` is "host:port" of the server.
+        """`target` is "host:port" of the server, or of several "ipv4:address:port,address:port".
 
         `timeout_seconds` bounds each call, all its repetitions included. `observe_batch` is told how
         many orders each BatchSubmitOrders carried. `random` answers numbers in [0, 1) that spread retries.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from ipaddress import ip_address
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -29,13 +30,13 @@ class Settings:
     host: str = _setting("127.0.0.1", "Address every port below is bound to; 0.0.0.0 for all interfaces")
     port: int = _setting(3000, "REST, WebSocket and console")
     grpc_port: int = _setting(50051, "gRPC OrderService")
-    grpc_host: str = _setting("127.0.0.1", "Where the gateway and the CLI find the gRPC server")
+    grpc_host: str = _setting("127.0.0.1", "Where the gateway and the CLI find the gRPC servers")
     allowed_origins: str = _setting(
         "", "Other sites whose pages may use REST and WebSocket, comma-separated: https://desk.example.com"
     )
     server_metrics_port: int = _setting(9101, "/metrics and /healthz of the server; 0 chooses a free one")
     workers_metrics_port: int = _setting(
-        9102, "/metrics and /healthz of the first worker process; the next ones count up; 0 chooses"
+        9201, "/metrics and /healthz of the first worker process; the next ones count up; 0 chooses"
     )
 
     # ---- Services. With `order-engine up`, an unset DB_HOST, REDIS_HOST or SOLANA_RPC_URL is embedded.
@@ -66,6 +67,10 @@ class Settings:
     # ---- Capacity
     max_open_orders: int = _setting(200_000, "Open orders before submits are refused with a retry hint")
     worker_processes: int = _setting(1, "How many processes `python -m workers` keeps running")
+    server_processes: int = _setting(
+        1, "How many gRPC servers there are at GRPC_HOST, on GRPC_PORT and the next ports; `up` runs them"
+    )
+    gateway_processes: int = _setting(1, "How many gateways `up` runs, on PORT and the next ports")
     max_in_flight: int = _setting(1000, "Orders one worker process executes at a time")
     lease_seconds: float = _setting(10.0, "How long a silent worker's orders stay its own")
     sweep_seconds: float = _setting(0.25, "How often workers look for due orders that nobody holds")
@@ -100,7 +105,9 @@ class Settings:
             raise SettingsError(f'COMMITMENT was "{self.commitment}"; must be confirmed or finalized')
         if not 0 <= self.slippage_bps <= 10_000:
             raise SettingsError(f"SLIPPAGE_BPS was {self.slippage_bps}; must be between 0 and 10000")
-        for name in ("max_attempts", "max_open_orders", "max_in_flight"):
+        for name in (
+            "max_attempts", "max_open_orders", "max_in_flight", "server_processes", "gateway_processes",
+        ):  # fmt: skip
             if getattr(self, name) < 1:
                 raise SettingsError(f"{name.upper()} was {getattr(self, name)}; must be 1 or more")
         for name in ("resend_seconds", "lease_seconds", "sweep_seconds"):
@@ -126,6 +133,24 @@ class Settings:
             )
         if self.log_level not in ("DEBUG", "INFO", "WARNING", "ERROR"):
             raise SettingsError(f'LOG_LEVEL was "{self.log_level}"; must be DEBUG, INFO, WARNING or ERROR')
+
+    @property
+    def grpc_target(self) -> str:
+        """Address of the gRPC servers, as gRPC spells it; several are listed by IP address.
+
+        Raises SettingsError where there are several at a name.
+        """
+        if self.server_processes == 1:
+            return f"{self.grpc_host}:{self.grpc_port}"
+        try:
+            is_v6 = ip_address(self.grpc_host.strip("[]")).version == 6
+        except ValueError:
+            raise SettingsError(
+                f'GRPC_HOST was "{self.grpc_host}"; must be an IP address for SERVER_PROCESSES of more than 1'
+            ) from None
+        ports = range(self.grpc_port, self.grpc_port + self.server_processes)
+        addresses = ",".join(f"{self.grpc_host}:{port}" for port in ports)
+        return f"{'ipv6' if is_v6 else 'ipv4'}:{addresses}"
 
     @property
     def database(self) -> str:

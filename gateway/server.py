@@ -41,9 +41,7 @@ async def serve(
     listener = _listen(settings.host, settings.port)
     _raise_file_limit()
     with listener:
-        async with OrderClient(
-            f"{settings.grpc_host}:{settings.grpc_port}", observe_batch=observe_batch("gateway_submit")
-        ) as client:
+        async with OrderClient(settings.grpc_target, observe_batch=observe_batch("gateway_submit")) as client:
             await _until_ready(client, stopping)
             config = uvicorn.Config(
                 make_app(client, origins),

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import urllib.request
 from asyncio.subprocess import PIPE, STDOUT, Process
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
@@ -217,6 +218,47 @@ async def test_first_order_crash_restart_and_a_clean_end(
         assert await again.ended() == 0
         assert "stopped; the data are in data" in again.output
         assert processes_in(home) == []
+
+
+async def test_of_several_servers_and_gateways_each_serves_and_one_may_die(
+    home: Path, processes_in: ProcessesIn
+) -> None:
+    async with up(home, "--data-dir", "data", "--servers", "2", "--gateways", "2") as engine:
+        await engine.read_until("watch <orderId>")
+        grpc_ports = re.search(r"gRPC, 127\.0\.0\.1:(\d+) to (\d+) ", engine.output)
+        rest_ports = re.search(r"console, http://127\.0\.0\.1:(\d+) to (\d+) ", engine.output)
+        assert grpc_ports is not None
+        assert rest_ports is not None
+        assert [int(ports[2]) - int(ports[1]) for ports in (grpc_ports, rest_ports)] == [1, 1]
+        servers = [int(line.split()[0]) for line in processes_in(home) if line.endswith("-m server")]
+        assert len(servers) == 2
+
+        [first] = [pid for pid in servers if f"GRPC_PORT={grpc_ports[1]}\0" in _environ_of(pid)]
+        os.kill(first, signal.SIGKILL)
+        await engine.read_until("server-1 was ended by SIGKILL")
+        # The other server takes what comes through either gateway.
+        order_ids = [await asyncio.to_thread(_submit, int(port)) for port in rest_ports.groups()]
+        await engine.read_until("server-1 is ready again")
+        for order_id in order_ids:
+            code, said, _ = await engine.order_engine("watch", order_id)
+            assert code == 0, said
+        engine.process.terminate()
+        assert await engine.ended() == 0
+        assert processes_in(home) == []
+
+
+def _environ_of(pid: int) -> str:
+    return Path(f"/proc/{pid}/environ").read_text()
+
+
+def _submit(port: int) -> str:
+    """Submit an order to the gateway on that port; return its id."""
+    body = json.dumps({"side": "sell", "amount": 1, "inputToken": "SOL", "outputToken": "USDC"}).encode()
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}/api/orders/execute", body, {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        return str(json.load(answer)["orderId"])
 
 
 async def test_the_client_commands_read_cancel_and_refuse(home: Path) -> None:

@@ -35,3 +35,7 @@ def test_the_first_order_names_the_server_that_only_this_commands_environment_na
 def test_the_env_file_is_another_terminals_too(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("GRPC_PORT=50999\n")
     assert "--server" not in _first_steps(Settings(grpc_port=50999), tmp_path)
+
+
+def test_several_servers_are_named_by_their_first_and_last_port(tmp_path: Path) -> None:
+    assert "127.0.0.1:50051 to 50053, orders.v1" in _first_steps(Settings(server_processes=3), tmp_path)

@@ -82,6 +82,14 @@ async def test_open_orders_are_those_the_server_counts() -> None:
     assert view.open_count == 5
 
 
+async def test_open_orders_are_not_counted_once_more_by_each_server() -> None:
+    servers = _Process(), _Process()
+    servers[0].found, servers[1].found = {("orders", "open"): 5.0}, {("orders", "open"): 6.0}
+    view = LiveView([], servers, _Clock())
+    await view.refresh()
+    assert view.open_count == 6
+
+
 async def test_health_names_what_is_not_ready_and_what_was_restarted() -> None:
     async def unready() -> str | None:
         return "away"

@@ -85,7 +85,7 @@ def test_what_is_not_a_number_is_refused_by_name(setting: Field[Any], text: str)
             for name in ("RESEND_SECONDS", "LEASE_SECONDS", "SWEEP_SECONDS")
             for text in ("nan", "inf", "-1", "0")
         ),
-        ("MAX_OPEN_ORDERS", "0"),
+        *((name, "0") for name in ("MAX_OPEN_ORDERS", "SERVER_PROCESSES", "GATEWAY_PROCESSES")),
         ("MAX_IN_FLIGHT", "0"),
         ("PRIORITY_FEE_MICRO_LAMPORTS", "-1"),
     ],
@@ -219,3 +219,20 @@ def test_the_redis_address_says_what_was_set(host: str, password: str, where: di
 )
 def test_the_nodes_websocket_is_one_port_on_unless_it_is_set(rpc: str, ws: str, expected: str) -> None:
     assert Settings(solana_rpc_url=rpc, solana_ws_url=ws).node_ws_url == expected
+
+
+@pytest.mark.parametrize(
+    ("host", "count", "target"),
+    [
+        ("orders.example.com", 1, "orders.example.com:50051"),
+        ("10.0.0.7", 2, "ipv4:10.0.0.7:50051,10.0.0.7:50052"),
+        ("[::1]", 2, "ipv6:[::1]:50051,[::1]:50052"),
+    ],
+)
+def test_several_servers_are_found_on_neighbouring_ports(host: str, count: int, target: str) -> None:
+    assert Settings(grpc_host=host, server_processes=count).grpc_target == target
+
+
+def test_several_servers_at_a_name_are_refused() -> None:
+    with pytest.raises(SettingsError, match=r'GRPC_HOST was "orders.example.com"; must be an IP address'):
+        _ = Settings(grpc_host="orders.example.com", server_processes=2).grpc_target
