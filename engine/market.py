@@ -1,7 +1,7 @@
 """The market as this process sees it: every pool and the wallet, refreshed in bulk once a slot.
 
 Orders are quoted from memory. However many orders there are, a slot costs one JSON-RPC batch, and only
-accounts whose bytes changed are decoded.
+accounts whose bytes changed are decoded. Who quotes now and then only, refreshes when it quotes.
 """
 
 from __future__ import annotations
@@ -49,6 +49,8 @@ STALE_SECONDS: Final = 5.0
 DISCOVERY_SECONDS: Final = 60.0
 """How often to look for pools that are new."""
 _RETRY_SECONDS: Final = 0.5
+_REFRESH_SECONDS: Final = 0.05
+"""Refreshes are at least so far apart. A slot takes 0.4 s; simulated ones can be shorter than is any use."""
 
 
 class _Listing:
@@ -130,16 +132,27 @@ class Market:
         self._lamports = 0
         self._moment: _Moment | None = None
         self._slot_passed = asyncio.Event()
+        self._refreshing = asyncio.Lock()
         self._refreshed = asyncio.Event()
 
-    async def run(self) -> None:
-        """Follow the market for ever; failures of the node are waited out."""
+    async def run(self, *, follow: bool = True) -> None:
+        """Follow the market for ever; failures of the node are waited out.
+
+        Without `follow`, only which pools there are; `refresh` then reads their prices.
+        """
         await self._until_done(self._discover, "pools cannot be listed")
-        self._slot_passed.set()
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._follow_slots())
-            tasks.create_task(self._refresh_every_slot())
             tasks.create_task(self._discover_new_pools())
+            if follow:
+                self._slot_passed.set()
+                tasks.create_task(self._follow_slots())
+                tasks.create_task(self._refresh_every_slot())
+
+    async def refresh(self, max_age_seconds: float) -> None:
+        """Return once prices are at most so old, however many ask at once. Raises NodeUnavailable."""
+        async with self._refreshing:
+            if self._reads and (self._moment is None or self._age(self._moment) > max_age_seconds):
+                await self._refresh()
 
     async def wait_ready(self) -> None:
         """Return once prices are here."""
@@ -250,6 +263,7 @@ class Market:
             # Slots that pass while a refresh is under way are worth one more together.
             self._slot_passed.clear()
             await self._until_done(self._refresh, "prices cannot be read")
+            await asyncio.sleep(_REFRESH_SECONDS)
 
     async def _discover_new_pools(self) -> None:
         while True:
@@ -260,8 +274,8 @@ class Market:
         while True:
             try:
                 await work()
-            except* EngineError as errors:
-                logger.warning("%s: %s", trouble, errors.exceptions[0])
+            except EngineError as error:
+                logger.warning("%s: %s", trouble, error)
             else:
                 return
             await asyncio.sleep(_RETRY_SECONDS)
@@ -325,13 +339,14 @@ class Market:
     async def _refresh(self) -> None:
         """Read every account once, in one JSON-RPC batch, and decode those that changed."""
         reads = self._reads
-        async with asyncio.TaskGroup() as tasks:
-            asked = [tasks.create_task(self._node.multiple_accounts(chunk)) for chunk in reads]
-            blockhash = tasks.create_task(self._node.latest_blockhash())
+        # The turn of the loop that they share makes them one request.
+        blockhash, answers = await asyncio.gather(
+            self._node.latest_blockhash(),
+            asyncio.gather(*(self._node.multiple_accounts(chunk) for chunk in reads)),
+        )
         changed: dict[_Listing, None] = {}
         slots = []
-        for chunk, answer in zip(reads, asked, strict=True):
-            slot, accounts = answer.result()
+        for chunk, (slot, accounts) in zip(reads, answers, strict=True):
             slots.append(slot)
             for address, account in zip(chunk, accounts, strict=True):
                 if address == self._wallet:
@@ -347,7 +362,7 @@ class Market:
         for listing in changed:
             listing.read(self._data)
         slot = min(slots)
-        self._moment = _Moment(slot, self._chain_clock(slot), blockhash.result(), self._monotonic_seconds())
+        self._moment = _Moment(slot, self._chain_clock(slot), blockhash, self._monotonic_seconds())
         # Wakes those who wait now; who asks later waits for the next one.
         self._refreshed.set()
         self._refreshed.clear()

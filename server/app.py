@@ -74,7 +74,7 @@ async def serve(settings: Settings, stopping: asyncio.Event) -> None:
                 group.create_task(watches.run()),
                 group.create_task(admission.run()),
                 # Quotes need the node; everything else is served without it.
-                group.create_task(market.run()),
+                group.create_task(market.run(follow=False)),
                 group.create_task(_tell_health(health_servicer, not_ready)),
             ]
             async with _probes(settings, not_ready):

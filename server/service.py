@@ -58,6 +58,9 @@ _MAX_PAGE: Final = 500
 _NO_RETRY: Final = RetryPolicy()
 """A cancel leads to no retry; `apply` asks for a policy all the same."""
 
+_QUOTE_AGE_SECONDS: Final = 0.1
+"""Prices of quotes are at most so old; quotes that come closer together share what was read."""
+
 _accept_seconds = stage_seconds.labels("accept")
 """Of each order, like all stages: a batch counts once for every order in it."""
 
@@ -165,6 +168,7 @@ class OrderService(orders_pb2_grpc.OrderServiceServicer):
         async with refusals(context):
             spec = spec_from_proto(request.spec)
             slippage_bps = self._settings.slippage_bps if spec.slippage_bps is None else spec.slippage_bps
+            await self._market.refresh(_QUOTE_AGE_SECONDS)
             decision = self._market.decide(spec, 0, slippage_bps)
             if decision.route is None:
                 raise NoRoute(decision.reason)

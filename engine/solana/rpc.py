@@ -124,11 +124,14 @@ class _Context(msgspec.Struct):
     slot: int
 
 
-class _AccountJson(msgspec.Struct):
-    lamports: int
-    owner: str
+class _AccountData(msgspec.Struct):
     data: tuple[str, str]
     """Base64, and the word that says so."""
+
+
+class _AccountJson(_AccountData):
+    lamports: int
+    owner: str
 
 
 class _Accounts(msgspec.Struct):
@@ -138,7 +141,7 @@ class _Accounts(msgspec.Struct):
 
 class _ProgramAccount(msgspec.Struct):
     pubkey: str
-    account: _AccountJson
+    account: _AccountData
 
 
 class _BlockhashJson(msgspec.Struct, rename="camel"):
