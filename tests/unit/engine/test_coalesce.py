@@ -231,3 +231,47 @@ async def test_a_full_batch_of_a_paced_edge_does_not_wait(edge: Edge) -> None:
     async with asyncio.timeout(30):
         await asyncio.gather(*map(coalesce, range(6)))
     assert edge.batches == [[1], [0, 1, 2], [3, 4, 5]]
+
+
+async def test_many_items_have_one_answer_with_a_result_each_in_order(edge: Edge) -> None:
+    edge.open.set()
+    coalesce = Coalescer(edge.perform)
+    first, second, alone = coalesce.many([1, -2, 3]), coalesce.many([4]), coalesce(5)
+    refused, *others = sorted(await first, key=lambda result: not isinstance(result, ValueError))
+    assert (str(refused), others) == ("-2 is negative", [2, 6])
+    assert await first == [2, refused, 6]
+    assert (await second, await alone) == ([8], 10)
+    assert edge.batches == [[1, -2, 3, 4, 5]]
+
+
+async def test_many_items_travel_in_as_many_batches_as_they_need(edge: Edge) -> None:
+    edge.open.set()
+    coalesce = Coalescer(edge.perform, max_batch=3, max_concurrent=2)
+    assert await coalesce.many(range(8)) == [item * 2 for item in range(8)]
+    assert sorted(edge.batches) == [[0, 1, 2], [3, 4, 5], [6, 7]]
+
+
+async def test_a_failed_round_trip_of_many_items_is_the_result_of_those_in_it(edge: Edge) -> None:
+    coalesce = Coalescer(edge.perform, max_batch=2)
+    edge.fail_with = ConnectionError("reset")
+    answers = coalesce.many([1, 2, 3])
+    await edge.called.wait()
+    edge.open.set()
+    assert [str(answer) for answer in await answers] == ["reset"] * 3
+    edge.fail_with = None
+    assert await coalesce.many([4]) == [8]
+
+
+async def test_no_items_are_answered_without_a_round_trip(edge: Edge) -> None:
+    assert await Coalescer(edge.perform).many([]) == []
+    assert edge.batches == []
+
+
+async def test_a_caller_of_many_who_left_disturbs_nobody(edge: Edge) -> None:
+    coalesce = Coalescer(edge.perform, max_batch=2)
+    left, stayed = coalesce.many([1, -2, 3]), coalesce(4)
+    await edge.called.wait()
+    left.cancel()
+    edge.open.set()
+    assert await stayed == 8
+    assert edge.batches == [[1, -2], [3, 4]]
