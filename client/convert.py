@@ -18,12 +18,16 @@ from client.order import (
     OrderStatus,
     OrderType,
     Quote,
+    Receipt,
     Route,
     RouteLeg,
     RoutingDecision,
     Side,
     SubmittedOrder,
 )
+
+EventMessage = pb.OrderEvent
+"""An event as it came, for what is made of it without an OrderEvent in between."""
 
 _SIDES: Final = {Side.BUY: pb.SIDE_BUY, Side.SELL: pb.SIDE_SELL}
 _SIDE_OF: Final = {number: side for side, number in _SIDES.items()}
@@ -97,6 +101,18 @@ def submitted_order_of(message: pb.SubmitOrderResponse) -> SubmittedOrder:
     return SubmittedOrder(**_order_fields(message.order), deduplicated=message.deduplicated)
 
 
+def receipt_of(message: pb.SubmitOrderResponse) -> Receipt:
+    return Receipt(message.order.order_id, status_of(message.order), message.deduplicated)
+
+
+def status_of(message: pb.Order | pb.OrderEvent) -> OrderStatus:
+    return _STATUS_OF.get(message.status, OrderStatus.UNKNOWN)
+
+
+def reason_of(message: pb.Order | pb.OrderEvent) -> FailureReason | None:
+    return _REASON_OF.get(message.failure_reason, FailureReason.UNKNOWN)
+
+
 def event_of(message: pb.OrderEvent) -> OrderEvent:
     return OrderEvent(**_progress(message))
 
@@ -145,14 +161,14 @@ def _progress(message: pb.Order | pb.OrderEvent) -> _Progress:
     return {
         "order_id": message.order_id,
         "sequence": message.sequence,
-        "status": _STATUS_OF.get(message.status, OrderStatus.UNKNOWN),
+        "status": status_of(message),
         "attempt": message.attempt,
         "venue": message.venue or None,
         "price": message.price or None,
         "input_amount": message.input_amount or None,
         "output_amount": message.output_amount or None,
         "tx_hash": message.tx_hash or None,
-        "failure_reason": _REASON_OF.get(message.failure_reason, FailureReason.UNKNOWN),
+        "failure_reason": reason_of(message),
         "failure_message": message.failure_message or None,
         "create_time": _time_of(message.create_time) if message.HasField("create_time") else None,
     }

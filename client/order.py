@@ -124,6 +124,16 @@ class SubmittedOrder(Order):
 
 
 @dataclass(frozen=True, slots=True)
+class Receipt:
+    """That an order was accepted, and no more of it than that."""
+
+    order_id: str
+    status: OrderStatus
+    deduplicated: bool = False
+    """True if the request_id had been seen before and nothing new was created."""
+
+
+@dataclass(frozen=True, slots=True)
 class OrderEvent:
     """One step of an order's life, complete in itself."""
 

@@ -8,7 +8,7 @@ and nothing is repeated or missed. All else here sees to it that the next event 
 
 * An order is asked for again, from the least cursor among its watchers, whenever the stream was
   lost, a watcher joins that needs earlier events, or a slow one has caught up with its buffer.
-* A watcher's buffer is bounded. When it is full, events are let go, and asked for again later.
+* A watcher takes what it has room for. Other events are let go, and asked for again later.
 """
 
 from __future__ import annotations
@@ -18,19 +18,20 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from random import random
-from typing import Final
+from typing import Final, TypeVar
 
 import grpc
 from google.rpc import code_pb2, status_pb2
 from orders.v1 import orders_pb2 as pb
 
 from client.backoff import Backoff
-from client.convert import event_of
+from client.convert import EventMessage, event_of, status_of
 from client.errors import InternalError, OrderError, SequenceAhead, error_of_call, error_of_status
+from client.json_text import message_bytes
 from client.order import CLOSED, OrderEvent
 
 WATCHER_BUFFER: Final = 64
-"""Events held for one watcher that reads slower than they come."""
+"""Events held for one reader that reads slower than they come."""
 
 # Ends of a stream, or of one order on it, that coming back may get past.
 _PASSING: Final = frozenset(
@@ -49,37 +50,99 @@ _ORDERS_PER_REQUEST: Final = 1000
 WatchCall = grpc.aio.StreamStreamCall[pb.WatchOrdersRequest, pb.WatchOrdersResponse]
 
 
-class Watcher:
-    """One reader of one order's events. Ends after the closing event; raises what the server refused."""
+class Told:
+    """An event as it came, made into what its watchers want of it once, however many they are."""
 
-    __slots__ = (
-        "_buffer",
-        "_error",
-        "_feed",
-        "_waiter",
-        "_watches",
-        "behind",
-        "finished",
-        "sequence",
-        "unchecked",
-    )
+    __slots__ = ("_event", "_text", "closing", "message")
+
+    def __init__(self, message: EventMessage) -> None:
+        self.message = message
+        self.closing = status_of(message) in CLOSED
+        self._event: OrderEvent | None = None
+        self._text: bytes | None = None
+
+    @property
+    def event(self) -> OrderEvent:
+        if self._event is None:
+            self._event = event_of(self.message)
+        return self._event
+
+    @property
+    def text(self) -> bytes:
+        """As JSON."""
+        if self._text is None:
+            self._text = message_bytes(self.message)
+        return self._text
+
+
+class Watcher:
+    """Who watches one order: accepts each event once and in sequence, while there is room for it."""
+
+    __slots__ = ("_watches", "behind", "feed", "finished", "sequence", "unchecked")
 
     def __init__(self, watches: Watches, feed: Feed, after_sequence: int) -> None:
         self._watches = watches
-        self._feed = feed
-        self._buffer: deque[OrderEvent] = deque()
-        self._waiter: asyncio.Future[None] | None = None
-        self._error: OrderError | None = None
+        self.feed = feed
         self.finished = False
-        """Nothing will be accepted any more; the buffer may still hold events."""
+        """Nothing will be accepted any more; what was may not have been read yet."""
         self.sequence = after_sequence
         """Of the last event accepted."""
         self.unchecked = after_sequence > 0
         """Nothing was accepted yet, so its cursor may be beyond the record."""
         self.behind = False
-        """Events were let go because the buffer was full."""
+        """Events were let go because there was no room for them."""
 
-    def __aiter__(self) -> Watcher:
+    def close(self) -> None:
+        """Leave. The order is not affected."""
+        self._watches.leave(self.feed, self)
+
+    def accept(self, told: Told) -> bool:
+        """Take the event if it is the next one; answer whether the watcher is finished."""
+        sequence = told.message.sequence
+        if sequence == self.sequence + 1 and not self.behind:
+            if not self._take(told):
+                self.behind = True
+                return False
+            self.sequence = sequence
+            self.unchecked = False
+            if told.closing:
+                self.finish()
+        elif told.closing and sequence == self.sequence:
+            self.finish()
+        elif told.closing and sequence < self.sequence:
+            self.finish(_ahead(told.message.order_id, self.sequence, sequence))
+        return self.finished
+
+    def finish(self, error: OrderError | None = None) -> None:
+        self.finished = True
+        self._end(error)
+
+    def _catch_up(self) -> None:
+        """There is room again: have what was let go sent once more."""
+        if self.behind:
+            self.behind = False
+            self._watches.request(self.feed)
+
+    def _take(self, told: Told) -> bool:
+        """Take the event; answer False if there is no room for it."""
+        raise NotImplementedError
+
+    def _end(self, error: OrderError | None) -> None:
+        raise NotImplementedError
+
+
+class Reader(Watcher):
+    """An iterator over the events. Ends after the closing one; raises what the server refused."""
+
+    __slots__ = ("_buffer", "_error", "_waiter")
+
+    def __init__(self, watches: Watches, feed: Feed, after_sequence: int) -> None:
+        super().__init__(watches, feed, after_sequence)
+        self._buffer: deque[OrderEvent] = deque()
+        self._waiter: asyncio.Future[None] | None = None
+        self._error: OrderError | None = None
+
+    def __aiter__(self) -> Reader:
         return self
 
     async def __anext__(self) -> OrderEvent:
@@ -88,9 +151,7 @@ class Watcher:
                 raise self._error
             if self.finished:
                 raise StopAsyncIteration
-            if self.behind:
-                self.behind = False
-                self._watches.request(self._feed)
+            self._catch_up()
             self._waiter = asyncio.get_running_loop().create_future()
             try:
                 await self._waiter
@@ -98,38 +159,64 @@ class Watcher:
                 self._waiter = None
         return self._buffer.popleft()
 
-    def close(self) -> None:
-        """Leave. The order is not affected."""
-        self._watches.leave(self._feed, self)
+    def _take(self, told: Told) -> bool:
+        if len(self._buffer) >= WATCHER_BUFFER:
+            return False
+        self._buffer.append(told.event)
+        self._wake()
+        return True
 
-    def accept(self, event: OrderEvent) -> bool:
-        """Take the event if it is the next one; answer whether the watcher is finished."""
-        closing = event.status in CLOSED
-        if event.sequence == self.sequence + 1 and not self.behind:
-            if len(self._buffer) >= WATCHER_BUFFER:
-                self.behind = True
-                return False
-            self.sequence = event.sequence
-            self.unchecked = False
-            self._buffer.append(event)
-            if closing:
-                self.finish()
-            else:
-                self._wake()
-        elif closing and event.sequence == self.sequence:
-            self.finish()
-        elif closing and event.sequence < self.sequence:
-            self.finish(_ahead(event.order_id, self.sequence, event.sequence))
-        return self.finished
-
-    def finish(self, error: OrderError | None = None) -> None:
-        self.finished = True
+    def _end(self, error: OrderError | None) -> None:
         self._error = error
         self._wake()
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+
+
+class Listener(Watcher):
+    """Has the events told to functions, without a task: for one who watches thousands of orders.
+
+    The functions must not raise.
+    """
+
+    __slots__ = ("_on_end", "_on_event", "_paused")
+
+    def __init__(
+        self,
+        watches: Watches,
+        feed: Feed,
+        after_sequence: int,
+        on_event: Callable[[bytes], None],
+        on_end: Callable[[OrderError | None], None],
+    ) -> None:
+        """`on_event` is told each event as JSON text, `on_end` why there are no more: None, it has closed."""
+        super().__init__(watches, feed, after_sequence)
+        self._on_event = on_event
+        self._on_end = on_end
+        self._paused = False
+
+    def pause(self) -> None:
+        """Have nothing told until `resume`."""
+        self._paused = True
+
+    def resume(self) -> None:
+        """Have told what happened meanwhile, and what happens."""
+        self._paused = False
+        self._catch_up()
+
+    def _take(self, told: Told) -> bool:
+        if self._paused:
+            return False
+        self._on_event(told.text)
+        return True
+
+    def _end(self, error: OrderError | None) -> None:
+        self._on_end(error)
+
+
+AnyWatcher = TypeVar("AnyWatcher", bound=Watcher)
 
 
 def _ahead(order_id: str, after_sequence: int, last_sequence: int) -> SequenceAhead:
@@ -146,7 +233,8 @@ class Feed:
     def __init__(self, order_id: str, backoff: Backoff) -> None:
         self.order_id = order_id
         self.backoff = backoff
-        self.watchers: list[Watcher] = []
+        # A dict, for a set that keeps its order.
+        self.watchers: dict[Watcher, None] = {}
         self.active = False
         """A request for it has been written to the present stream and has not ended."""
         self.position = 0
@@ -155,7 +243,7 @@ class Feed:
         """The order has closed, but a watcher has not seen how: it may have begun after the closing event."""
 
     def cursor(self) -> int | None:
-        """Return the sequence to ask for events after; None if all watchers have full buffers."""
+        """Return the sequence to ask for events after; None if no watcher has room for any."""
         least = min((watcher.sequence for watcher in self.watchers if not watcher.behind), default=None)
         return max(0, least - 1) if least is not None and self.look_back else least
 
@@ -163,10 +251,20 @@ class Feed:
 class Watches:
     """Opens a stream with the first watch, and another whenever it is lost while orders are watched."""
 
-    def __init__(self, open_stream: Callable[[], WatchCall], *, random: Callable[[], float] = random) -> None:
-        """`random` answers numbers in [0, 1) that spread the attempts to reconnect."""
+    def __init__(
+        self,
+        open_stream: Callable[[], WatchCall],
+        *,
+        random: Callable[[], float] = random,
+        interval_seconds: float = 0.0,
+    ) -> None:
+        """`random` answers numbers in [0, 1) that spread the attempts to reconnect.
+
+        Requests follow each other after `interval_seconds` at the soonest: each carries what came meanwhile.
+        """
         self._open_stream = open_stream
         self._random = random
+        self._interval_seconds = interval_seconds
         self._feeds: dict[str, Feed] = {}
         # Orders about which the stream has to be told something. A dict, for a set that keeps its order.
         self._to_write: dict[str, None] = {}
@@ -180,13 +278,29 @@ class Watches:
         """Orders watched now."""
         return len(self._feeds)
 
-    def join(self, order_id: str, after_sequence: int) -> Watcher:
-        """Return a new watcher of the order's events after `after_sequence`."""
+    def join(self, order_id: str, after_sequence: int) -> Reader:
+        """Return a new reader of the order's events after `after_sequence`."""
+        return self._add(Reader(self, self._feed(order_id), after_sequence))
+
+    def listen(
+        self,
+        order_id: str,
+        after_sequence: int,
+        on_event: Callable[[bytes], None],
+        on_end: Callable[[OrderError | None], None],
+    ) -> Listener:
+        """Have the order's events after `after_sequence` told to `on_event`, and their end to `on_end`."""
+        return self._add(Listener(self, self._feed(order_id), after_sequence, on_event, on_end))
+
+    def _feed(self, order_id: str) -> Feed:
         feed = self._feeds.get(order_id)
         if feed is None:
             feed = self._feeds[order_id] = Feed(order_id, Backoff(self._random))
-        watcher = Watcher(self, feed, after_sequence)
-        feed.watchers.append(watcher)
+        return feed
+
+    def _add(self, watcher: AnyWatcher) -> AnyWatcher:
+        feed, after_sequence = watcher.feed, watcher.sequence
+        feed.watchers[watcher] = None
         # Also when the watcher is ahead of the stream: it may be ahead of the record, which the server knows.
         if not feed.active or after_sequence != feed.position:
             self.request(feed)
@@ -213,7 +327,7 @@ class Watches:
 
     def leave(self, feed: Feed, watcher: Watcher) -> None:
         """Remove the watcher, if it has not finished; with the last one the order is no longer watched."""
-        if watcher in feed.watchers:
+        if not watcher.finished and watcher in feed.watchers:
             self._remove(feed, watcher)
             if not feed.watchers and feed.order_id in self._asked:
                 self._write_soon(feed.order_id)
@@ -291,6 +405,8 @@ class Watches:
                     request = self._next_request()
                     if request.watch or request.unwatch:
                         await call.write(request)
+                        if self._interval_seconds:
+                            await asyncio.sleep(self._interval_seconds)
                 self._something_to_write.clear()
 
     def _next_request(self) -> pb.WatchOrdersRequest:
@@ -323,11 +439,10 @@ class Watches:
             if feed is None:
                 continue
             feed.position = message.sequence
-            # Made once, whoever watches.
-            event = event_of(message)
+            told = Told(message)
             for watcher in tuple(feed.watchers):
                 before = watcher.sequence
-                finished = watcher.accept(event)
+                finished = watcher.accept(told)
                 if finished:
                     self._remove(feed, watcher)
                 if finished or watcher.sequence > before:
@@ -371,7 +486,7 @@ class Watches:
             self._fail(feed, error)
 
     def _remove(self, feed: Feed, watcher: Watcher) -> None:
-        feed.watchers.remove(watcher)
+        del feed.watchers[watcher]
         if not feed.watchers:
             del self._feeds[feed.order_id]
 

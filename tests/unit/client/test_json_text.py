@@ -4,11 +4,24 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
+from orders.v1 import orders_pb2 as pb
 
 from client import Order, OrderDetails, OrderEvent, OrderPage, OrderSpec, OrderStatus, RoutingDecision, Side
-from client.json_text import camel, details_json, event_text, json_bytes, order_json, page_json
+from client.convert import event_of
+from client.json_text import (
+    EVENT_FIELDS,
+    camel,
+    details_json,
+    event_text,
+    json_bytes,
+    message_bytes,
+    order_json,
+    page_json,
+)
 
 ORDER = Order(
     order_id="0198c2f0-5b7e-7d31-a4c2-9f6e2b1d8a77",
@@ -64,6 +77,46 @@ def test_an_event_names_the_attempt_from_the_second_on() -> None:
         '"inputAmount":"1.5","outputAmount":"158.25"}'
     )
     assert json.loads(event_text(OrderEvent("id", 4, OrderStatus.ROUTING, 2)))["attempt"] == 2
+
+
+TIME = Timestamp(seconds=1_900_000_000)
+PROGRESS: dict[str, Any] = {
+    "venue": "Raydium",
+    "price": "105.50",
+    "input_amount": "1.5",
+    "output_amount": "158.25",
+}
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        pb.OrderEvent(order_id="id", sequence=1, status=pb.ORDER_STATUS_PENDING, attempt=1, create_time=TIME),
+        pb.OrderEvent(
+            order_id="id", sequence=5, status=pb.ORDER_STATUS_CONFIRMED, tx_hash="5KtP", **PROGRESS
+        ),
+        pb.OrderEvent(
+            order_id="id",
+            sequence=4,
+            status=pb.ORDER_STATUS_ROUTING,
+            failure_reason=pb.FAILURE_REASON_NO_ROUTE,
+            failure_message='a "quoted" reason',
+            attempt=2,
+        ),
+        pb.OrderEvent(order_id="id", sequence=2, status=77, failure_reason=99),  # type: ignore[arg-type]
+    ],
+    ids=["first", "last", "second attempt", "newer than this client"],
+)
+def test_an_event_reads_the_same_whichever_way_it_is_made(message: pb.OrderEvent) -> None:
+    assert message_bytes(message).decode() == event_text(event_of(message))
+
+
+def test_an_event_is_written_in_the_documented_order() -> None:
+    message = pb.OrderEvent(
+        order_id="id", sequence=4, status=pb.ORDER_STATUS_FAILED, failure_reason=pb.FAILURE_REASON_INTERNAL,
+        failure_message="why", attempt=2, tx_hash="5KtP", **PROGRESS,
+    )  # fmt: skip
+    assert list(json.loads(message_bytes(message))) == [camel(name) for name in (*EVENT_FIELDS, "attempt")]
 
 
 @pytest.mark.parametrize(("name", "key"), [("status", "status"), ("last_valid_slot", "lastValidSlot")])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable
 
 import grpc
@@ -13,10 +14,9 @@ from hypothesis import strategies as st
 from orders.v1 import orders_pb2 as pb
 
 import client.watches
-from client import OrderError, OrderEvent, OrderNotFound, SequenceAhead
+from client import OrderError, OrderNotFound, SequenceAhead
 from client.backoff import Backoff
-from client.order import CLOSED
-from client.watches import Feed, Watcher, Watches
+from client.watches import Feed, Reader, Told, Watches
 from tests.unit.client.watch_stream import Record, broken
 
 TURNS = 400
@@ -32,7 +32,7 @@ async def turn(count: int) -> None:
         await asyncio.sleep(0)
 
 
-async def rest(watcher: Watcher) -> list[int]:
+async def rest(watcher: Reader) -> list[int]:
     """Read the watcher to its end; raise Stuck if it never comes."""
     found: list[int] = []
 
@@ -283,6 +283,107 @@ async def test_closing_the_client_ends_its_watches() -> None:
         await anext(watcher)
 
 
+# ---- Told to functions ---------------------------------------------------------------------------
+
+
+class Ear:
+    """What a listener was told."""
+
+    def __init__(self, watches: Watches, order_id: str, after_sequence: int = 0) -> None:
+        self.texts: list[bytes] = []
+        self.ends: list[OrderError | None] = []
+        self.listener = watches.listen(order_id, after_sequence, self.texts.append, self.ends.append)
+
+    @property
+    def sequences(self) -> list[int]:
+        return [json.loads(text)["sequence"] for text in self.texts]
+
+
+async def test_a_listener_is_told_each_event_once_and_then_the_end() -> None:
+    record = Record({"a": 3})
+    watches = make(record)
+    ear = Ear(watches, "a")
+    record.emit("a")
+    await turn(20)
+    assert (ear.sequences, ear.ends) == ([1], [])
+    record.cut()
+    await turn(20)
+    record.emit("a")
+    record.emit("a")
+    await turn(20)
+    assert (ear.sequences, ear.ends) == ([1, 2, 3], [None])
+    assert watches.order_count == 0
+    await watches.close()
+
+
+async def test_listeners_and_readers_of_an_order_share_what_comes() -> None:
+    record = Record({"a": 2}, happened={"a": 2})
+    watches = make(record)
+    ears = [Ear(watches, "a") for _ in range(3)]
+    reader = watches.join("a", 0)
+    assert await rest(reader) == [1, 2]
+    assert [ear.sequences for ear in ears] == [[1, 2]] * 3
+    # One text for all of them.
+    assert len({id(ear.texts[0]) for ear in ears}) == 1
+    await watches.close()
+
+
+async def test_a_paused_listener_is_told_later_what_happened_meanwhile() -> None:
+    record = Record({"a": 5})
+    watches = make(record)
+    ear = Ear(watches, "a")
+    record.emit("a")
+    await turn(20)
+    ear.listener.pause()
+    for _ in range(4):
+        record.emit("a")
+    await turn(20)
+    assert (ear.sequences, ear.ends) == ([1], [])
+    ear.listener.resume()
+    await turn(20)
+    assert (ear.sequences, ear.ends) == ([1, 2, 3, 4, 5], [None])
+    await watches.close()
+
+
+async def test_a_listener_that_leaves_is_told_nothing_more() -> None:
+    record = Record({"a": 3})
+    watches = make(record)
+    ear = Ear(watches, "a")
+    record.emit("a")
+    await turn(20)
+    ear.listener.close()
+    record.emit("a")
+    await turn(20)
+    assert (ear.sequences, ear.ends) == ([1], [])
+    assert record.calls[0].requests[-1].unwatch == ["a"]
+    await watches.close()
+
+
+async def test_a_listener_may_leave_when_it_is_told_the_end() -> None:
+    record = Record({"a": 1}, happened={"a": 1})
+    watches = make(record)
+    ended: list[OrderError | None] = []
+
+    def leave(error: OrderError | None) -> None:
+        ended.append(error)
+        listener.close()
+
+    listener = watches.listen("a", 0, lambda _: None, leave)
+    await turn(20)
+    assert (ended, watches.order_count) == ([None], 0)
+    assert [list(request.unwatch) for request in record.calls[0].requests] == [[]]
+    await watches.close()
+
+
+async def test_a_listener_is_told_why_its_order_cannot_be_watched() -> None:
+    watches = make(Record({}))
+    ear = Ear(watches, "nope")
+    await turn(20)
+    assert isinstance(ear.ends[0], OrderNotFound)
+    assert len(ear.ends) == 1
+    await watches.close()
+
+
 # ---- Any order of things -------------------------------------------------------------------------
 
 ORDERS = ("a", "b")
@@ -304,7 +405,7 @@ lengths = st.fixed_dictionaries({order_id: st.integers(1, 9) for order_id in ORD
 async def walk(record: Record, script: list[tuple[str, str | int, int]]) -> None:
     """Play the script, let everything happen, and check what each watcher got."""
     watches = make(record)
-    watchers: list[tuple[str, int, Watcher, list[int]]] = []
+    watchers: list[tuple[str, int, Reader, list[int]]] = []
     for kind, first, second in script:
         match kind:
             case "join":
@@ -357,17 +458,17 @@ def test_no_order_of_joins_cuts_and_reads_repeats_or_misses_an_event(
         asyncio.run(walk(Record(sizes, chunk=chunk), script))
 
 
-def _accept_all(self: Watcher, event: OrderEvent) -> bool:
-    self.sequence = event.sequence
-    self._buffer.append(event)
+def _accept_all(self: Reader, told: Told) -> bool:
+    self.sequence = told.event.sequence
+    self._buffer.append(told.event)
     self._wake()
-    if event.status in CLOSED:
+    if told.closing:
         self.finish()
     return self.finished
 
 
-def _accept_later(self: Watcher, event: OrderEvent) -> bool:
-    return _accept_all(self, event) if event.sequence > self.sequence else self.finished
+def _accept_later(self: Reader, told: Told) -> bool:
+    return _accept_all(self, told) if told.event.sequence > self.sequence else self.finished
 
 
 def _request_nothing(self: Watches, feed: Feed) -> None:
@@ -382,8 +483,8 @@ def _never_look_back(self: Feed) -> int | None:
 @pytest.mark.parametrize(
     ("owner", "name", "mutant"),
     [
-        (Watcher, "accept", _accept_all),
-        (Watcher, "accept", _accept_later),
+        (Reader, "accept", _accept_all),
+        (Reader, "accept", _accept_later),
         (Watches, "request", _request_nothing),
         (Feed, "cursor", _never_look_back),
     ],
