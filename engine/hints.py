@@ -27,9 +27,15 @@ ID_BYTES: Final = 16
 MAX_ORDER_IDS: Final = 1024
 """Orders a message may carry."""
 
+_INTERVAL_SECONDS: Final = 0.002
+"""Least time between two messages. One takes its publisher 80 us of CPU and each listener 55, and an order in
+it less than one."""
+
 _PUBLISH_SECONDS: Final = 0.25
 _REST_SECONDS: Final = 1.0
 """How long nothing is published after Redis did not take a message: nobody waits for it twice."""
+
+_observe_batch = observe_batch("hints")
 
 logger = logging.getLogger(__name__)
 
@@ -47,9 +53,14 @@ def are_order_ids(data: object, max_count: int) -> TypeGuard[bytes]:
     return all(octet & 0xC0 == 0x80 for octet in data[8::ID_BYTES])
 
 
+def split_order_ids(data: bytes) -> list[bytes]:
+    """Return the ids in `data`, which `are_order_ids` holds of, as they are: 16 bytes each."""
+    return [data[at : at + ID_BYTES] for at in range(0, len(data), ID_BYTES)]
+
+
 def unpack_order_ids(data: bytes) -> list[UUID]:
     """Return the ids in `data`, which `are_order_ids` holds of."""
-    return [UUID(bytes=data[at : at + ID_BYTES]) for at in range(0, len(data), ID_BYTES)]
+    return [UUID(bytes=order_id) for order_id in split_order_ids(data)]
 
 
 class Hints:
@@ -60,7 +71,7 @@ class Hints:
         # Without retries: redis-py would subscribe again behind our back and nobody would learn of the gap.
         self._subscriber = make_client(settings, retries=0)
         self._publishes: Coalescer[Sequence[UUID], None] = Coalescer(
-            self._publish, observe=observe_batch("hints")
+            self._publish, interval_seconds=_INTERVAL_SECONDS
         )
         self._rest_until = 0.0
         self.up = False
@@ -81,11 +92,12 @@ class Hints:
 
     async def run(
         self,
-        on_moved: Callable[[Sequence[UUID]], None],
+        on_moved: Callable[[Sequence[bytes]], None],
         on_connected: Callable[[], None] | None = None,
         on_lost: Callable[[], None] | None = None,
     ) -> None:
-        """Call `on_moved` with the orders of every hint, for ever.
+        """Call `on_moved` with the orders of every message, for ever: with the 16 bytes of their ids, for
+        most are nobody's here and need no UUID made of them.
 
         `on_connected` is called each time the subscription stands: hints before it were missed, so
         read again whatever matters. `on_lost` is called when it ends. None of them may wait.
@@ -120,11 +132,12 @@ class Hints:
 
     async def _publish(self, batches: list[Sequence[UUID]]) -> list[None]:
         # An order that moved twice while the batch filled is read once.
-        order_ids = list(dict.fromkeys(chain.from_iterable(batches)))
+        order_ids = list(dict.fromkeys([order_id.bytes for order_id in chain.from_iterable(batches)]))
+        _observe_batch(len(order_ids))
         try:
             async with asyncio.timeout(_PUBLISH_SECONDS):
                 for at in range(0, len(order_ids), MAX_ORDER_IDS):
-                    await self._client.publish(CHANNEL, pack_order_ids(order_ids[at : at + MAX_ORDER_IDS]))
+                    await self._client.publish(CHANNEL, b"".join(order_ids[at : at + MAX_ORDER_IDS]))
         except REDIS_ERRORS:
             hints_dropped_total.labels("publish_failed").inc(len(order_ids))
             self._rest_until = asyncio.get_running_loop().time() + _REST_SECONDS
@@ -137,7 +150,7 @@ class Hints:
             while (await channel.get_message(timeout=ANSWER_SECONDS) or {}).get("type") != "subscribe":
                 pass
 
-    async def _receive(self, channel: PubSub, on_moved: Callable[[Sequence[UUID]], None]) -> None:
+    async def _receive(self, channel: PubSub, on_moved: Callable[[Sequence[bytes]], None]) -> None:
         asked = False
         while True:
             message = await channel.get_message(timeout=ANSWER_SECONDS)
@@ -152,7 +165,7 @@ class Hints:
             if message["type"] != "message":
                 continue
             if are_order_ids(message["data"], MAX_ORDER_IDS):
-                on_moved(unpack_order_ids(message["data"]))
+                on_moved(split_order_ids(message["data"]))
             else:
                 hints_dropped_total.labels("malformed").inc()
 

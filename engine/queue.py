@@ -61,6 +61,9 @@ _FIELD: Final = b"orders"
 _REST_SECONDS: Final = 1.0
 """How long offers are refused at once after Redis did not take one. A queue of callers would only grow."""
 
+_OFFER_INTERVAL_SECONDS: Final = 0.002
+"""Least time between two offers. One takes 150 us of CPU here, and an order in it less than one."""
+
 _OFFER_SECONDS: Final = 1.0
 _ACKNOWLEDGE_SECONDS: Final = 1.0
 
@@ -89,6 +92,7 @@ _run, _reclaimed, _dropped = (
     queue_messages_total.labels(result) for result in ("run", "reclaimed", "dropped")
 )
 _queue_seconds = stage_seconds.labels("queue")
+_observe_offer = observe_batch("offer")
 
 Entry = tuple[bytes, dict[bytes, bytes] | None]
 """Id and fields of a stream entry."""
@@ -166,7 +170,9 @@ class OrderBroker(RedisStreamBroker):
         # One client for all calls; the stock broker makes one for each.
         keep_cancellations(self.connection_pool)
         self._client = Redis(connection_pool=self.connection_pool)
-        self._offers: Coalescer[Sequence[UUID], None] = Coalescer(self._add, observe=observe_batch("offer"))
+        self._offers: Coalescer[Sequence[UUID], None] = Coalescer(
+            self._add, interval_seconds=_OFFER_INTERVAL_SECONDS
+        )
         self._rest_until = 0.0
         self._acknowledgements: Coalescer[bytes, None] = Coalescer(
             self._acknowledge, observe=observe_batch("acknowledge")
@@ -210,11 +216,12 @@ class OrderBroker(RedisStreamBroker):
         await self._client.xadd(STREAM, {_FIELD: message.message})
 
     async def _add(self, offers: list[Sequence[UUID]]) -> list[None]:
-        order_ids = list(dict.fromkeys(chain.from_iterable(offers)))
+        order_ids = list(dict.fromkeys([order_id.bytes for order_id in chain.from_iterable(offers)]))
+        _observe_offer(len(order_ids))
         try:
             async with asyncio.timeout(_OFFER_SECONDS), self._client.pipeline(transaction=False) as pipe:
                 for at in range(0, len(order_ids), ORDERS_PER_MESSAGE):
-                    body = pack_order_ids(order_ids[at : at + ORDERS_PER_MESSAGE])
+                    body = b"".join(order_ids[at : at + ORDERS_PER_MESSAGE])
                     # No MAXLEN: it would cut off messages that nobody has read.
                     pipe.execute_command("XADD", STREAM, b"*", _FIELD, body)
                 await pipe.execute()

@@ -7,6 +7,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
+from itertools import chain
 from typing import Any, Final
 from uuid import UUID
 
@@ -26,7 +27,7 @@ from engine.domain.errors import (
     TooManyOrders,
 )
 from engine.domain.lifecycle import CANCELLABLE, CLOSED, Cancelled, apply
-from engine.domain.order import Order
+from engine.domain.order import Order, OrderStatus
 from engine.domain.order_ids import make_order_id
 from engine.domain.retry import RetryPolicy
 from engine.hints import Hints
@@ -38,9 +39,11 @@ from engine.storage.postgres import NewOrder, Store, Submitted
 from engine.telemetry import stage_seconds, transitions_total
 from server.admission import Admission
 from server.convert import (
+    Fields,
     decision_to_proto,
-    event_to_proto,
+    event_fields,
     fingerprint,
+    order_fields,
     order_id_from_proto,
     order_to_proto,
     page_token_from_proto,
@@ -61,6 +64,7 @@ _NO_RETRY: Final = RetryPolicy()
 _QUOTE_AGE_SECONDS: Final = 0.1
 """Prices of quotes are at most so old; quotes that come closer together share what was read."""
 
+_accepted = transitions_total.labels(OrderStatus.PENDING.value)
 _accept_seconds = stage_seconds.labels("accept")
 """Of each order, like all stages: a batch counts once for every order in it."""
 
@@ -86,7 +90,7 @@ class OrderService(orders_pb2_grpc.OrderServiceServicer):
         self._watches = watches
         self._admission = admission
         # The client's answer does not wait for Redis: the order is stored, and the sweeper finds it.
-        self._offers: Coalescer[UUID, None] = Coalescer(self._offer, max_batch=1000)
+        self._offers: Coalescer[list[UUID], None] = Coalescer(self._offer, max_batch=1000)
 
     # ---- Submitting ----------------------------------------------------------------------------
 
@@ -97,7 +101,7 @@ class OrderService(orders_pb2_grpc.OrderServiceServicer):
             (result,) = await self._submit([request])
             if isinstance(result, Exception):
                 raise result
-            return _submitted_to_proto(result)
+            return pb.SubmitOrderResponse(**_submitted_fields(result))
         raise AssertionError("refusals ends the call")
 
     async def BatchSubmitOrders(  # noqa: N802
@@ -109,14 +113,13 @@ class OrderService(orders_pb2_grpc.OrderServiceServicer):
                 raise InvalidOrder(
                     [FieldViolation("requests", f"were {count}; must be between 1 and {_MAX_BATCH}")]
                 )
-            return pb.BatchSubmitOrdersResponse(
-                results=[
-                    pb.BatchSubmitOrdersResult(error=to_status(result))
-                    if isinstance(result, Exception)
-                    else pb.BatchSubmitOrdersResult(response=_submitted_to_proto(result))
-                    for result in await self._submit(request.requests)
-                ]
-            )
+            results: list[Any] = [
+                {"error": to_status(result)}
+                if isinstance(result, Exception)
+                else {"response": _submitted_fields(result)}
+                for result in await self._submit(request.requests)
+            ]
+            return pb.BatchSubmitOrdersResponse(results=results)
         raise AssertionError("refusals ends the call")
 
     async def _submit(self, requests: Sequence[pb.SubmitOrderRequest]) -> list[Submitted | Exception]:
@@ -139,26 +142,25 @@ class OrderService(orders_pb2_grpc.OrderServiceServicer):
             for index, order in orders.items():
                 results[index] = replays.get(order.order_id, refusal)
         else:
-            stored = await asyncio.gather(
-                *(self._store.submit(order) for order in orders.values()), return_exceptions=True
-            )
+            stored = await self._store.submit.many(list(orders.values()))
+            new: list[UUID] = []
             for index, answer in zip(orders, stored, strict=True):
-                if isinstance(answer, BaseException) and not isinstance(answer, Exception):
-                    raise answer
                 results[index] = answer
                 if isinstance(answer, Submitted) and not answer.deduplicated:
-                    self._offers(answer.order.order_id)
-                    transitions_total.labels(answer.order.status.value).inc()
+                    new.append(answer.order.order_id)
+            if new:
+                self._offers(new)
+                _accepted.inc(len(new))
         seconds = time.perf_counter() - start
         for _ in requests:
             _accept_seconds.observe(seconds)
         return [result for result in results if result is not None]
 
-    async def _offer(self, order_ids: list[UUID]) -> list[None]:
+    async def _offer(self, accepted: list[list[UUID]]) -> list[None]:
         # The broker counts what Redis did not take; the sweeper finds it.
         with suppress(*REDIS_ERRORS):
-            await self._broker.offer(order_ids)
-        return [None] * len(order_ids)
+            await self._broker.offer(list(chain.from_iterable(accepted)))
+        return [None] * len(accepted)
 
     # ---- Pricing and reading --------------------------------------------------------------------
 
@@ -248,7 +250,7 @@ class OrderService(orders_pb2_grpc.OrderServiceServicer):
                 subscription.watch(order_id, after_sequence)
                 async for events, ended in subscription.events():
                     for watched in events:
-                        yield pb.WatchOrderResponse(event=event_to_proto(watched))
+                        yield pb.WatchOrderResponse(event=pb.OrderEvent(**event_fields(watched)))
                     for end in ended:
                         if end.error is not None:
                             raise end.error
@@ -261,9 +263,10 @@ class OrderService(orders_pb2_grpc.OrderServiceServicer):
             with self._watches.subscribe() as subscription:
                 listening = asyncio.create_task(_listen(requests, subscription))
                 try:
-                    async for events, ended in subscription.events():
+                    async for news, ended in subscription.events():
+                        events: list[Any] = [event_fields(watched) for watched in news]
                         yield pb.WatchOrdersResponse(
-                            events=[event_to_proto(watched) for watched in events],
+                            events=events,
                             ended=[
                                 pb.WatchEnded(
                                     order_id=end.order_id,
@@ -309,8 +312,8 @@ def _new_order(request: pb.SubmitOrderRequest) -> NewOrder:
     return NewOrder(order_id, spec, request_id, fingerprint(spec))
 
 
-def _submitted_to_proto(submitted: Submitted) -> pb.SubmitOrderResponse:
-    return pb.SubmitOrderResponse(order=order_to_proto(submitted.order), deduplicated=submitted.deduplicated)
+def _submitted_fields(submitted: Submitted) -> Fields:
+    return {"order": order_fields(submitted.order), "deduplicated": submitted.deduplicated}
 
 
 def _watch_from_proto(request: pb.WatchOrderRequest) -> tuple[UUID, int]:

@@ -12,7 +12,8 @@ import logging
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final
+from itertools import islice
+from typing import Final, TypeVar
 from uuid import UUID
 
 from engine.domain.errors import Draining, EngineError, OrderNotFound, SequenceAhead
@@ -21,10 +22,15 @@ from engine.hints import Hints
 from engine.storage.postgres import Store, WatchedEvent
 from engine.telemetry import open_watches
 
+Answer = TypeVar("Answer")
+
 _LOOK_SECONDS: Final = 1.0
 """How late an event may be when its hint was lost."""
 _ROUND: Final = 512
 """Orders one stream reads at a time, so that its first message does not wait for its last order."""
+
+_INTERVAL_SECONDS: Final = 0.004
+"""Least time between two reads of a stream; one that was idle for so long reads at once."""
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +50,8 @@ class Watches:
     def __init__(self, store: Store, hints: Hints) -> None:
         self._store = store
         self._hints = hints
-        self._subscriptions: dict[UUID, set[Subscription]] = {}
+        self._subscriptions: dict[bytes, set[Subscription]] = {}
+        """By order id, as hints have it: nearly all of them are about orders that nobody watches here."""
         self._streams: set[Subscription] = set()
         self._look_now = asyncio.Event()
         self._draining = False
@@ -80,21 +87,21 @@ class Watches:
     def draining(self) -> bool:
         return self._draining
 
-    def add(self, order_id: UUID, subscription: Subscription) -> None:
-        self._subscriptions.setdefault(order_id, set()).add(subscription)
+    def add(self, key: bytes, subscription: Subscription) -> None:
+        self._subscriptions.setdefault(key, set()).add(subscription)
         open_watches.inc()
 
-    def remove(self, order_id: UUID, subscription: Subscription) -> None:
-        several = self._subscriptions[order_id]
+    def remove(self, key: bytes, subscription: Subscription) -> None:
+        several = self._subscriptions[key]
         several.remove(subscription)
         if not several:
-            del self._subscriptions[order_id]
+            del self._subscriptions[key]
         open_watches.dec()
 
-    def _mark(self, order_ids: Iterable[UUID]) -> None:
-        for order_id in order_ids:
-            for subscription in self._subscriptions.get(order_id, ()):
-                subscription.look(order_id)
+    def _mark(self, keys: Iterable[bytes]) -> None:
+        for key in keys:
+            for subscription in self._subscriptions.get(key, ()):
+                subscription.look(key)
 
     async def _look_around(self) -> None:
         while True:
@@ -106,60 +113,69 @@ class Watches:
             self._look_now.clear()
             # The lowest cursor of each order: who is further on finds nothing and waits on.
             cursors = [
-                (order_id, min(subscription.cursor(order_id) for subscription in several))
-                for order_id, several in self._subscriptions.items()
+                (UUID(bytes=key), min(subscription.cursor(key) for subscription in several))
+                for key, several in self._subscriptions.items()
             ]
             try:
                 for at in range(0, len(cursors), _ROUND):
-                    self._mark(await self._store.moved_orders(cursors[at : at + _ROUND]))
+                    moved = await self._store.moved_orders(cursors[at : at + _ROUND])
+                    self._mark([order_id.bytes for order_id in moved])
             except EngineError as error:
                 logger.warning("watchers wait: %s", error)
 
 
+class _Watch:
+    """One order on one stream."""
+
+    __slots__ = ("cursor", "order_id", "verified")
+
+    def __init__(self, order_id: UUID, after_sequence: int) -> None:
+        self.order_id = order_id
+        self.cursor = after_sequence
+        """Of the last event sent."""
+        self.verified = False
+        """Known to exist: something of it was read."""
+
+
 class Subscription:
-    """The orders one stream watches."""
+    """The orders one stream watches. Its keys are order ids, as 16 bytes."""
 
     def __init__(self, watches: Watches, store: Store) -> None:
         self._watches = watches
         self._store = store
-        self._cursors: dict[UUID, int] = {}
-        self._unverified: set[UUID] = set()
-        """Not known to exist yet: nothing of them was read so far."""
-        self._look: dict[UUID, None] = {}
+        self._watched: dict[bytes, _Watch] = {}
+        self._look: dict[bytes, None] = {}
         """Orders to look at, longest waiting first."""
         self._refused: list[Ended] = []
         self._wake = asyncio.Event()
+        self._next_read = 0.0
 
     def watch(self, order_id: UUID, after_sequence: int = 0) -> None:
         """Watch an order from after that sequence on; once more for one that is watched moves its cursor."""
-        if order_id not in self._cursors:
+        key = order_id.bytes
+        if key not in self._watched:
             # First in the register, then a look: a hint that comes in between is not missed.
-            self._watches.add(order_id, self)
-        self._cursors[order_id] = after_sequence
-        self._unverified.add(order_id)
-        self.look(order_id)
+            self._watches.add(key, self)
+        self._watched[key] = _Watch(order_id, after_sequence)
+        self.look(key)
 
     def unwatch(self, order_id: UUID) -> None:
-        if order_id in self._cursors:
-            del self._cursors[order_id]
-            self._unverified.discard(order_id)
-            self._look.pop(order_id, None)
-            self._watches.remove(order_id, self)
+        self._let_go(order_id.bytes)
 
     def unwatch_all(self) -> None:
-        for order_id in list(self._cursors):
-            self.unwatch(order_id)
+        for key in list(self._watched):
+            self._let_go(key)
 
-    def cursor(self, order_id: UUID) -> int:
-        return self._cursors[order_id]
+    def cursor(self, key: bytes) -> int:
+        return self._watched[key].cursor
 
-    def look(self, order_id: UUID) -> None:
-        self._look[order_id] = None
+    def look(self, key: bytes) -> None:
+        self._look[key] = None
         self._wake.set()
 
     def refuse(self, order_id: str, error: EngineError) -> None:
         """Have the client told that this order cannot be watched."""
-        self._refused.append(Ended(str(order_id), error))
+        self._refused.append(Ended(order_id, error))
         self._wake.set()
 
     def wake(self) -> None:
@@ -173,57 +189,86 @@ class Subscription:
         """
         while True:
             await self._wake.wait()
+            await self._pace()
             if self._watches.draining:
                 raise Draining("the server is restarting; watch again with after_sequence")
-            order_ids = list(self._look)[:_ROUND]
-            for order_id in order_ids:
-                del self._look[order_id]
+            keys = list(islice(self._look, _ROUND))
+            for key in keys:
+                del self._look[key]
             if not self._look:
                 self._wake.clear()
             refused, self._refused = self._refused, []
-            events, ended = await self._read(order_ids)
+            events, ended = await self._read([self._watched[key] for key in keys])
             if events or ended or refused:
-                yield events, refused + [Ended(str(order_id), error) for order_id, error in ended.items()]
+                yield events, refused + ended
 
-    async def _read(self, order_ids: list[UUID]) -> tuple[list[WatchedEvent], dict[UUID, EngineError | None]]:
-        cursors = [(order_id, self._cursors[order_id]) for order_id in order_ids]
-        found = await asyncio.gather(*(self._store.events_after(cursor) for cursor in cursors))
+    async def _pace(self) -> None:
+        loop = asyncio.get_running_loop()
+        rest = self._next_read - loop.time()
+        if rest > 0 and len(self._look) < _ROUND:
+            await asyncio.sleep(rest)
+        self._next_read = loop.time() + _INTERVAL_SECONDS
+
+    async def _read(self, watches: list[_Watch]) -> tuple[list[WatchedEvent], list[Ended]]:
+        found = await self._store.events_after.many([(watch.order_id, watch.cursor) for watch in watches])
         events: list[WatchedEvent] = []
-        ended: dict[UUID, EngineError | None] = {}
-        silent: list[UUID] = []
-        for (order_id, after_sequence), news in zip(cursors, found, strict=True):
-            if self._cursors.get(order_id) != after_sequence:
-                continue  # let go, or watched anew from elsewhere, while we read
-            if not news:
-                if order_id in self._unverified:
-                    silent.append(order_id)
+        closed: list[_Watch] = []
+        silent: list[_Watch] = []
+        for watch, news in zip(watches, _answered(found), strict=True):
+            if not self._has(watch):
                 continue
-            self._unverified.discard(order_id)
-            self._cursors[order_id] = news[-1].event.sequence
-            events += news
-            if news[-1].event.status in CLOSED:
-                ended[order_id] = None
-        ended |= await self._verify(silent)
-        for order_id in ended:
-            self.unwatch(order_id)
+            if news:
+                watch.verified = True
+                watch.cursor = news[-1].event.sequence
+                events += news
+                if news[-1].event.status in CLOSED:
+                    closed.append(watch)
+            elif not watch.verified:
+                silent.append(watch)
+        ended = [self._end(watch) for watch in closed]
+        if silent:
+            ended += await self._verify(silent)
         return events, ended
 
-    async def _verify(self, order_ids: list[UUID]) -> dict[UUID, EngineError | None]:
-        """Return those with nothing to come: unknown, a cursor beyond the record, or closed at it."""
-        ended: dict[UUID, EngineError | None] = {}
-        positions = await asyncio.gather(*(self._store.position(order_id) for order_id in order_ids))
-        for order_id, position in zip(order_ids, positions, strict=True):
-            after_sequence = self._cursors.get(order_id)
-            if after_sequence is None:
+    async def _verify(self, watches: list[_Watch]) -> list[Ended]:
+        """End those with nothing to come: unknown, a cursor beyond the record, or closed at it."""
+        ended = []
+        found = await self._store.position.many([watch.order_id for watch in watches])
+        for watch, position in zip(watches, _answered(found), strict=True):
+            if not self._has(watch):
                 continue
             if position is None:
-                ended[order_id] = OrderNotFound(order_id)
-            elif after_sequence > position.sequence:
-                ended[order_id] = SequenceAhead(order_id, after_sequence, position.sequence)
-            elif after_sequence < position.sequence:
-                self.look(order_id)  # it moved between the two reads
+                ended.append(self._end(watch, OrderNotFound(watch.order_id)))
+            elif watch.cursor > position.sequence:
+                error = SequenceAhead(watch.order_id, watch.cursor, position.sequence)
+                ended.append(self._end(watch, error))
+            elif watch.cursor < position.sequence:
+                self.look(watch.order_id.bytes)  # it moved between the two reads
             elif position.closed:
-                ended[order_id] = None
+                ended.append(self._end(watch))
             else:
-                self._unverified.discard(order_id)
+                watch.verified = True
         return ended
+
+    def _has(self, watch: _Watch) -> bool:
+        """Whether it stands as it did: not let go, nor watched anew from elsewhere, while we read."""
+        return self._watched.get(watch.order_id.bytes) is watch
+
+    def _end(self, watch: _Watch, error: EngineError | None = None) -> Ended:
+        self._let_go(watch.order_id.bytes)
+        return Ended(str(watch.order_id), error)
+
+    def _let_go(self, key: bytes) -> None:
+        if self._watched.pop(key, None) is not None:
+            self._look.pop(key, None)
+            self._watches.remove(key, self)
+
+
+def _answered(results: list[Answer | Exception]) -> list[Answer]:
+    """Return the results, or raise the first of them that is an exception."""
+    answers = []
+    for result in results:
+        if isinstance(result, Exception):
+            raise result
+        answers.append(result)
+    return answers

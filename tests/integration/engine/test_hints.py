@@ -23,12 +23,15 @@ class Heard:
     """What a subscriber was told, and the task that listens."""
 
     def __init__(self, hints: Hints) -> None:
-        self.messages: list[Sequence[UUID]] = []
+        self.messages: list[list[UUID]] = []
         self.connected = self.lost = 0
         self._hints = hints
 
     async def run(self) -> None:
-        await self._hints.run(self.messages.append, self._on_connected, self._on_lost)
+        await self._hints.run(self._on_moved, self._on_connected, self._on_lost)
+
+    def _on_moved(self, order_ids: Sequence[bytes]) -> None:
+        self.messages.append([UUID(bytes=order_id) for order_id in order_ids])
 
     def _on_connected(self) -> None:
         assert self._hints.up

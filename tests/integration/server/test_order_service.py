@@ -525,7 +525,7 @@ async def test_what_is_wrong_inside_is_not_told_outside(
     def fail(*_: object) -> None:
         raise LookupError("the password is swordfish")
 
-    monkeypatch.setattr("server.service.order_to_proto", fail)
+    monkeypatch.setattr("server.service.order_fields", fail)
     said = await refusal(stub.SubmitOrder(submit()))
     assert (said.code, said.reason, said.message) == ("INTERNAL", "INTERNAL", "internal error")
     assert "swordfish" in caplog.text
