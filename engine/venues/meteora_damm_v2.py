@@ -398,6 +398,7 @@ _ERROR_CODES: Final[Mapping[SwapRefusal, int]] = {
     SwapRefusal.UNDEFINED: 6000,  # MathOverflow
     SwapRefusal.OVERFLOW: 6000,
     SwapRefusal.INSUFFICIENT_LIQUIDITY: 6000,
+    SwapRefusal.PRICE_RANGE: 6015,  # PriceRangeViolation
     SwapRefusal.DISABLED: 6003,  # PoolDisabled
     SwapRefusal.NOT_OPEN: 6003,
 }

@@ -350,6 +350,7 @@ _ERROR_CODES: Final[Mapping[SwapRefusal, int]] = {
     SwapRefusal.OVERFLOW: 6011,  # MathOverflow
     # The program panics here, which is no custom error; this one says what happened.
     SwapRefusal.INSUFFICIENT_LIQUIDITY: 6012,  # InsufficientVault
+    SwapRefusal.PRICE_RANGE: 6012,
     SwapRefusal.DISABLED: 6000,  # NotApproved
     SwapRefusal.NOT_OPEN: 6000,
 }

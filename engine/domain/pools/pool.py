@@ -31,6 +31,8 @@ class SwapRefusal(StrEnum):
     """So little goes in that nothing comes out."""
     INSUFFICIENT_LIQUIDITY = "insufficient_liquidity"
     """More is asked for than the pool holds."""
+    PRICE_RANGE = "price_range"
+    """The price would leave the range that the pool trades in."""
     OVERFLOW = "overflow"
     """An amount does not fit what the program keeps it in."""
     UNDEFINED = "undefined"
@@ -82,8 +84,8 @@ class Swap:
 class Segment(NamedTuple):
     """A stretch of a curve: what goes in is a linear function of s = 1/sqrt(output per input at the margin).
 
-    Between start and end, slope * (s - start) has gone in and slope * (1/start - 1/s) has come out. Where
-    both are the same, `jump` goes in at that one price and jump / start**2 comes out. s grows as the price
+    From start to s, slope * (s - start) goes in, and that divided by (start * s) comes out. Where start and
+    end are the same, `jump` goes in at that one price and jump / start**2 comes out. s grows as the price
     worsens, so the least start is the best price. Fees are in it, rounding is not: no swap gets more than
     this says. Floating point, as it only says where to look; what a swap gives is for the curve to say.
     """
