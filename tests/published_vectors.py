@@ -23,6 +23,18 @@ def swap_vectors(name: str) -> list[Any]:
     return [pytest.param(case["in"], case["out"], id=case["id"]) for case in document["vectors"]]
 
 
+def published_unit_tests(source: str) -> list[dict[str, Any]]:
+    """Return the numbers of one of the programs' own unit tests, by its name, its module or its file."""
+    whole = _SHARED / "vectors" / "published_unit_tests.json"
+    document = json.loads((whole if whole.exists() else _SAMPLES / whole.name).read_text())
+    return [
+        case
+        for numbers in document["sets"]
+        if source in numbers["source"].values()
+        for case in numbers["vectors"]
+    ]
+
+
 def solana_cases(name: str) -> list[dict[str, Any]]:
     """Return the cases of one file of wire facts."""
     cases: list[dict[str, Any]] = json.loads(_solana_file(name).read_text())["cases"]

@@ -48,7 +48,7 @@ POOLS = [
 def test_segment_gives_what_the_curve_gives(pool: Pool, a_to_b: bool, amount: int) -> None:
     [segment] = pool.segments(a_to_b, NOW)
     end = segment.start + amount / segment.slope
-    gives = segment.slope * (1 / segment.start - 1 / end)
+    gives = amount / (segment.start * end)
     assert pool.swap_exact_in(a_to_b, amount, NOW).output_amount == pytest.approx(gives, rel=1e-9)
     assert segment.end == inf
     assert segment.jump == 0

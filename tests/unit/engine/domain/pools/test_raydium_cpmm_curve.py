@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from engine.domain.pools.pool import U64_MAX, Clock, FeeSide, SwapError, SwapRefusal
+from engine.domain.pools.pool import U64_MAX, Clock, FeeSide, SwapError, SwapRefusal, ceil_div
 from engine.domain.pools.raydium_cpmm import (
     CreatorFeeOn,
     CurveSwap,
@@ -15,7 +15,7 @@ from engine.domain.pools.raydium_cpmm import (
     swap_base_input,
     swap_base_output,
 )
-from tests.published_vectors import swap_vectors
+from tests.published_vectors import published_unit_tests, swap_vectors
 
 NOW = Clock(slot=1, unix_timestamp=1_750_000_000)
 RATES = Rates(trade=2_500, creator=0, protocol=120_000, fund=40_000)
@@ -63,6 +63,22 @@ def test_base_input_agrees_with_the_program(given: dict[str, Any], expected: dic
 @pytest.mark.parametrize(("given", "expected"), swap_vectors("raydium_cpmm_base_out"))
 def test_base_output_agrees_with_the_program(given: dict[str, Any], expected: dict[str, Any]) -> None:
     assert _answer(swap_base_output, "amount_out", given) == expected
+
+
+@pytest.mark.parametrize("case", published_unit_tests("constant_product_swap_rounding"))
+def test_swap_without_fees_rounds_as_the_programs_own_test_says(case: dict[str, int]) -> None:
+    swap = swap_base_input(
+        case["amount_in"], case["reserve_in"], case["reserve_out"], Rates(0, 0, 0, 0), False
+    )
+    assert swap.output_amount == case["amount_out"]
+
+
+@pytest.mark.parametrize("case", published_unit_tests("trading_token_conversion"))
+def test_deposit_rounds_as_the_programs_own_test_says(case: dict[str, int]) -> None:
+    """The engine makes no deposits; what the program rounds up with is what its swaps are rounded up with."""
+    for token in ("0", "1"):
+        amount = ceil_div(case["lp_amount"] * case[f"reserve_{token}"], case["lp_supply"])
+        assert amount == case[f"amount_{token}"]
 
 
 @pytest.mark.parametrize("a_to_b", [True, False])
