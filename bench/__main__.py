@@ -5,19 +5,22 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, contextmanager
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import uvloop
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from bench.load import Run, Scenario, Target
+from bench.bars import Finding
+from bench.load import BODIES, Scenario, Target
 from bench.measure import Result, Server, idle_cpu, machine, measure, server_of_folder
-from bench.render import print_comparison, print_results
+from bench.progress import Screen
+from bench.render import every_event, print_comparison, print_findings, print_results
+from bench.scale import SCENARIOS as SCALE
+from bench.scale import Sizes
 from bench.stack import SLOT_MS, StackError, own_server
 from bench.wire import Address
 
@@ -31,11 +34,25 @@ STANDARD = (
 )
 _WARM_UP = Scenario(name="warm-up", mode="closed", order_count=500, concurrency=20)
 
-# Both ways, so that the pools' prices stay where they are.
-_BODIES = (
-    {"side": "sell", "amount": 0.1, "inputToken": "SOL", "outputToken": "USDC"},
-    {"side": "sell", "amount": 15, "inputToken": "USDC", "outputToken": "SOL"},
-)
+
+@dataclass(slots=True)
+class _Report:
+    """What is printed, and written as JSON."""
+
+    results: list[Result] = field(default_factory=list)
+    idle: dict[str, dict[str, float]] = field(default_factory=dict)
+    """CPU-ms a second of each process of each server without any orders."""
+    findings: list[Finding] = field(default_factory=list)
+
+    def as_json(self, bodies: Sequence[dict[str, Any]]) -> str:
+        report = {
+            "machine": machine(),
+            "bodies": bodies,
+            "idle_cpu_ms_per_second": self.idle,
+            "results": [asdict(result) for result in self.results],
+            "findings": [asdict(one) | {"holds": one.holds} for one in self.findings],
+        }
+        return json.dumps(report, indent=1) + "\n"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -51,87 +68,110 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 async def _bench(options: argparse.Namespace) -> int:
     # In a file or a pipe a report is as wide as it is.
-    out = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
-    err = Console(stderr=True, highlight=False)
-    bodies = [json.loads(body) for body in options.body] or list(_BODIES)
-    async with AsyncExitStack() as stack:
-        servers = [await _first_server(options, stack, err)]
-        if options.against:
-            servers.append(
-                Server(
-                    options.against_name,
-                    Target(options.against),
-                    _named_pids(options.against_process),
-                    options.against_metrics,
-                )
-            )
-        for server in servers:
-            for url in (server.target.url, *server.metrics_urls):
-                Address.parse(url)  # raises for one that is none
-        scenarios = [
-            scenario for scenario in _scenarios(options) if all(server.can(scenario) for server in servers)
-        ]
-        if not scenarios:
-            raise ValueError("nothing to measure: gRPC needs --grpc, and the other server speaks REST only")
-        pairs = options.pairs if options.against else 1
-        results: list[Result] = []
-        for server in servers:
-            if not options.no_warm_up:
-                with _shown(err, f"{server.name}: warm-up", _WARM_UP.order_count) as progress:
-                    await measure(_WARM_UP, server, bodies, options.timeout, progress)
-        idle = {server.name: await idle_cpu(server) for server in servers if server.processes}
-        for scenario in scenarios:
-            for pair in range(pairs):
-                for server in servers:
-                    title = f"{server.name}: {scenario.name}" + (
-                        f" ({pair + 1}/{pairs})" if pairs > 1 else ""
-                    )
-                    with _shown(err, title, scenario.order_count) as progress:
-                        results.append(await measure(scenario, server, bodies, options.timeout, progress))
-    _report(out, results, servers, scenarios, idle)
+    out = Console(highlight=False, width=None if sys.stdout.isatty() else 150)
+    screen = Screen(Console(stderr=True, highlight=False))
+    bodies = [json.loads(body) for body in options.body] or list(BODIES)
+    report = _Report()
+    if options.mode not in SCALE:
+        await _load(options, bodies, report, out, screen)
+    if options.mode in SCALE or (options.mode is None and not _names_a_server(options)):
+        await _scale(options, report, out, screen)
+    print_findings(out, report.findings)
+    out.print(f"[dim]{machine()}; the generator runs beside the server[/dim]")
     if options.json:
-        report = {
-            "machine": machine(),
-            "bodies": bodies,
-            "idle_cpu_ms_per_second": idle,
-            "results": [asdict(result) for result in results],
-        }
-        options.json.write_text(json.dumps(report, indent=1) + "\n")
+        options.json.write_text(report.as_json(bodies))
     return 0
 
 
-def _report(
+def _names_a_server(options: argparse.Namespace) -> bool:
+    return bool(options.url or options.data_dir or options.against)
+
+
+async def _load(
+    options: argparse.Namespace,
+    bodies: Sequence[dict[str, Any]],
+    report: _Report,
     out: Console,
-    results: Sequence[Result],
-    servers: Sequence[Server],
-    scenarios: Sequence[Scenario],
-    idle: Mapping[str, Mapping[str, float]],
+    screen: Screen,
 ) -> None:
-    if len(servers) == 1:
-        print_results(out, results, idle.get(servers[0].name, {}))
-    else:
+    """Run the scenarios of load on one server, or on two in turn."""
+    async with AsyncExitStack() as stack:
+        servers = [await _first_server(options, stack, screen)]
+        if options.against:
+            processes = _named_pids(options.against_process)
+            target = Target([options.against])
+            servers.append(Server(options.against_name, target, processes, options.against_metrics))
+        for server in servers:
+            for url in (*server.target.urls, *server.metrics_urls):
+                Address.parse(url)  # raises for one that is none
+        scenarios = [scenario for scenario in _scenarios(options) if servers[0].can(scenario)]
+        if not scenarios:
+            raise ValueError("nothing to measure: gRPC needs --grpc")
+        pairs = options.pairs if options.against else 1
+        for server in servers:
+            if not options.no_warm_up:
+                with screen.run(f"{server.name}: warm-up", _WARM_UP.order_count) as progress:
+                    await measure(_WARM_UP, server, bodies, options.timeout, progress)
+        for server in servers:
+            if server.processes:
+                report.idle[server.name] = await idle_cpu(server)
         for scenario in scenarios:
-            a, b = (
-                [one for one in results if one.scenario == scenario and one.server == server.name]
-                for server in servers
-            )
-            print_comparison(out, a, b)
-    out.print(f"[dim]{machine()}; the generator runs beside the server[/dim]")
+            runs: list[list[Result]] = [[] for _ in servers]
+            for pair in range(1, pairs + 1):
+                for server, its in zip(servers, runs, strict=True):
+                    title = f"{server.name}: {scenario.name}" + (f" ({pair}/{pairs})" if pairs > 1 else "")
+                    its_own = scenario if server.can(scenario) else _over_rest(scenario)
+                    with screen.run(title, scenario.order_count) as progress:
+                        its.append(await measure(its_own, server, bodies, options.timeout, progress))
+            report.results += [result for pair_of in zip(*runs, strict=True) for result in pair_of]
+            if len(servers) == 2:
+                report.findings += print_comparison(out, *runs)
+    if len(servers) == 1:
+        print_results(out, report.results, report.idle.get(servers[0].name, {}))
+        report.findings += every_event(report.results)
 
 
-async def _first_server(options: argparse.Namespace, stack: AsyncExitStack, err: Console) -> Server:
+async def _scale(options: argparse.Namespace, report: _Report, out: Console, screen: Screen) -> None:
+    """Run the scenarios of scale, each on engines of its own."""
+    given = {
+        "watcher_count": options.sockets,
+        "fan_out": options.sockets,
+        "closed_count": options.stored,
+        "resting_count": options.resting,
+        "stored_folder": options.stored_dir,
+        "order_count": options.orders,
+        "memory_order_count": options.orders,
+        "idle_seconds": options.idle_seconds,
+        "pairs": options.pairs,
+    }
+    sizes = Sizes(**{name: value for name, value in given.items() if value is not None})
+    for name, scenario in SCALE.items():
+        if options.mode in (None, name):
+            outcome = await scenario(sizes, screen)
+            report.findings += outcome.findings
+            report.results += outcome.results
+            for line in outcome.troubles:
+                out.print(f"[yellow]{line}[/yellow]")
+
+
+def _over_rest(scenario: Scenario) -> Scenario:
+    """Return what a server without gRPC is given in its place: a burst of as many orders."""
+    burst = next(one for one in STANDARD if one.mode == "burst")
+    return replace(burst, name=scenario.name, order_count=scenario.order_count)
+
+
+async def _first_server(options: argparse.Namespace, stack: AsyncExitStack, screen: Screen) -> Server:
     if options.url:
         return Server(
             options.name,
-            Target(options.url, options.grpc),
+            Target([options.url], options.grpc),
             _named_pids(options.process),
             options.metrics,
         )
     if options.data_dir:
         return replace(server_of_folder(options.data_dir), name=options.name)
-    err.print("starting an engine of its own (order-engine up --ephemeral)")
-    server = await stack.enter_async_context(own_server(options.workers, options.slot_ms))
-    return replace(server, name=options.name)
+    screen.say("starting an engine of its own (order-engine up --ephemeral)")
+    return await stack.enter_async_context(own_server(options.workers, options.slot_ms, name=options.name))
 
 
 def _scenarios(options: argparse.Namespace) -> list[Scenario]:
@@ -148,33 +188,6 @@ def _scenarios(options: argparse.Namespace) -> list[Scenario]:
     if options.orders:
         chosen = [replace(scenario, order_count=options.orders) for scenario in chosen]
     return chosen
-
-
-@contextmanager
-def _shown(err: Console, title: str, order_count: int) -> Iterator[Any]:
-    """Show how a run stands while it runs: a bar in a terminal, a line at the end of it elsewhere."""
-    last: list[Run] = []
-    columns = (
-        TextColumn("{task.description:<44}"),
-        BarColumn(bar_width=30),
-        TextColumn("{task.fields[said]}"),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=err, disable=not err.is_terminal) as bar:
-        task = bar.add_task(title, total=order_count, said="")
-
-        def progress(run: Run) -> None:
-            last[:] = [run]
-            bar.update(task, completed=run.accepted_count, said=_said(run))
-
-        yield progress
-    if last and not err.is_terminal:
-        err.print(f"{title}: {_said(last[0])}")
-
-
-def _said(run: Run) -> str:
-    refused = f", {sum(run.refused.values()):,} refused" if run.refused else ""
-    return f"{run.accepted_count:,} accepted{refused}, {run.closed_count:,} seen to close"
 
 
 def _named_pids(pairs: Sequence[str]) -> dict[str, int]:
@@ -221,12 +234,12 @@ def _parser() -> argparse.ArgumentParser:
     other.add_argument("--against-metrics", metavar="URL", action="append", default=[])
     other.add_argument("--against-name", default="other")
     other.add_argument(
-        "--pairs", metavar="N", type=int, default=3, help="runs on each, alternating (default 3)"
+        "--pairs", metavar="N", type=int, default=5, help="runs on each, alternating (default 5)"
     )
 
     load = parser.add_argument_group("one scenario instead of the standard ones")
-    load.add_argument("--mode", choices=[scenario.mode for scenario in STANDARD])
-    load.add_argument("--orders", metavar="N", type=int, help="orders in each scenario")
+    load.add_argument("--mode", choices=[*(scenario.mode for scenario in STANDARD), *SCALE])
+    load.add_argument("--orders", metavar="N", type=int, help="orders in each run")
     load.add_argument(
         "--concurrency", metavar="N", type=int, help="connections, clients, or batches under way"
     )
@@ -240,6 +253,18 @@ def _parser() -> argparse.ArgumentParser:
         "--timeout", metavar="S", type=float, default=30.0, help="give up without progress for so long"
     )
     load.add_argument("--no-warm-up", action="store_true")
+
+    scale = parser.add_argument_group("sizes of the scenarios of scale: " + ", ".join(SCALE))
+    scale.add_argument("--sockets", metavar="N", type=int, help="watchers (10,000), fanout (1,000)")
+    scale.add_argument("--idle-seconds", metavar="S", type=float, help="watchers: to measure idle CPU (25)")
+    scale.add_argument("--stored", metavar="N", type=int, help="stored: closed orders (1,000,000)")
+    scale.add_argument("--resting", metavar="N", type=int, help="stored: orders that wait (100,000)")
+    scale.add_argument(
+        "--stored-dir",
+        metavar="DIR",
+        type=Path,
+        help="stored: fill this data folder and keep it, to be used again; else one in the temporary folder",
+    )
 
     parser.add_argument("--json", metavar="FILE", type=Path, help="write every figure there")
     return parser

@@ -20,6 +20,7 @@ from collections import Counter
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
+from itertools import cycle
 from typing import Any, Final
 from uuid import uuid4
 
@@ -29,6 +30,11 @@ from orders.v1 import orders_pb2, orders_pb2_grpc
 
 from bench.wire import Address, HttpConnection, WebSocket, WireError, request_bytes
 
+BODIES: Final[Sequence[dict[str, Any]]] = (
+    # Both ways, so that the pools' prices stay where they are.
+    {"side": "sell", "amount": 0.1, "inputToken": "SOL", "outputToken": "USDC"},
+    {"side": "sell", "amount": 15, "inputToken": "USDC", "outputToken": "SOL"},
+)
 CLOSED: Final = frozenset({"confirmed", "failed", "cancelled", "expired"})
 _LIFE: Final = ("routing", "building", "submitted", "confirmed")
 """What a watcher of a confirmed order has to have seen where events carry no sequence."""
@@ -73,8 +79,16 @@ class Scenario:
 class Target:
     """A server under load."""
 
-    url: str
+    urls: Sequence[str]
+    """Its gateways; connections are spread over them."""
     grpc_address: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Gateway:
+    address: Address
+    requests: Sequence[bytes]
+    """What is submitted to it, in turn."""
 
 
 class _Event(msgspec.Struct):
@@ -172,6 +186,11 @@ class Run:
         """By order; over gRPC they share a stream, so there is nothing to hold."""
         self._last_ended = asyncio.Event()
         self._connections: list[HttpConnection] = []
+        bodies_as_json = [json.dumps(body, separators=(",", ":")).encode() for body in bodies]
+        self._gateways = [
+            _Gateway(address, [request_bytes(address, "POST", _PATH, body) for body in bodies_as_json])
+            for address in map(Address.parse, target.urls)
+        ]
 
     async def drive(self) -> None:
         """Submit every order and follow the watched ones to their end."""
@@ -196,47 +215,45 @@ class Run:
     # ---- REST and WebSocket ------------------------------------------------------------------------
 
     async def _burst(self) -> None:
-        address, requests = self._prepared()
         indexes = self._indexes()
 
-        async def client(group: asyncio.TaskGroup) -> None:
+        async def client(group: asyncio.TaskGroup, gateway: _Gateway) -> None:
             connection = self._connection()
             for index in indexes:
                 order = OrderRun(time.perf_counter(), watched=self.scenario.watches(index))
-                accepted = await self._submit(connection, address, requests[index % len(requests)], order)
+                accepted = await self._submit(connection, gateway, index, order)
                 if accepted and order.watched:
-                    group.create_task(self._watch(address, order))
+                    group.create_task(self._watch(gateway, order))
 
         async with asyncio.TaskGroup() as group:
-            for _ in range(self.scenario.concurrency):
-                group.create_task(client(group))
+            for _, gateway in zip(range(self.scenario.concurrency), cycle(self._gateways), strict=False):
+                group.create_task(client(group, gateway))
 
     async def _closed(self) -> None:
-        address, requests = self._prepared()
         indexes = self._indexes()
 
-        async def client() -> None:
+        async def client(gateway: _Gateway) -> None:
             connection = self._connection()
             for index in indexes:
                 order = OrderRun(time.perf_counter(), watched=True)
-                if await self._submit(connection, address, requests[index % len(requests)], order):
-                    await self._watch(address, order)
+                if await self._submit(connection, gateway, index, order):
+                    await self._watch(gateway, order)
 
         async with asyncio.TaskGroup() as group:
-            for _ in range(self.scenario.concurrency):
-                group.create_task(client())
+            for _, gateway in zip(range(self.scenario.concurrency), cycle(self._gateways), strict=False):
+                group.create_task(client(gateway))
 
     async def _rate(self) -> None:
-        address, requests = self._prepared()
-        free: list[HttpConnection] = []
+        gateways = cycle(self._gateways)
+        free: list[tuple[HttpConnection, _Gateway]] = []
 
         async def client(index: int, due: float) -> None:
-            connection = free.pop() if free else self._connection()
+            connection, gateway = free.pop() if free else (self._connection(), next(gateways))
             order = OrderRun(due, watched=self.scenario.watches(index))
-            accepted = await self._submit(connection, address, requests[index % len(requests)], order)
-            free.append(connection)
+            accepted = await self._submit(connection, gateway, index, order)
+            free.append((connection, gateway))
             if accepted and order.watched:
-                await self._watch(address, order)
+                await self._watch(gateway, order)
 
         async with asyncio.TaskGroup() as group:
             for index in self._indexes():
@@ -277,21 +294,17 @@ class Run:
                 return
             yield index
 
-    def _prepared(self) -> tuple[Address, list[bytes]]:
-        address = Address.parse(self._target.url)
-        bodies = [json.dumps(body, separators=(",", ":")).encode() for body in self._bodies]
-        return address, [request_bytes(address, "POST", _PATH, body) for body in bodies]
-
     def _connection(self) -> HttpConnection:
         connection = HttpConnection()
         self._connections.append(connection)
         return connection
 
     async def _submit(
-        self, connection: HttpConnection, address: Address, request: bytes, order: OrderRun
+        self, connection: HttpConnection, gateway: _Gateway, index: int, order: OrderRun
     ) -> bool:
+        request = gateway.requests[index % len(gateway.requests)]
         try:
-            answer = await connection.request(address, request)
+            answer = await connection.request(gateway.address, request)
         except (OSError, WireError) as error:
             self._refuse(type(error).__name__)
             # A server that is down would be asked thousands of times a second.
@@ -310,7 +323,7 @@ class Run:
         self._accept(order)
         return True
 
-    async def _watch(self, address: Address, order: OrderRun) -> None:
+    async def _watch(self, gateway: _Gateway, order: OrderRun) -> None:
         """Return once the order has closed, or its watch has ended otherwise."""
         if self._given_up:
             return
@@ -331,7 +344,7 @@ class Run:
         def on_end(code: int) -> None:
             self._watch_ended(order.order_id, str(code))
 
-        socket = WebSocket(address, f"/api/orders/{order.order_id}/ws", on_text, on_end)
+        socket = WebSocket(gateway.address, f"/api/orders/{order.order_id}/ws", on_text, on_end)
         self._open_watches[order.order_id] = socket
         try:
             await socket.open()
@@ -463,7 +476,7 @@ class Run:
                 )
                 readers = [reader(_grpc_reader(channel)) for _ in range(_READERS)]
             else:
-                address = Address.parse(self._target.url)
+                address = self._gateways[0].address
                 connections = [HttpConnection() for _ in range(_READERS)]
                 for connection in connections:
                     stack.callback(connection.close)

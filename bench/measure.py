@@ -24,6 +24,7 @@ from bench.figures import (
 from bench.load import Run, Scenario, Target
 from bench.processes import Meter, engine_processes, environment, launcher_pid
 from bench.wire import Address, HttpConnection, WireError, request_bytes
+from engine.settings import Settings, load_settings
 
 _SAMPLE_SECONDS = 1.0
 _IDLE_SECONDS = 5.0
@@ -41,6 +42,20 @@ class Server:
     processes: Mapping[str, int] = field(default_factory=dict)
     """Name to pid of each process tree."""
     metrics_urls: Sequence[str] = ()
+    settings: Settings | None = None
+    """Of an engine of ours on this machine."""
+
+    def network_ms(self, quantile: float) -> float:
+        """Return the network's own part of the time to confirmed: from broadcast to the block that confirms.
+
+        A transaction waits for the next slot, which is equally far away at any moment, and then for whole
+        slots: those it takes to land and those until its block counts as confirmed. 0 where the network is
+        not ours to know.
+        """
+        if self.settings is None:
+            return 0.0
+        whole = self.settings.simnet_landing_slots + self.settings.simnet_confirmed_slots
+        return (quantile + whole) * self.settings.simnet_slot_ms
 
     def can(self, scenario: Scenario) -> bool:
         return scenario.mode != "grpc" or bool(self.target.grpc_address)
@@ -74,6 +89,8 @@ class Result:
     accept_ms: Latency | None
     confirm_ms: Latency | None
     """From submit to the confirmed event, of the watched orders."""
+    network_ms: tuple[float, float]
+    """The network's own part of that: p50 and p99."""
     watched_count: int
     complete_count: int
     """Watchers that saw every event once and in order, to the closing one."""
@@ -136,6 +153,7 @@ async def measure(
         confirm_ms=latency_of(
             order.closed - order.due for order in watched if order.statuses and order.final == "confirmed"
         ),
+        network_ms=(server.network_ms(0.5), server.network_ms(0.99)),
         watched_count=len(watched),
         complete_count=sum(order.complete for order in watched),
         late_count=late_count,
@@ -157,15 +175,15 @@ async def measure(
     )
 
 
-async def idle_cpu(server: Server) -> dict[str, float]:
-    """Return the CPU-ms a second that each process spends when there are no orders.
+async def idle_cpu(server: Server, seconds: float = _IDLE_SECONDS) -> dict[str, float]:
+    """Return the CPU-ms a second that each process spends while nothing is asked of it.
 
     It is part of what a run costs, whatever the run: at 100 orders/s, 200 CPU-ms a second are 2 an order.
     """
     meter = Meter(server.processes)
     meter.start()
     started = time.perf_counter()
-    await asyncio.sleep(_IDLE_SECONDS)
+    await asyncio.sleep(seconds)
     costs, _ = meter.finish()
     seconds = time.perf_counter() - started
     return {name: round(cost.cpu_seconds * 1000 / seconds, 1) for name, cost in costs.items()}
@@ -190,27 +208,28 @@ async def scrape(urls: Sequence[str]) -> dict[tuple[str, str], Histogram]:
 def server_of_launcher(launcher: int, name: str = "order-engine") -> Server:
     """Return the server that a running `order-engine up` is. Raises LookupError where it has no gateway."""
     processes = engine_processes(launcher)
-    if "gateway" not in processes:
+    gateways = [pid for part, pid in processes.items() if part.partition("-")[0] == "gateway"]
+    if not gateways:
         raise LookupError(f"process {launcher} runs no gateway")
-    environ = environment(processes["gateway"])
-    host = environ["GRPC_HOST"]
+    # Each gateway has a port of its own; the first one's is what the others count up from.
+    settings = min(
+        (load_settings(environment(pid), env_file=None) for pid in gateways), key=lambda found: found.port
+    )
 
-    def at(setting: str, offset: int = 0) -> str:
-        return f"{host}:{int(environ[setting]) + offset}"
+    def urls(first_port: int, count: int) -> list[str]:
+        return [f"http://{settings.grpc_host}:{port}" for port in range(first_port, first_port + count)]
 
-    workers = range(int(environ["WORKER_PROCESSES"]))
+    gateway_urls = urls(settings.port, settings.gateway_processes)
     return Server(
         name,
-        Target(f"http://{at('PORT')}", at("GRPC_PORT")),
+        Target(gateway_urls, settings.grpc_target),
         processes,
         [
-            f"http://{address}"
-            for address in (
-                at("PORT"),
-                at("SERVER_METRICS_PORT"),
-                *(at("WORKERS_METRICS_PORT", index) for index in workers),
-            )
+            *gateway_urls,
+            *urls(settings.server_metrics_port, settings.server_processes),
+            *urls(settings.workers_metrics_port, settings.worker_processes),
         ],
+        settings,
     )
 
 

@@ -132,6 +132,30 @@ class Meter:
         return costs, busy
 
 
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Of one process tree, now."""
+
+    rss_bytes: int
+    """Shared memory counts once a process."""
+    pss_bytes: int
+    """Shared memory counts once. Where it may not be read, RSS."""
+
+
+def memory(roots: Mapping[str, int]) -> dict[str, Memory]:
+    """Return the memory of process trees by name; a tree within another's counts for its own name alone."""
+    processes = all_processes()
+    found = {}
+    for name, root in roots.items():
+        stats = list(tree(processes, root, roots.values()))
+        pss = [pss_bytes(stat.pid) for stat in stats]
+        found[name] = Memory(
+            sum(stat.rss_bytes for stat in stats),
+            sum(stat.rss_bytes if size is None else size for stat, size in zip(stats, pss, strict=True)),
+        )
+    return found
+
+
 def machine_busy_seconds() -> float:
     """Return the CPU seconds that were not idle, of all processors since boot."""
     first = (PROC / "stat").read_text().split("\n", 1)[0].split()[1:]
@@ -154,14 +178,18 @@ def launcher_pid(data_folder: Path) -> int:
 
 
 def engine_processes(launcher: int) -> dict[str, int]:
-    """Return the parts that a launcher runs, name to pid, itself as "up"."""
-    found = {"up": launcher}
-    for stat in all_processes().values():
+    """Return the parts that a launcher runs, name to pid, itself as "up"; of several "server-1" and so on."""
+    found: dict[str, list[int]] = {"up": [launcher]}
+    for stat in sorted(all_processes().values(), key=lambda stat: stat.pid):
         if stat.parent == launcher:
             name = part_name(_words(stat.pid))
             if name is not None:
-                found[name] = stat.pid
-    return found
+                found.setdefault(name, []).append(stat.pid)
+    return {
+        name if len(pids) == 1 else f"{name}-{number}": pid
+        for name, pids in found.items()
+        for number, pid in enumerate(pids, start=1)
+    }
 
 
 def part_name(command: list[str]) -> str | None:

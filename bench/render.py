@@ -1,13 +1,15 @@
-"""Reports for people: tables of runs, of where CPU and time went, and of two servers side by side."""
+"""Reports for people: runs, where CPU and time went, two servers side by side, and which bars hold."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from statistics import median
 
 from rich.console import Console
 from rich.table import Table
 
+from bench.bars import EVERY_EVENT, RATIOS, Finding, finding
 from bench.figures import Latency
 from bench.measure import Result
 
@@ -155,47 +157,112 @@ _COMPARED: Sequence[tuple[str, Callable[[Result], float | None]]] = (
     ("accept p50 ms", lambda result: result.accept_ms.p50 if result.accept_ms else None),
     ("accept p99 ms", lambda result: result.accept_ms.p99 if result.accept_ms else None),
     ("confirm p50 ms", lambda result: result.confirm_ms.p50 if result.confirm_ms else None),
-    ("confirm p95 ms", lambda result: result.confirm_ms.p95 if result.confirm_ms else None),
     ("confirm p99 ms", lambda result: result.confirm_ms.p99 if result.confirm_ms else None),
+    (
+        "confirm p50 ms above the network",
+        lambda result: result.confirm_ms.p50 - result.network_ms[0] if result.confirm_ms else None,
+    ),
+    (
+        "confirm p99 ms above the network",
+        lambda result: result.confirm_ms.p99 - result.network_ms[1] if result.confirm_ms else None,
+    ),
     ("CPU-ms an order", cpu_ms),
 )
 
 
-def compare(a: Sequence[Result], b: Sequence[Result]) -> list[tuple[str, float, float, float]]:
-    """Return (figure, median of a, median of b, median of a/b) of runs taken in pairs.
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """One figure of two servers, measured in pairs of runs."""
 
-    The ratio is taken within each pair, so that what slows the machine for a while slows both sides of it.
-    A figure that some run lacks is left out.
-    """
+    figure: str
+    a: float
+    b: float
+    """Medians."""
+    ratio: Finding
+    """a / b within each pair, so that what slows the machine for a while slows both sides of it."""
+
+
+def compare(a: Sequence[Result], b: Sequence[Result]) -> list[Compared]:
+    """Return what both servers have figures of. A figure that some run lacks is left out."""
+    scenario = a[0].scenario
     compared = []
     for name, figure in _COMPARED:
         pairs = [(figure(one), figure(other)) for one, other in zip(a, b, strict=True)]
-        known = [(one, other) for one, other in pairs if one and other]
-        if known and len(known) == len(pairs):
+        known = [(one, other) for one, other in pairs if one is not None and other]
+        if len(known) == len(pairs):
+            ratios = [one / other for one, other in known]
             compared.append(
-                (
+                Compared(
                     name,
                     median(one for one, _ in known),
                     median(other for _, other in known),
-                    median(one / other for one, other in known),
+                    finding(scenario.name, name, ratios, RATIOS.get((scenario.mode, name))),
                 )
             )
     return compared
 
 
-def print_comparison(console: Console, a: Sequence[Result], b: Sequence[Result]) -> None:
-    """Print one scenario's runs on both servers, side by side."""
+def print_comparison(console: Console, a: Sequence[Result], b: Sequence[Result]) -> list[Finding]:
+    """Print one scenario's runs on both servers, side by side; return what there are bars for."""
     scenario = a[0].scenario.name
-    table = Table(title=f"{scenario}: {len(a)} pairs, alternating", title_justify="left", title_style="bold")
+    title = f"{scenario}: {len(a)} pairs, alternating"
+    if a[0].scenario.mode != b[0].scenario.mode:
+        title += f"; {b[0].server} by {b[0].scenario.mode}, over REST and WebSocket"
+    table = Table(title=title, title_justify="left", title_style="bold")
     table.add_column("figure (median)")
-    for name in (a[0].server, b[0].server, "ratio of pairs (median)"):
+    for name in (a[0].server, b[0].server, "ratio of pairs (median)", "min - max", "bar", "holds"):
         table.add_column(name, justify="right")
-    for name, one, other, ratio in compare(a, b):
-        table.add_row(name, f"{one:,.2f}", f"{other:,.2f}", f"{ratio:.2f}")
+    rows = compare(a, b)
+    for row in rows:
+        table.add_row(row.figure, f"{row.a:,.2f}", f"{row.b:,.2f}", *_measured(row.ratio))
     console.print(table)
     for result in (*a, *b):
         for line in troubles(result):
             console.print(f"[yellow]{scenario}, {result.server}: {line}[/yellow]")
+    return [row.ratio for row in rows if row.ratio.bar] + every_event(a)
+
+
+# ---- Bars ------------------------------------------------------------------------------------------
+
+
+def every_event(results: Sequence[Result]) -> list[Finding]:
+    """Return how many of a server's watchers saw every event, by scenario."""
+    found: dict[str, list[float]] = {}
+    for result in results:
+        if result.watched_count:
+            percent = 100.0 * result.complete_count / result.watched_count
+            found.setdefault(result.scenario.name, []).append(percent)
+    # The worst run counts.
+    return [finding(name, "% that saw every event", [min(each)], EVERY_EVENT) for name, each in found.items()]
+
+
+def print_findings(console: Console, findings: Sequence[Finding]) -> None:
+    """Print figures with their bars, and which of them hold."""
+    table = Table(title="Bars", title_justify="left", title_style="bold")
+    table.add_column("scenario")
+    table.add_column("figure")
+    for name in ("measured", "min - max", "bar", "holds"):
+        table.add_column(name, justify="right")
+    table.add_column("of which")
+    last = ""
+    for one in findings:
+        if last and one.scenario != last:
+            table.add_section()
+        table.add_row(
+            "" if one.scenario == last else one.scenario,
+            one.figure,
+            *_measured(one),
+            f"[dim]{one.note}[/dim]",
+        )
+        last = one.scenario
+    console.print(table)
+
+
+def _measured(one: Finding) -> list[str]:
+    spread = "" if one.least == one.most else f"{one.least:,.2f} - {one.most:,.2f}"
+    if one.bar is None:
+        return [f"{one.value:,.2f}", spread, "", ""]
+    return [f"{one.value:,.2f}", spread, str(one.bar), "[green]yes[/green]" if one.holds else "[red]no[/red]"]
 
 
 def _latency(latency: Latency | None, *names: str) -> str:

@@ -8,8 +8,9 @@ import signal
 import socket
 import sys
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, closing, suppress
+from pathlib import Path
 
 from bench.measure import Server, server_of_launcher
 from bench.wire import Address, HttpConnection, WireError, request_bytes
@@ -27,21 +28,38 @@ class StackError(Exception):
 
 
 @asynccontextmanager
-async def own_server(worker_count: int = 1, slot_ms: int = SLOT_MS) -> AsyncIterator[Server]:
-    """Start everything, yield once it is ready, stop everything. Raises StackError."""
+async def own_server(
+    worker_count: int = 1,
+    slot_ms: int = SLOT_MS,
+    *,
+    server_count: int = 1,
+    gateway_count: int = 1,
+    data_folder: Path | None = None,
+    name: str = "order-engine",
+) -> AsyncIterator[Server]:
+    """Start everything, yield once it is ready, stop everything. Raises StackError.
+
+    `data_folder` None: one that is removed at the end. `name` is what reports call it.
+    """
     ports = dict(
         zip(
             ("PORT", "GRPC_PORT", "SERVER_METRICS_PORT", "SIMNET_PORT", "WORKERS_METRICS_PORT"),
-            _free_ports(1, 1, 1, 2, worker_count),
+            _free_ports(gateway_count, server_count, server_count, 2, worker_count),
             strict=True,
         )
     )
+    counts = {"--workers": worker_count, "--servers": server_count, "--gateways": gateway_count}
+    command = [sys.executable, "-m", "cli", "up"]
+    command += ["--ephemeral"] if data_folder is None else ["--data-dir", str(data_folder)]
+    command += [word for option, count in counts.items() for word in (option, str(count))]
     environ = {
         **os.environ,
         **{name: str(port) for name, port in ports.items()},
         "HOST": "127.0.0.1",
         # Embedded, whatever the environment or .env name: a load test is not for anybody's own services.
-        **dict.fromkeys(("DB_HOST", "REDIS_HOST", "SOLANA_RPC_URL", "SOLANA_WS_URL", "WALLET_PATH"), ""),
+        **dict.fromkeys(
+            ("DB_HOST", "DB_NAME", "REDIS_HOST", "SOLANA_RPC_URL", "SOLANA_WS_URL", "WALLET_PATH"), ""
+        ),
         "SIMNET_SLOT_MS": str(slot_ms),
         "SIMNET_LANDING_SLOTS": "0",
         "SIMNET_LANDING_JITTER_SLOTS": "0",
@@ -53,21 +71,18 @@ async def own_server(worker_count: int = 1, slot_ms: int = SLOT_MS) -> AsyncIter
     with tempfile.TemporaryFile() as said:
         launcher = await asyncio.create_subprocess_exec(
             # It stops in order, and removes its folder, when this process ends, however it ends.
-            *in_front(
-                [sys.executable, "-m", "cli", "up", "--ephemeral", "--workers", str(worker_count)],
-                signal.SIGTERM,
-            ),
+            *in_front(command, signal.SIGTERM),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=said,
             stderr=asyncio.subprocess.STDOUT,
             env=environ,
         )
         try:
-            why_not = await _until_ready(launcher, ports["PORT"])
+            why_not = await _until_ready(launcher, range(ports["PORT"], ports["PORT"] + gateway_count))
             if why_not is not None:
                 said.seek(0)
                 raise StackError(f"the engine {why_not}; it said:\n{said.read().decode(errors='replace')}")
-            yield server_of_launcher(launcher.pid)
+            yield server_of_launcher(launcher.pid, name)
         finally:
             with suppress(ProcessLookupError):
                 launcher.send_signal(signal.SIGTERM)
@@ -80,21 +95,27 @@ async def own_server(worker_count: int = 1, slot_ms: int = SLOT_MS) -> AsyncIter
                 await launcher.wait()
 
 
-async def _until_ready(launcher: asyncio.subprocess.Process, port: int) -> str | None:
-    """Return None once the gateway, the last to start, is ready; else why it will not be."""
-    address = Address("127.0.0.1", port, "")
-    request = request_bytes(address, "GET", "/healthz")
+async def _until_ready(launcher: asyncio.subprocess.Process, ports: Iterable[int]) -> str | None:
+    """Return None once the gateways, the last to start, are ready; else why they will not be."""
     try:
         async with asyncio.timeout(_START_SECONDS):
-            while launcher.returncode is None:
-                connection = HttpConnection()
-                with suppress(OSError, WireError), closing(connection):
-                    if (await connection.request(address, request)).status == 200:
-                        return None
-                await asyncio.sleep(0.1)
+            for port in ports:
+                while not await _is_ready(port):
+                    if launcher.returncode is not None:
+                        return "did not start"
+                    await asyncio.sleep(0.1)
     except TimeoutError:
         return f"was not ready after {_START_SECONDS:.0f} s"
-    return "did not start"
+    return None
+
+
+async def _is_ready(port: int) -> bool:
+    address = Address("127.0.0.1", port, "")
+    connection = HttpConnection()
+    with suppress(OSError, WireError), closing(connection):
+        request = request_bytes(address, "GET", "/healthz")
+        return (await connection.request(address, request)).status == 200
+    return False
 
 
 def _free_ports(*counts: int) -> list[int]:
