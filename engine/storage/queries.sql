@@ -11,9 +11,9 @@ WITH submitted AS (
         expire_time
     )
     SELECT * FROM unnest(
-        %(order_id)b::uuid[], %(request_id)b::text[], %(request_fingerprint)b::bytea[], %(type)b::text[],
-        %(side)b::order_side[], %(amount)b::numeric[], %(input_mint)b::text[], %(output_mint)b::text[],
-        %(slippage_bps)b::integer[], %(expire_time)b::timestamptz[]
+        %(order_id)t::uuid[], %(request_id)t::text[], %(request_fingerprint)t::bytea[], %(type)t::text[],
+        %(side)t::order_side[], %(amount)t::numeric[], %(input_mint)t::text[], %(output_mint)t::text[],
+        %(slippage_bps)t::integer[], %(expire_time)t::timestamptz[]
     )
     ON CONFLICT (request_id) DO NOTHING
     RETURNING order_id, create_time
@@ -27,7 +27,7 @@ SELECT order_id, create_time FROM submitted;
 -- Which order each request_id names, and what was asked with it.
 SELECT request_id, order_id, request_fingerprint
 FROM orders
-WHERE request_id = ANY (%(request_id)b::text[]);
+WHERE request_id = ANY (%(request_id)t::text[]);
 
 -- name: get_orders
 -- Orders as they stand: spec, position, and what their latest event knows.
@@ -36,7 +36,7 @@ SELECT o.order_id, o.type, o.side, o.amount, o.input_mint, o.output_mint, o.slip
     e.venue, e.input_amount, e.output_amount, e.tx_hash, e.failure_reason, e.failure_message,
     CASE WHEN o.status = 'building' THEN e.decision::text END,
     a.tx_hash, a.raw_transaction, a.last_valid_block_height
-FROM unnest(%(order_id)b::uuid[]) AS wanted (order_id)
+FROM unnest(%(order_id)t::uuid[]) AS wanted (order_id)
 JOIN orders o ON o.order_id = wanted.order_id
 JOIN order_events e ON e.order_id = o.order_id AND e.sequence = o.sequence
 LEFT JOIN attempts a ON a.order_id = o.order_id AND a.outcome IS NULL;
@@ -53,7 +53,7 @@ LIMIT %(limit)b::bigint;
 -- The same, of some closed statuses. Written so that only orders_closed has its order: by the primary key,
 -- a page of a rare status would be looked for among all orders there ever were.
 SELECT page.order_id
-FROM unnest(%(status)b::order_status[]) AS wanted (status)
+FROM unnest(%(status)t::order_status[]) AS wanted (status)
 CROSS JOIN LATERAL (
     SELECT order_id
     FROM orders
@@ -71,7 +71,7 @@ LIMIT %(limit)b::bigint;
 WITH open_orders AS MATERIALIZED (
     SELECT order_id
     FROM orders
-    WHERE closed_status IS NULL AND status = ANY (%(status)b::order_status[])
+    WHERE closed_status IS NULL AND status = ANY (%(status)t::order_status[])
 )
 SELECT order_id
 FROM open_orders
@@ -90,13 +90,13 @@ ORDER BY sequence;
 -- Where orders stand: for watchers whose cursor found nothing newer.
 SELECT order_id, sequence, closed_status IS NOT NULL
 FROM orders
-WHERE order_id = ANY (%(order_id)b::uuid[]);
+WHERE order_id = ANY (%(order_id)t::uuid[]);
 
 -- name: events_after
 -- The events of many orders, each after its watcher's cursor, in sequence per order.
 SELECT e.order_id, e.sequence, e.status, e.attempt, e.create_time, e.venue, e.input_amount, e.output_amount,
     e.tx_hash, e.failure_reason, e.failure_message, o.input_mint, o.output_mint
-FROM unnest(%(order_id)b::uuid[], %(after_sequence)b::bigint[]) AS watched (order_id, after_sequence)
+FROM unnest(%(order_id)t::uuid[], %(after_sequence)t::bigint[]) AS watched (order_id, after_sequence)
 JOIN orders o ON o.order_id = watched.order_id AND o.sequence > watched.after_sequence
 CROSS JOIN LATERAL (
     SELECT *
@@ -108,7 +108,7 @@ CROSS JOIN LATERAL (
 -- name: moved_orders
 -- Which of the watched orders have events after their watcher's cursor.
 SELECT o.order_id
-FROM unnest(%(order_id)b::uuid[], %(after_sequence)b::bigint[]) AS watched (order_id, after_sequence)
+FROM unnest(%(order_id)t::uuid[], %(after_sequence)t::bigint[]) AS watched (order_id, after_sequence)
 JOIN orders o ON o.order_id = watched.order_id AND o.sequence > watched.after_sequence;
 
 -- name: claim_orders
@@ -117,7 +117,7 @@ JOIN orders o ON o.order_id = watched.order_id AND o.sequence > watched.after_se
 WITH candidate AS (
     SELECT order_id, status = 'pending' AND (expire_time IS NULL OR expire_time > now()) AS starts
     FROM orders
-    WHERE order_id = ANY (%(order_id)b::uuid[])
+    WHERE order_id = ANY (%(order_id)t::uuid[])
       AND closed_status IS NULL
       AND due_time <= now()
       AND (lease_owner IS NULL OR lease_owner = %(lease_owner)b::bigint OR NOT EXISTS (
@@ -159,24 +159,24 @@ WITH moved AS (
         lease_owner = CASE WHEN m.rests THEN NULL ELSE o.lease_owner END,
         update_time = now()
     FROM unnest(
-        %(order_id)b::uuid[], %(expected_sequence)b::bigint[], %(sequence)b::bigint[],
-        %(status)b::order_status[], %(attempt)b::integer[], %(rests)b::boolean[],
-        %(delay_seconds)b::double precision[]
+        %(order_id)t::uuid[], %(expected_sequence)t::bigint[], %(sequence)t::bigint[],
+        %(status)t::order_status[], %(attempt)t::integer[], %(rests)t::boolean[],
+        %(delay_seconds)t::double precision[]
     ) AS m (order_id, expected_sequence, sequence, status, attempt, rests, delay_seconds)
     WHERE o.order_id = m.order_id AND o.sequence = m.expected_sequence
     RETURNING o.order_id
 ), opened AS (
     INSERT INTO attempts (order_id, attempt, tx_hash, raw_transaction, last_valid_block_height)
     SELECT * FROM unnest(
-        %(opened_order_id)b::uuid[], %(opened_attempt)b::integer[], %(opened_tx_hash)b::text[],
-        %(opened_raw_transaction)b::bytea[], %(opened_last_valid_block_height)b::bigint[]
+        %(opened_order_id)t::uuid[], %(opened_attempt)t::integer[], %(opened_tx_hash)t::text[],
+        %(opened_raw_transaction)t::bytea[], %(opened_last_valid_block_height)t::bigint[]
     ) AS a (order_id, attempt, tx_hash, raw_transaction, last_valid_block_height)
     WHERE a.order_id = ANY (ARRAY(SELECT order_id FROM moved))
 ), closed AS (
     UPDATE attempts a
     SET outcome = c.outcome
     FROM unnest(
-        %(closed_order_id)b::uuid[], %(closed_attempt)b::integer[], %(closed_outcome)b::attempt_outcome[]
+        %(closed_order_id)t::uuid[], %(closed_attempt)t::integer[], %(closed_outcome)t::attempt_outcome[]
     ) AS c (order_id, attempt, outcome)
     WHERE a.order_id = c.order_id AND a.attempt = c.attempt
       AND c.order_id = ANY (ARRAY(SELECT order_id FROM moved))
@@ -186,11 +186,11 @@ WITH moved AS (
         failure_reason, failure_message, decision
     )
     SELECT * FROM unnest(
-        %(event_order_id)b::uuid[], %(event_sequence)b::bigint[], %(event_previous_status)b::order_status[],
-        %(event_status)b::order_status[], %(event_attempt)b::integer[], %(event_venue)b::text[],
-        %(event_input_amount)b::numeric[], %(event_output_amount)b::numeric[], %(event_tx_hash)b::text[],
-        %(event_failure_reason)b::failure_reason[], %(event_failure_message)b::text[],
-        %(event_decision)b::jsonb[]
+        %(event_order_id)t::uuid[], %(event_sequence)t::bigint[], %(event_previous_status)t::order_status[],
+        %(event_status)t::order_status[], %(event_attempt)t::integer[], %(event_venue)t::text[],
+        %(event_input_amount)t::numeric[], %(event_output_amount)t::numeric[], %(event_tx_hash)t::text[],
+        %(event_failure_reason)t::failure_reason[], %(event_failure_message)t::text[],
+        %(event_decision)t::jsonb[]
     ) AS e (
         order_id, sequence, previous_status, status, attempt, venue, input_amount, output_amount, tx_hash,
         failure_reason, failure_message, decision
@@ -204,7 +204,7 @@ SELECT order_id FROM moved;
 UPDATE orders
 SET due_time = now() + %(delay_seconds)b::double precision * interval '1 second',
     lease_owner = NULL
-WHERE order_id = ANY (%(order_id)b::uuid[]) AND lease_owner = %(lease_owner)b::bigint;
+WHERE order_id = ANY (%(order_id)t::uuid[]) AND lease_owner = %(lease_owner)b::bigint;
 
 -- name: due_orders
 -- The sweeper's question: orders that are due and that nobody alive holds. A new order is left to its

@@ -27,7 +27,7 @@ async def plan_of(connection: Connection, name: str) -> str:
             names.append(match[1])
         return f"${names.index(match[1]) + 1}"
 
-    statement = re.sub(r"%\((\w+)\)b", place, QUERIES[name])
+    statement = re.sub(r"%\((\w+)\)[bt]", place, QUERIES[name])
     await connection.run(f"PREPARE {name} AS {statement}", {})
     nothing = f"({', '.join(['NULL'] * len(names))})" if names else ""
     rows = await connection.run(f"EXPLAIN (COSTS OFF) EXECUTE {name}{nothing}", {})
