@@ -82,6 +82,7 @@ class Settings:
     simnet_data_dir: str = _setting("", "Folder of its ledger; unset: a temporary one, gone when it ends")
     simnet_confirmed_slots: int = _setting(1, "Slots until a transaction is confirmed; 0: at once")
     simnet_finalized_slots: int = _setting(31, "Slots until a transaction is finalized")
+    simnet_blockhash_blocks: int = _setting(150, "Blocks for which a blockhash is good")
     simnet_landing_slots: int = _setting(0, "Slots a transaction waits beyond the next one")
     simnet_landing_jitter_slots: int = _setting(0, "Up to this many more, different for each transaction")
     simnet_market_pools: int = _setting(1, "Pools whose price the market moves in a slot; 0: none ever")
@@ -107,6 +108,7 @@ class Settings:
             raise SettingsError(f"SLIPPAGE_BPS was {self.slippage_bps}; must be between 0 and 10000")
         for name in (
             "max_attempts", "max_open_orders", "max_in_flight", "server_processes", "gateway_processes",
+            "simnet_blockhash_blocks",
         ):  # fmt: skip
             if getattr(self, name) < 1:
                 raise SettingsError(f"{name.upper()} was {getattr(self, name)}; must be 1 or more")

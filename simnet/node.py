@@ -6,21 +6,20 @@ import asyncio
 import logging
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
-
-from aiohttp import web
+from typing import Any, Final, Self
 
 from engine.process import StartupError
 from engine.settings import Settings, SettingsError
-from engine.telemetry import health_answer, metrics_answer
+from engine.telemetry import render_metrics
 from simnet.bank import Bank
 from simnet.chain import FIRST_SLOT, Chain, Timing
 from simnet.faults import FaultError, parse_faults
 from simnet.genesis import make_genesis
+from simnet.http import HttpConnections, answer, json_answer
 from simnet.ledger import Ledger, LedgerError
 from simnet.market import Market
 from simnet.programs import all_programs
@@ -107,12 +106,13 @@ class Node:
                 finalized_slots=settings.simnet_finalized_slots,
                 landing_slots=settings.simnet_landing_slots,
                 landing_jitter_slots=settings.simnet_landing_jitter_slots,
+                blockhash_blocks=settings.simnet_blockhash_blocks,
             ),
             faults=faults,
             unix_seconds=self._unix_seconds,
         )
-        self._stack.push_async_callback(self.chain.close)
-        await self.chain.start()
+        self._stack.callback(self.chain.close)
+        self.chain.start()
         self.chain.listeners.append(self._note_slot)
         self._note_slot()
         await self._listen(Rpc(self.chain, genesis.faucet), Sockets(self.chain))
@@ -122,61 +122,63 @@ class Node:
         return self._stack.enter_context(tempfile.TemporaryDirectory(prefix="simnet-"))
 
     async def _listen(self, rpc: Rpc, sockets: Sockets) -> None:
-        async def serve(request: web.BaseRequest) -> web.StreamResponse:
-            if request.method == "POST":
-                return web.Response(
-                    body=await rpc.answer(await request.read()), content_type="application/json"
-                )
-            return self._probe(request)
+        def serve(method: str, path: str, body: bytes) -> bytes | Coroutine[Any, Any, bytes]:
+            if method != "POST":
+                return self._probe(path)
+            answered = rpc.answer(body)
+            return json_answer(answered) if isinstance(answered, bytes) else _json_answer_of(answered)
 
-        http_runner = web.ServerRunner(web.Server(serve, access_log=None))
-        ws_runner = web.ServerRunner(web.Server(sockets.serve, access_log=None))
-        # Last in, first out: sockets are told to go before their server stops.
-        for runner in (http_runner, ws_runner):
-            await runner.setup()
-            self._stack.push_async_callback(runner.cleanup)
+        tasks = await self._stack.enter_async_context(asyncio.TaskGroup())
+        connections = HttpConnections(serve, tasks)
+        # Last in, first out: nobody new is let in before those who are here are told to go.
+        self._stack.callback(connections.close)
         self._stack.push_async_callback(sockets.close)
-        await self._bind(http_runner, ws_runner)
+        for server in await self._bind(connections, sockets):
+            self._stack.callback(server.close)
 
-    async def _bind(self, http_runner: web.ServerRunner, ws_runner: web.ServerRunner) -> None:
+    async def _bind(self, http: HttpConnections, sockets: Sockets) -> tuple[asyncio.Server, asyncio.Server]:
         """Take two neighbouring ports: the settings' or, where that is 0, any."""
+        loop = asyncio.get_running_loop()
         host = self._settings.host
         wanted = self._settings.simnet_port
         for _ in range(1 if wanted else _PORT_ATTEMPTS):
-            http = web.TCPSite(http_runner, host, wanted)
             try:
-                await http.start()
+                first = await loop.create_server(http, host, wanted)
             except OSError as error:
                 raise StartupError(f"SIMNET_PORT {wanted} cannot be used: {error.strerror}") from None
-            self.port = http_runner.addresses[0][1]
+            self.port = first.sockets[0].getsockname()[1]
             try:
-                await web.TCPSite(ws_runner, host, self.port + 1).start()
+                return first, await loop.create_server(sockets, host, self.port + 1)
             except (OSError, OverflowError) as error:
+                first.close()
                 if wanted:
                     raise StartupError(
                         f"port {wanted + 1}, for WebSocket next to SIMNET_PORT, cannot be used: {error}"
                     ) from None
-                await http.stop()
-            else:
-                return
         raise StartupError("no two neighbouring ports are free for simnet")
 
-    def _probe(self, request: web.BaseRequest) -> web.Response:
-        if request.path == "/health":
-            return web.Response(text="ok")
-        if request.path == "/healthz":
-            return health_answer(self._reason_not_ready())
-        if request.path == "/metrics":
-            return metrics_answer()
-        return web.Response(text="JSON-RPC by POST; GET /health, /healthz, /metrics\n", status=404)
+    def _probe(self, path: str) -> bytes:
+        if path == "/health":
+            return answer(b"ok")
+        if path == "/healthz":
+            reason = self._reason_not_ready()
+            return answer(b"ok\n") if reason is None else answer(f"{reason}\n".encode(), status=503)
+        if path == "/metrics":
+            metrics, content_type = render_metrics()
+            return answer(metrics, content_type=content_type)
+        return answer(b"JSON-RPC by POST; GET /health, /healthz, /metrics\n", status=404)
 
     def _note_slot(self) -> None:
         self._slot_time = asyncio.get_running_loop().time()
 
     def _reason_not_ready(self) -> str | None:
-        if not self.chain.producing.is_set():
+        if not self.chain.producing:
             return None
         late = asyncio.get_running_loop().time() - self._slot_time
         if late > _LATE_SECONDS + self.chain.timing.slot_seconds:
             return f"no slot for {late:.0f} s"
         return None
+
+
+async def _json_answer_of(body: Coroutine[Any, Any, bytes]) -> bytes:
+    return json_answer(await body)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from base64 import b64decode
 from binascii import Error as Base64Error
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine
 from dataclasses import asdict
 from itertools import count
 from types import CoroutineType
@@ -43,7 +43,7 @@ from simnet.accounts import (
     with_token_balance,
 )
 from simnet.bank import Outcome, View, error_text
-from simnet.chain import COMMITMENTS, MAX_PROCESSING_AGE, SLOTS_IN_EPOCH, Chain
+from simnet.chain import COMMITMENTS, SLOTS_IN_EPOCH, Chain
 from simnet.faults import FaultError
 from simnet.genesis import GenesisPool
 from simnet.ledger import Landed
@@ -73,6 +73,8 @@ MAX_ACCOUNTS: Final = 100
 MAX_SIGNATURES: Final = 256
 _MAX_PAGE: Final = 1000
 _MAX_ADVANCE: Final = 10_000
+_BREATH: Final = 100
+"""Slots produced before anybody else gets a turn of the loop."""
 _ACCOUNT_CACHE: Final = 20_000
 _LOADED_DATA_SIZE: Final = 311_042
 """A figure of a node's own program cache; it says nothing here."""
@@ -134,20 +136,27 @@ class Rpc:
         }
         self._answered = {name: requests_total.labels(name, "ok") for name in self._methods}
 
-    async def answer(self, body: bytes) -> bytes:
-        """Return the answer to one call or to a batch of them."""
+    def answer(self, body: bytes) -> bytes | Coroutine[Any, Any, bytes]:
+        """Return the answer to one call or to a batch of them; a coroutine of it where one takes longer."""
         try:
             request = _decode(body)
         except msgspec.DecodeError:
             return _encode(_error_json(None, RpcFault(-32700, "Parse error")))
         if not isinstance(request, list):
-            return _encode(await self._finished(*self._begin(request)))
+            request_id, result = self._begin(request)
+            if isinstance(result, CoroutineType):
+                return self._answer_later([(request_id, result)], is_batch=False)
+            return _encode(_answer_json(request_id, result))
         if not request:
             return _encode(_error_json(None, RpcFault(-32600, "Invalid request")))
         answers = [self._begin(each) for each in request]
         if any(isinstance(result, CoroutineType) for _, result in answers):
-            return _encode(await asyncio.gather(*(self._finished(*each) for each in answers)))
+            return self._answer_later(answers, is_batch=True)
         return _encode([_answer_json(*each) for each in answers])
+
+    async def _answer_later(self, answers: list[tuple[Any, Any]], *, is_batch: bool) -> bytes:
+        done = await asyncio.gather(*(self._finished(*each) for each in answers))
+        return _encode(done if is_batch else done[0])
 
     def _begin(self, request: Any) -> tuple[Any, Any]:
         """Return a call's id and its result, fault, or coroutine of either."""
@@ -224,7 +233,7 @@ class Rpc:
     def _blockhash_json(self, slot: int) -> Json:
         return {
             "blockhash": address_text(self._chain.blockhash(slot)),
-            "lastValidBlockHeight": self._chain.block_height(slot) + MAX_PROCESSING_AGE,
+            "lastValidBlockHeight": self._chain.block_height(slot) + self._chain.timing.blockhash_blocks,
         }
 
     # ---- Accounts
@@ -381,9 +390,17 @@ class Rpc:
         if len(texts) > MAX_SIGNATURES:
             raise _invalid(f"Too many inputs provided; max {MAX_SIGNATURES}")
         signatures = [parse_signature(text) for text in texts]
-        if _options(params, 1).get("searchTransactionHistory"):
-            return self._statuses_with_history(signatures)
-        return _with_context(self._chain.slot, [self._status_json(each) for each in signatures])
+        search = _options(params, 1).get("searchTransactionHistory")
+        older = self._chain.history(signatures) if search else {}
+        return _with_context(
+            self._chain.slot,
+            [
+                self._landed_status_json(older[each].slot, older[each].error)
+                if each in older
+                else self._status_json(each)
+                for each in signatures
+            ],
+        )
 
     def get_transaction(self, params: list[Any]) -> Any:
         signature = parse_signature(argument(params, 0, 1))
@@ -396,10 +413,7 @@ class Rpc:
         if encoding not in ("json", "base58", "base64"):
             raise _invalid(f"Invalid params: encoding {encoding!r} is not supported; use base64")
         versioned = options.get("maxSupportedTransactionVersion") is not None
-        record = self._chain.recent_record(signature)
-        if record is not None:
-            return self._transaction_json(record, commitment, encoding, versioned)
-        return self._older_transaction_json(signature, commitment, encoding, versioned)
+        return self._transaction_json(self._chain.record(signature), commitment, encoding, versioned)
 
     def get_signatures_for_address(self, params: list[Any]) -> Any:
         address = _address(argument(params, 0, 1))
@@ -451,26 +465,6 @@ class Rpc:
             slot, error, commitment, None if commitment == "finalized" else self._chain.slot - slot
         )
 
-    async def _statuses_with_history(self, signatures: Sequence[bytes]) -> Json:
-        # The slot first: the answer is then at least as new as its context says.
-        slot = self._chain.slot
-        older = await self._chain.history(signatures)
-        return _with_context(
-            slot,
-            [
-                self._landed_status_json(older[each].slot, older[each].error)
-                if each in older
-                else self._status_json(each)
-                for each in signatures
-            ],
-        )
-
-    async def _older_transaction_json(
-        self, signature: bytes, commitment: str, encoding: str, versioned: bool
-    ) -> Json | None:
-        landed = await self._chain.record(signature)
-        return self._transaction_json(landed, commitment, encoding, versioned)
-
     def _transaction_json(
         self, landed: Landed | None, commitment: str, encoding: str, versioned: bool
     ) -> Json | None:
@@ -512,7 +506,7 @@ class Rpc:
 
     # ---- What only a simulation can do
 
-    async def simnet_fund(self, params: list[Any]) -> Json:
+    def simnet_fund(self, params: list[Any]) -> Json:
         """{wallet, mint (address, symbol or "SOL"), amount in base units}: give, at once, from nowhere."""
         asked = _named(params, "wallet", "mint", "amount")
         wallet = _address(asked["wallet"])
@@ -533,7 +527,7 @@ class Rpc:
             def give(view: View, _clock: Clock) -> None:
                 _mint_tokens(view, wallet, mint_address, amount)
 
-        await self._chain.change(give)
+        self._chain.change(give)
         account = self._chain.accounts[address]
         balance = account.lamports if address == wallet else token_balance(account)
         return {"account": address_text(address), "balance": str(balance)}
@@ -551,7 +545,7 @@ class Rpc:
         view = View(self._chain.accounts)
         return [self._pool_json(view, pool) for pool in self._chain.market.pools]
 
-    async def simnet_move_price(self, params: list[Any]) -> list[Json]:
+    def simnet_move_price(self, params: list[Any]) -> list[Json]:
         """{pool or pair ("SOL/USDC"), bps, hold}: move the base token's price by so many basis points.
 
         Moved by swaps, at once. `hold` true: the market leaves the pool alone from now on; false: it
@@ -569,7 +563,7 @@ class Rpc:
                 if hold is not None:
                     (market.held.add if hold else market.held.discard)(bytes(pool.keys.pool))
 
-        await self._chain.change(push)
+        self._chain.change(push)
         view = View(self._chain.accounts)
         return [self._pool_json(view, pool) for pool in pools]
 
@@ -588,18 +582,20 @@ class Rpc:
         return {"slot": self._chain.slot, "transactions": [_ledger_json(each) for each in page]}
 
     def simnet_pause(self, _params: list[Any]) -> int:
-        """Stop producing slots. Returns the slot it stopped at, or one before it if one is under way."""
-        self._chain.producing.clear()
+        """Stop producing slots. Returns the slot it stopped at."""
+        self._chain.producing = False
         return self._chain.slot
 
     def simnet_resume(self, _params: list[Any]) -> int:
-        self._chain.producing.set()
+        self._chain.producing = True
         return self._chain.slot
 
     async def simnet_advance(self, params: list[Any]) -> int:
         """{slots}: produce so many slots now, one after the other, paused or not. Returns the last."""
-        for _ in range(_whole(_options(params, 0).get("slots", 1), "slots", 1, _MAX_ADVANCE)):
-            await self._chain.advance()
+        for done in range(_whole(_options(params, 0).get("slots", 1), "slots", 1, _MAX_ADVANCE)):
+            if done % _BREATH == _BREATH - 1:
+                await asyncio.sleep(0)
+            self._chain.advance()
         return self._chain.slot
 
     def _pools_named(self, asked: Json) -> list[GenesisPool]:

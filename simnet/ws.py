@@ -1,23 +1,38 @@
 """WebSocket: slotSubscribe and signatureSubscribe, and their unsubscribes.
 
-Each connection has a queue of its own; one that does not read loses its connection, not everybody's time.
+An asyncio protocol on websockets' sans-IO one. Notifications go straight to the transport, without a queue
+or task of their own; whoever does not read them loses its connection, not everybody's time.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from dataclasses import dataclass
 from itertools import count
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgspec
-from aiohttp import WSMsgType, web
+from websockets.frames import Frame, Opcode
+from websockets.http11 import Request
+from websockets.protocol import State
+from websockets.server import ServerProtocol
 
 from simnet.chain import COMMITMENTS, Chain
 from simnet.rpc import RpcFault, argument, parse_signature
 from simnet.shapes import Json
 
-_QUEUE: Final = 4096
+logger = logging.getLogger(__name__)
+# The protocol writes a line for each connection at INFO.
+logger.setLevel(logging.WARNING)
+
+_MAX_UNREAD: Final = 2**20
+"""Bytes a connection may leave unread."""
+_HEARTBEAT_SECONDS: Final = 30.0
+_GOODBYE_SECONDS: Final = 2.0
+_TRY_AGAIN_LATER: Final = 1013
+_SERVICE_RESTART: Final = 1012
+
 _decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
 
@@ -30,84 +45,183 @@ class _SignatureWatch:
 
 
 class Sockets:
-    """All WebSocket connections of the node."""
+    """All WebSocket connections of the node. Called, it makes the protocol of another one."""
 
     def __init__(self, chain: Chain) -> None:
         self._chain = chain
-        self._connections: set[_Connection] = set()
+        self._open: set[_Connection] = set()
         self._ids = count(1)
+        self._all_gone = asyncio.Event()
         chain.listeners.append(self._on_slot)
 
-    async def serve(self, request: web.BaseRequest) -> web.StreamResponse:
-        socket = web.WebSocketResponse(heartbeat=30.0, compress=False)
-        try:
-            await socket.prepare(request)
-        except ConnectionResetError:
-            return web.Response()  # Gone before the handshake; nobody reads this either.
-        connection = _Connection(socket, self._chain, self._ids)
-        self._connections.add(connection)
-        try:
-            await connection.run()
-        finally:
-            self._connections.discard(connection)
-        return socket
+    def __call__(self) -> asyncio.Protocol:
+        return _Connection(self._chain, self._ids, self._open, self._all_gone)
 
     async def close(self) -> None:
         """Tell everybody to come back later."""
-        for connection in list(self._connections):
-            await connection.socket.close(code=1012, message=b"restarting")
+        self._all_gone.clear()
+        for connection in list(self._open):
+            connection.close(_SERVICE_RESTART, "restarting")
+        try:
+            async with asyncio.timeout(_GOODBYE_SECONDS):
+                while self._open:
+                    await self._all_gone.wait()
+        except TimeoutError:
+            for connection in list(self._open):
+                connection.abort()
 
     def _on_slot(self) -> None:
+        if not self._open:
+            return
         slot = self._chain.slot
         # No block is ever skipped here, so the parent is the slot before.
-        notice = {"parent": slot - 1, "root": self._chain.slot_of("finalized"), "slot": slot}
-        for connection in list(self._connections):
+        notice = (
+            b'{"jsonrpc":"2.0","method":"slotNotification","params":'
+            b'{"result":{"parent":%d,"root":%d,"slot":%d},"subscription":'
+            % (slot - 1, self._chain.slot_of("finalized"), slot)
+        )
+        for connection in list(self._open):
             connection.on_slot(notice)
 
 
-class _Connection:
-    def __init__(self, socket: web.WebSocketResponse, chain: Chain, ids: count[int]) -> None:
-        self.socket = socket
+class _Connection(asyncio.Protocol):
+    def __init__(
+        self, chain: Chain, ids: count[int], connections: set[_Connection], all_gone: asyncio.Event
+    ) -> None:
         self._chain = chain
         self._ids = ids
-        self._outgoing: asyncio.Queue[bytes] = asyncio.Queue(_QUEUE)
+        self._connections = connections
+        self._all_gone = all_gone
+        self._protocol = ServerProtocol(logger=logger)
+        self._transport: asyncio.Transport
+        self._heartbeat: asyncio.TimerHandle
+        self._is_heard = True
+        """Something came since the last heartbeat."""
+        self._message: list[bytes] = []
+        """What has come of a message in several frames."""
         self._slots: set[int] = set()
         self._signatures: dict[int, _SignatureWatch] = {}
-        self._too_slow = asyncio.Event()
 
-    async def run(self) -> None:
-        async with asyncio.TaskGroup() as tasks:
-            writing = tasks.create_task(self._write())
-            giving_up = tasks.create_task(self._give_up())
-            try:
-                async for message in self.socket:
-                    if message.type in (WSMsgType.TEXT, WSMsgType.BINARY):
-                        self._send(self._answer(message.data))
-            finally:
-                writing.cancel()
-                giving_up.cancel()
+    def close(self, code: int, reason: str) -> None:
+        if self._protocol.state is not State.OPEN:
+            self._transport.close()
+            return
+        self._protocol.send_close(code, reason)
+        self._flush()
 
-    def on_slot(self, notice: Json) -> None:
+    def abort(self) -> None:
+        self._transport.abort()
+
+    # ---- Called by the transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._connections.add(self)
+        self._beat()
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        self._heartbeat.cancel()
+        self._connections.discard(self)
+        if not self._connections:
+            self._all_gone.set()
+
+    def eof_received(self) -> None:
+        self._protocol.receive_eof()
+        self._flush()
+
+    def data_received(self, data: bytes) -> None:
+        self._is_heard = True
+        self._protocol.receive_data(data)
+        for event in self._protocol.events_received():
+            if isinstance(event, Request):
+                self._protocol.send_response(self._protocol.accept(event))
+            else:
+                self._on_frame(cast(Frame, event))
+        self._flush()
+
+    def _on_frame(self, frame: Frame) -> None:
+        # Pings are answered, and closes confirmed, by the protocol itself.
+        if frame.opcode in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT):
+            self._message.append(bytes(frame.data))
+            if frame.fin:
+                message, self._message = b"".join(self._message), []
+                self._send(_encode(self._answer(message)))
+
+    def _beat(self) -> None:
+        """Ask for a sign of life, and let go of who gave none since the last time."""
+        if not self._is_heard:
+            self.abort()
+            return
+        self._is_heard = False
+        if self._protocol.state is State.OPEN:
+            self._protocol.send_ping(b"")
+            self._flush()
+        self._heartbeat = asyncio.get_running_loop().call_later(_HEARTBEAT_SECONDS, self._beat)
+
+    def _flush(self) -> None:
+        """Write what the protocol has to say beside messages; an empty piece is the end."""
+        for data in self._protocol.data_to_send():
+            if data:
+                self._transport.write(data)
+            else:
+                self._transport.close()
+
+    # ---- Notifications
+
+    def on_slot(self, notice: bytes) -> None:
+        """Tell of a slot; `notice` lacks the subscription's number and the end."""
         for subscription in self._slots:
-            self._notify("slotNotification", subscription, notice)
-        for subscription, watch in list(self._signatures.items()):
-            self._look(subscription, watch)
+            self._send(b"%b%d}}" % (notice, subscription))
+        if self._signatures:
+            for subscription, watch in list(self._signatures.items()):
+                self._look(subscription, watch)
 
     def _look(self, subscription: int, watch: _SignatureWatch) -> None:
         """Tell what a signature's watcher waits for, if it has come."""
         status = self._chain.status(watch.signature)
         if watch.tell_received and (status is not None or self._chain.has(watch.signature)):
             watch.tell_received = False
-            self._notify("signatureNotification", subscription, self._result("receivedSignature"))
+            self._notify_signature(subscription, "receivedSignature")
         if status is not None and status.slot <= self._chain.slot_of(watch.commitment):
             # The last word: a node ends the subscription by itself.
             del self._signatures[subscription]
-            self._notify("signatureNotification", subscription, self._result({"err": status.error}))
+            self._notify_signature(subscription, {"err": status.error})
 
-    def _result(self, value: Any) -> Json:
-        return {"context": {"slot": self._chain.slot}, "value": value}
+    def _notify_signature(self, subscription: int, value: Any) -> None:
+        result = {"context": {"slot": self._chain.slot}, "value": value}
+        self._send(
+            _encode(
+                {
+                    "jsonrpc": "2.0",
+                    "method": "signatureNotification",
+                    "params": {"result": result, "subscription": subscription},
+                }
+            )
+        )
 
-    def _answer(self, text: str | bytes) -> Json:
+    def _send(self, text: bytes) -> None:
+        if self._protocol.state is not State.OPEN:
+            return
+        if self._transport.get_write_buffer_size() > _MAX_UNREAD:
+            self.close(_TRY_AGAIN_LATER, "too slow")
+            self._transport.close()
+            self._heartbeat.cancel()
+            self._heartbeat = asyncio.get_running_loop().call_later(_GOODBYE_SECONDS, self.abort)
+            return
+        # By hand, a third of what it takes by way of the protocol: a frame is nothing but its length and the
+        # text as long as nothing is compressed (RFC 6455, 5.2).
+        length = len(text)
+        if length < 126:
+            head = bytes((0x81, length))
+        elif length < 65_536:
+            head = b"\x81\x7e" + length.to_bytes(2, "big")
+        else:
+            head = b"\x81\x7f" + length.to_bytes(8, "big")
+        self._transport.write(head + text)
+
+    # ---- Calls
+
+    def _answer(self, text: bytes) -> Json:
         try:
             request = _decode(text)
         except msgspec.DecodeError:
@@ -152,30 +266,6 @@ class _Connection:
         else:
             del held[subscription]
         return True
-
-    def _notify(self, method: str, subscription: int, result: Json) -> None:
-        self._send(
-            {"jsonrpc": "2.0", "method": method, "params": {"result": result, "subscription": subscription}}
-        )
-
-    def _send(self, message: Json) -> None:
-        try:
-            self._outgoing.put_nowait(_encode(message))
-        except asyncio.QueueFull:
-            self._too_slow.set()
-
-    async def _write(self) -> None:
-        while True:
-            message = await self._outgoing.get()
-            try:
-                await self.socket.send_str(message.decode())
-            except ConnectionError:
-                # It hung up; the reading side ends the connection.
-                return
-
-    async def _give_up(self) -> None:
-        await self._too_slow.wait()
-        await self.socket.close(code=1013, message=b"too slow")
 
 
 def _fault_json(request_id: Any, fault: RpcFault) -> Json:

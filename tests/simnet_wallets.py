@@ -109,13 +109,13 @@ class OpenChain:
         )
 
     async def fund(self, wallet: SigningWallet, token: Token, amount: int) -> None:
-        await self.rpc.simnet_fund([{"wallet": str(wallet.pubkey), "mint": token.symbol, "amount": amount}])
+        self.rpc.simnet_fund([{"wallet": str(wallet.pubkey), "mint": token.symbol, "amount": amount}])
 
     async def land(self, raw: bytes) -> Any:
         """Send a transaction, tick once, and return its error; "not landed" if there is none of it."""
         transaction = Transaction(raw)
         self.chain.accept(transaction)
-        await self.chain.advance()
+        self.chain.advance()
         status = self.chain.status(transaction.signature)
         return "not landed" if status is None else status.error
 
@@ -157,11 +157,11 @@ async def open_chain(
         faults=faults or Faults(),
         unix_seconds=lambda: NOON,
     )
-    await chain.start()
+    chain.start()
     try:
         yield OpenChain(chain, Rpc(chain, genesis.faucet), genesis.pools)
     finally:
-        await chain.close()
+        chain.close()
 
 
 def without_account(instruction: Instruction, position: int, other: Pubkey) -> Instruction:

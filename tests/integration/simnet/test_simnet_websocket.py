@@ -38,7 +38,7 @@ class Socket:
 async def node() -> AsyncIterator[Node]:
     settings = Settings(simnet_port=0, simnet_market_pools=0, simnet_finalized_slots=4)
     async with Node(settings) as node:
-        await node.chain.change(lambda view, _: view.put(ALICE.address, Account(10**12)))
+        node.chain.change(lambda view, _: view.put(ALICE.address, Account(10**12)))
         yield node
 
 
@@ -55,7 +55,7 @@ def notification(method: str, subscription: int, result: Any) -> dict[str, Any]:
 async def test_every_slot_is_announced_until_unsubscribed(node: Node, socket: Socket) -> None:
     subscription = (await socket.ask("slotSubscribe"))["result"]
     for _ in range(2):
-        await node.chain.advance()
+        node.chain.advance()
         slot = node.chain.slot
         assert await socket.next() == notification(
             "slotNotification",
@@ -63,7 +63,7 @@ async def test_every_slot_is_announced_until_unsubscribed(node: Node, socket: So
             {"parent": slot - 1, "root": node.chain.slot_of("finalized"), "slot": slot},
         )
     assert (await socket.ask("slotUnsubscribe", subscription))["result"] is True
-    await node.chain.advance()
+    node.chain.advance()
     assert (await socket.ask("slotUnsubscribe", subscription))["error"]["code"] == -32602
 
 
@@ -76,7 +76,7 @@ async def test_a_signature_is_announced_once_at_its_commitment(
     subscription = (await socket.ask("signatureSubscribe", signature, {"commitment": commitment}))["result"]
     node.chain.accept(Transaction(raw))
     for _ in range(6):
-        await node.chain.advance()
+        node.chain.advance()
     lag = {"processed": 0, "confirmed": 1, "finalized": 4}[commitment]
     first = node.chain.slot - 5
     assert await socket.next() == notification(
@@ -96,12 +96,12 @@ async def test_a_failed_transaction_is_announced_with_its_error_and_receipt_wher
     options = {"commitment": "confirmed", "enableReceivedNotification": True}
     subscription = (await socket.ask("signatureSubscribe", signature, options))["result"]
     node.chain.accept(Transaction(raw))
-    await node.chain.advance()
+    node.chain.advance()
     slot = node.chain.slot
     assert await socket.next() == notification(
         "signatureNotification", subscription, {"context": {"slot": slot}, "value": "receivedSignature"}
     )
-    await node.chain.advance()
+    node.chain.advance()
     assert await socket.next() == notification(
         "signatureNotification",
         subscription,
@@ -115,7 +115,7 @@ async def test_an_unsubscribed_signature_is_not_announced(node: Node, socket: So
     subscription = (await socket.ask("signatureSubscribe", signature, {"commitment": "processed"}))["result"]
     assert (await socket.ask("signatureUnsubscribe", subscription))["result"] is True
     node.chain.accept(Transaction(raw))
-    await node.chain.advance()
+    node.chain.advance()
     # The next thing to come is the answer to this.
     assert "error" in await socket.ask("nope")
 

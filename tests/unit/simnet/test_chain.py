@@ -33,9 +33,9 @@ def note(text: str, blockhash: bytes) -> bytes:
     return ALICE.sign([memo(text, ALICE.pubkey)], blockhash)
 
 
-async def advance(net: OpenChain, slots: int) -> None:
+def advance(net: OpenChain, slots: int) -> None:
     for _ in range(slots):
-        await net.chain.advance()
+        net.chain.advance()
 
 
 # ---- Blockhashes
@@ -47,10 +47,24 @@ async def test_a_transaction_lands_up_to_its_blockhashs_last_valid_height_and_no
 ) -> None:
     raw = note("patient", net.blockhash)
     last_valid = net.chain.block_height(net.chain.slot) + MAX_PROCESSING_AGE
-    await advance(net, waited)
+    advance(net, waited)
     error = await net.land(raw)
     assert (net.chain.block_height(net.chain.slot) <= last_valid) is lands
     assert error == (None if lands else "not landed")
+
+
+async def test_a_blockhash_is_good_for_as_many_blocks_as_is_set_and_nothing_lands_twice_in_them(
+    tmp_path: Path,
+) -> None:
+    async with open_chain(tmp_path, blockhash_blocks=400) as net:
+        await net.fund(ALICE, SOL, 10**13)
+        raw, late = note("patient", net.blockhash), note("late", net.blockhash)
+        assert await net.land(raw) is None
+        advance(net, 398)
+        assert await net.land(late) is None
+        assert net.chain.simulate(Transaction(raw), "processed")[0].error == "AlreadyProcessed"
+        await net.land(raw)
+        assert net.chain.transaction_count == 2
 
 
 async def test_an_unknown_blockhash_lands_nothing(net: OpenChain) -> None:
@@ -72,7 +86,7 @@ async def test_a_transaction_lands_once_however_often_it_is_sent(net: OpenChain)
 
 
 async def test_slot_and_block_height_walk_together_at_a_distance(net: OpenChain) -> None:
-    await advance(net, 5)
+    advance(net, 5)
     assert net.chain.slot == FIRST_SLOT + 5
     assert net.chain.block_height(net.chain.slot) == FIRST_BLOCK_HEIGHT + 5
     clock = CLOCK.decode(net.chain.accounts[bytes(CLOCK_SYSVAR)].data)
@@ -84,7 +98,7 @@ async def test_slot_and_block_height_walk_together_at_a_distance(net: OpenChain)
 
 async def test_accounts_are_read_as_the_slot_of_each_commitment_left_them(net: OpenChain) -> None:
     await net.fund(BOB, SOL, 10**9)
-    await advance(net, 5)
+    advance(net, 5)
     for amount in (1, 2, 3):
         raw = ALICE.sign([transfer_lamports(ALICE.pubkey, BOB.pubkey, amount)], net.blockhash)
         assert await net.land(raw) is None
@@ -94,7 +108,7 @@ async def test_accounts_are_read_as_the_slot_of_each_commitment_left_them(net: O
         return 0 if account is None else account.lamports - 10**9
 
     assert [seen(each) for each in ("processed", "confirmed", "finalized")] == [6, 3, 0]
-    await advance(net, 2)
+    advance(net, 2)
     assert [seen(each) for each in ("processed", "confirmed", "finalized")] == [6, 6, 1]
 
 
@@ -104,7 +118,7 @@ async def test_a_status_rises_from_processed_over_confirmed_to_finalized(net: Op
     seen = []
     for _ in range(5):
         seen.append(net.chain.commitment_of(slot))
-        await net.chain.advance()
+        net.chain.advance()
     assert seen == ["processed", "confirmed", "confirmed", "confirmed", "finalized"]
 
 
@@ -120,10 +134,10 @@ async def test_a_status_older_than_the_cache_is_found_in_the_ledger(net: OpenCha
     signature = Transaction(raw).signature
     assert await net.land(raw) is None
     slot = net.chain.slot
-    await advance(net, STATUS_CACHE_SLOTS + 1)
+    advance(net, STATUS_CACHE_SLOTS + 1)
     assert net.chain.status(signature) is None
-    assert (await net.chain.history([signature]))[signature].slot == slot
-    record = await net.chain.record(signature)
+    assert net.chain.history([signature])[signature].slot == slot
+    record = net.chain.record(signature)
     assert record is not None
     assert record.memo == "old"
 
@@ -174,8 +188,8 @@ async def test_a_transaction_delayed_beyond_its_blockhash_never_lands(net: OpenC
     net.chain.faults = Faults(delay=1.0, delay_slots=150)
     raw = note("too late", net.blockhash)
     net.chain.accept(Transaction(raw))
-    await advance(net, 152)
-    assert await net.chain.record(Transaction(raw).signature) is None
+    advance(net, 152)
+    assert net.chain.record(Transaction(raw).signature) is None
 
 
 async def test_a_reverted_swap_fails_for_slippage_and_changes_nothing_but_the_fee(net: OpenChain) -> None:
@@ -194,18 +208,18 @@ async def test_a_lagging_status_is_told_late_but_never_later_than_finalized(net:
     raw = note("shy", net.blockhash)
     signature = Transaction(raw).signature
     assert await net.land(raw) == "not landed"
-    assert await net.chain.record(signature) is None
-    await net.chain.advance()
+    assert net.chain.record(signature) is None
+    net.chain.advance()
     assert net.chain.status(signature) is None
-    await net.chain.advance()
+    net.chain.advance()
     assert net.chain.status(signature) is not None
 
     net.chain.faults = Faults(status_lag=1.0, status_lag_slots=1000)
     raw = note("very shy", net.blockhash)
     assert await net.land(raw) == "not landed"
-    await advance(net, 3)
+    advance(net, 3)
     assert net.chain.status(Transaction(raw).signature) is None
-    await net.chain.advance()
+    net.chain.advance()
     assert net.chain.status(Transaction(raw).signature) is not None
 
 
@@ -249,7 +263,7 @@ async def test_a_chain_goes_on_where_its_ledger_ends(tmp_path: Path) -> None:
 async def test_empty_slots_lost_with_the_process_come_back_just_the_same(tmp_path: Path) -> None:
     async with open_chain(tmp_path / "one", market_pools=2, slot_seconds=0.01) as net:
         # Fewer slots than go on record together: the ledger has seen none of them.
-        await advance(net, 7)
+        advance(net, 7)
         lost = {net.chain.slot: dict(net.chain.accounts)}
     async with open_chain(tmp_path / "one", market_pools=2, slot_seconds=0.01) as again:
         assert again.chain.slot >= max(lost)

@@ -87,10 +87,10 @@ async def test_the_ledger_can_be_read_while_the_chain_writes_it_and_does_not_gro
         assert [each.raw for each in reader.page()] == [raw]
         # Once around, so that every account the market touches has its row.
         for _ in range(40):
-            await net.chain.advance()
+            net.chain.advance()
         rows = len(reader.accounts())
         for _ in range(100):
-            await net.chain.advance()
+            net.chain.advance()
         assert len(reader.accounts()) == rows
         assert len(reader.page()) == 1
         assert reader.accounts() == net.chain.accounts
@@ -107,7 +107,7 @@ async def test_transactions_that_name_an_address_are_found_newest_first_between_
             raw = ALICE.sign([memo(f"n:{number}", ALICE.pubkey)], net.blockhash)
             assert await net.land(raw) is None
             sent.append(raw[1:65])
-        await net.chain.advance()
+        net.chain.advance()
         chain = net.chain
 
         async def memos(before: bytes | None, until: bytes | None, limit: int) -> list[str | None]:

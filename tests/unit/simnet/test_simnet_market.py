@@ -87,13 +87,13 @@ async def test_a_pool_that_is_pushed_comes_back_unless_it_is_held(tmp_path: Path
             return net.chain.market.price(View(net.chain.accounts), pool)
 
         before = price()
-        await net.rpc.simnet_move_price([{"pool": pool.name, "bps": 500, "hold": True}])
+        net.rpc.simnet_move_price([{"pool": pool.name, "bps": 500, "hold": True}])
         pushed = price()
         assert pushed / before == pytest.approx(1.05, abs=0.001)
         for _ in range(30):
-            await net.chain.advance()
+            net.chain.advance()
         assert price() == pushed
-        await net.rpc.simnet_move_price([{"pool": pool.name, "hold": False}])
+        net.rpc.simnet_move_price([{"pool": pool.name, "hold": False}])
         for _ in range(30):
-            await net.chain.advance()
+            net.chain.advance()
         assert price() / before == pytest.approx(1.0, abs=0.01)
