@@ -1,16 +1,19 @@
-"""Meteora DAMM v2 in its compounding mode: constant product on the amounts the pool keeps for itself.
+"""Meteora DAMM v2: one price range of constant liquidity, or constant product on the pool's own amounts.
 
-The fee, always in token b, is a base fee that may fall over time plus a dynamic fee that follows
-volatility. Formulas checked against what the program answers (swap2 of the compiled program at
-MeteoraAg/damm-v2-sdk 1872ee3).
+The latter is the compounding mode. The fee is a base fee, which falls over time or grows with the amount,
+plus a dynamic fee that follows volatility; it is taken from either leg, by mode and direction. Outputs are
+rounded down, inputs and fees up, and square-root prices towards what the swap is worse off with.
+
+Formulas checked against what the program answers (swap2 of the compiled program at MeteoraAg/damm-v2-sdk
+1872ee3); those of the rate limiter as docs.meteora.ag and @meteora-ag/cp-amm-sdk (MIT) state them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import IntEnum
-from math import isqrt
+from math import inf, isqrt
 from typing import Final
 
 from engine.domain.pools.pool import (
@@ -23,18 +26,31 @@ from engine.domain.pools.pool import (
     SwapRefusal,
     ceil_div,
     constant_product_segment,
+    liquidity_segment,
 )
 
 FEE_ONE: Final = 1_000_000_000
 """Fees are per this many."""
 _BPS_ONE: Final = 10_000
+_FEE_PER_BPS: Final = FEE_ONE // _BPS_ONE
 _Q64: Final = 1 << 64
 _U128_MAX: Final = 2**128 - 1
 _MAX_FEE_BY_VERSION: Final = (500_000_000, 990_000_000)
 
 
+class CollectFeeMode(IntEnum):
+    """Which token the fee is taken in, and with it what kind of curve the pool has."""
+
+    OUTPUT = 0
+    """Whichever goes out; a price range."""
+    ONLY_B = 1
+    """Token b: the output of a to b, the input of b to a; a price range."""
+    COMPOUNDING = 2
+    """Token b; constant product."""
+
+
 class BaseFeeMode(IntEnum):
-    """How the base fee changes; the program has more modes, for other pools."""
+    """How the base fee changes over time; the program has more modes, for other pools."""
 
     LINEAR = 0
     EXPONENTIAL = 1
@@ -68,6 +84,82 @@ class BaseFee:
             return self.cliff_fee_numerator - periods * self.reduction_factor
         kept = _power_q64(_Q64 - (self.reduction_factor << 64) // _BPS_ONE, periods)
         return self.cliff_fee_numerator * kept >> 64
+
+
+@dataclass(frozen=True, slots=True)
+class RateLimiter:
+    """A base fee that grows with the amount b to a, for a time after the pool has opened.
+
+    The first reference_amount pays the cliff fee, every further one an increment more than the one before,
+    up to the maximum. Otherwise it is the cliff fee.
+    """
+
+    cliff_fee_numerator: int
+    fee_increment_bps: int
+    max_limiter_duration: int
+    """Slots or seconds."""
+    max_fee_bps: int
+    reference_amount: int
+    """In base units of token b; 0: the fee stays at the cliff."""
+
+    def applies(self, a_to_b: bool, elapsed: int) -> bool:
+        """Return whether the fee grows with the amount, `elapsed` slots or seconds after the pool opened."""
+        return not a_to_b and elapsed <= self.max_limiter_duration and self.reference_amount > 0
+
+    def numerator(self, gross: int) -> int:
+        """Return the fee per 10**9 of an input, fee included.
+
+        The exact fee is rounded up to a base unit first, and what that is per 10**9 is rounded up again.
+        """
+        unit, cliff = self.reference_amount, self.cliff_fee_numerator
+        if gross <= unit:
+            return cliff
+        increment, most, steps_to_most = self._steps()
+        whole, rest = divmod(gross - unit, unit)
+        steps = min(whole, steps_to_most)
+        rest += (whole - steps) * unit
+        rest_fee = cliff + increment * (steps + 1) if whole < steps_to_most else most
+        fee = unit * (cliff * (steps + 1) + increment * steps * (steps + 1) // 2) + rest * rest_fee
+        return ceil_div(ceil_div(fee, FEE_ONE) * FEE_ONE, gross)
+
+    def numerator_of_net(self, net: int) -> int:
+        """Return the fee per 10**9 of the input that leaves `net`, to the program's own precision.
+
+        It solves net = x - fee(x) for an x with whole steps, and takes the rest at the fee of its step.
+        Raises SwapError.
+        """
+        unit, cliff = self.reference_amount, self.cliff_fee_numerator
+        if net <= self._net(unit):
+            return cliff
+        increment, most, steps_to_most = self._steps()
+        gross_to_most = min((steps_to_most + 1) * unit, U64_MAX)
+        net_to_most = self._net(gross_to_most)
+        if net < net_to_most:
+            half_linear = 2 * FEE_ONE * unit + increment * unit - 2 * cliff * unit
+            root = isqrt(half_linear * half_linear - 8 * increment * net * FEE_ONE * unit)
+            gross = (half_linear - root) // (2 * increment)
+            rest, rest_fee = net - self._net(gross), cliff + increment * (gross // unit)
+        elif net > net_to_most and gross_to_most == U64_MAX:
+            raise SwapError(SwapRefusal.OVERFLOW, "cannot reckon with so large an amount")
+        else:
+            gross, rest, rest_fee = gross_to_most, net - net_to_most, most
+        gross += ceil_div(rest * FEE_ONE, FEE_ONE - rest_fee)
+        return ceil_div((gross - net) * FEE_ONE, gross)
+
+    def marginal_numerators(self) -> Iterator[tuple[int, float]]:
+        """Yield the fee per 10**9 of each further part of an input, and how large that part is."""
+        increment, most, steps_to_most = self._steps()
+        for step in range(steps_to_most + 1):
+            yield self.cliff_fee_numerator + step * increment, self.reference_amount
+        yield most, inf
+
+    def _steps(self) -> tuple[int, int, int]:
+        """Return a step of the fee and its maximum per 10**9, and how many steps reach that."""
+        increment, most = self.fee_increment_bps * _FEE_PER_BPS, self.max_fee_bps * _FEE_PER_BPS
+        return increment, most, (most - self.cliff_fee_numerator) // increment
+
+    def _net(self, gross: int) -> int:
+        return gross - ceil_div(gross * self.numerator(gross), FEE_ONE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,37 +198,43 @@ class DynamicFee:
             volatility = self.volatility_accumulator * self.reduction_factor // _BPS_ONE if decays else 0
         moved = self._steps(reference, sqrt_price_after) * _BPS_ONE
         swap_moved_price = self._steps(sqrt_price_before, sqrt_price_after) > 0
-        return replace(
-            self,
-            sqrt_price_reference=reference,
-            volatility_reference=volatility,
-            volatility_accumulator=min(volatility + moved, self.max_volatility_accumulator),
+        return DynamicFee(
+            max_volatility_accumulator=self.max_volatility_accumulator,
+            variable_fee_control=self.variable_fee_control,
+            bin_step=self.bin_step,
+            filter_period=self.filter_period,
+            decay_period=self.decay_period,
+            reduction_factor=self.reduction_factor,
             last_update_timestamp=unix_timestamp if swap_moved_price else self.last_update_timestamp,
+            bin_step_u128=self.bin_step_u128,
+            sqrt_price_reference=reference,
+            volatility_accumulator=min(volatility + moved, self.max_volatility_accumulator),
+            volatility_reference=volatility,
         )
 
     def _steps(self, one_price: int, other_price: int) -> int:
         """Return how many bin steps lie between two square-root prices."""
-        lower, upper = sorted((one_price, other_price))
+        lower, upper = (one_price, other_price) if one_price < other_price else (other_price, one_price)
         # Twice, because the price is the square of what is compared.
         return 2 * (((upper << 64) // lower - _Q64) // self.bin_step_u128)
 
 
 @dataclass(frozen=True, slots=True)
 class MeteoraDammV2Pool:
-    """A compounding pool. What is claimable by others lies in its vaults, outside of these amounts."""
+    """A pool. What is claimable by others lies in its vaults, outside of these amounts."""
 
     token_a_amount: int
-    """What is traded with, in base units."""
+    """In base units; what a compounding pool trades with."""
     token_b_amount: int
     sqrt_price: int
     """Of a in b, Q64."""
-    base_fee: BaseFee
+    base_fee: BaseFee | RateLimiter
     dynamic_fee: DynamicFee | None
     """None: the pool has none."""
     protocol_fee_percent: int
     """Of the fee."""
     compounding_fee_bps: int
-    """Of what the protocol leaves of the fee: this part stays in token_b_amount."""
+    """Of what the protocol leaves of the fee: this part stays in token_b_amount. 0 in a price range."""
     activation_type: ActivationType
     activation_point: int
     """Slot or unix seconds from which swaps are allowed."""
@@ -144,133 +242,266 @@ class MeteoraDammV2Pool:
     """0: the fee is at most 50 %; 1: at most 99 %."""
     enabled: bool = True
     liquidity: int = 0
+    """sqrt(a*b) in Q64; what a price range trades with."""
     protocol_b_fee: int = 0
     """Accrued for the protocol, in token b."""
     lp_b_fee: int = 0
     """Accrued for liquidity providers so far, compounded or claimable, in token b."""
     fee_b_per_liquidity: int = 0
     """Claimable per unit of liquidity, Q128."""
+    collect_fee_mode: CollectFeeMode = CollectFeeMode.COMPOUNDING
+    sqrt_min_price: int = 0
+    """Where the price range begins, Q64; this and its end do not concern a compounding pool."""
+    sqrt_max_price: int = _U128_MAX
+    protocol_a_fee: int = 0
+    lp_a_fee: int = 0
+    fee_a_per_liquidity: int = 0
 
     def swap_exact_in(self, a_to_b: bool, input_amount: int, clock: Clock) -> Swap:
         """Spend exactly `input_amount`; the output may be 0, as the program allows. Raises SwapError."""
-        fee_numerator = self._fee_numerator(clock)
-        if input_amount <= 0:
-            raise SwapError(SwapRefusal.ZERO_AMOUNT, "was offered nothing")
-        amount_a, amount_b = self.token_a_amount, self.token_b_amount
-        if a_to_b:
-            gross_out = input_amount * amount_b // (amount_a + input_amount)
-            fee = ceil_div(gross_out * fee_numerator, FEE_ONE)
-            return self._swapped(
-                True, input_amount, gross_out - fee, fee, amount_a + input_amount, amount_b - gross_out, clock
-            )
-        fee = ceil_div(input_amount * fee_numerator, FEE_ONE)
-        net = input_amount - fee
-        output_amount = net * amount_a // (amount_b + net)
-        return self._swapped(
-            False, input_amount, output_amount, fee, amount_a - output_amount, amount_b + net, clock
-        )
+        return self._spend(a_to_b, input_amount, clock, partial_fill=False)
+
+    def swap_partial_fill(self, a_to_b: bool, input_amount: int, clock: Clock) -> Swap:
+        """Spend `input_amount`, or as much of it as the price range takes. Raises SwapError."""
+        return self._spend(a_to_b, input_amount, clock, partial_fill=True)
 
     def swap_exact_out(self, a_to_b: bool, output_amount: int, clock: Clock) -> Swap:
         """Receive exactly `output_amount`. Raises SwapError."""
-        fee_numerator = self._fee_numerator(clock)
+        elapsed = self._elapsed(clock)
         if output_amount <= 0:
             raise SwapError(SwapRefusal.ZERO_AMOUNT, "was asked for nothing")
-        amount_a, amount_b = self.token_a_amount, self.token_b_amount
-        if a_to_b:
-            gross_out = ceil_div(output_amount * FEE_ONE, FEE_ONE - fee_numerator)
-            if gross_out >= amount_b:
-                raise SwapError(SwapRefusal.INSUFFICIENT_LIQUIDITY, "holds too little of the output token")
-            input_amount = ceil_div(amount_a * gross_out, amount_b - gross_out)
+        if self._fee_on_output(a_to_b):
+            kept = FEE_ONE - self._fee_numerator(a_to_b, elapsed, gross=0)
+            gross_out = ceil_div(output_amount * FEE_ONE, kept)
+            net, sqrt_price = self._input_for(a_to_b, gross_out)
             return self._swapped(
-                True,
-                input_amount,
-                output_amount,
+                a_to_b,
+                net,
+                gross_out,
                 gross_out - output_amount,
-                amount_a + input_amount,
-                amount_b - gross_out,
+                sqrt_price,
                 clock,
             )
-        if output_amount >= amount_a:
-            raise SwapError(SwapRefusal.INSUFFICIENT_LIQUIDITY, "holds too little of the output token")
-        net = ceil_div(amount_b * output_amount, amount_a - output_amount)
-        input_amount = ceil_div(net * FEE_ONE, FEE_ONE - fee_numerator)
-        return self._swapped(
-            False,
-            input_amount,
-            output_amount,
-            input_amount - net,
-            amount_a - output_amount,
-            amount_b + net,
-            clock,
-        )
+        net, sqrt_price = self._input_for(a_to_b, output_amount)
+        kept = FEE_ONE - self._fee_numerator(a_to_b, elapsed, net=net)
+        fee = ceil_div(net * FEE_ONE, kept) - net
+        return self._swapped(a_to_b, net, output_amount, fee, sqrt_price, clock)
 
     def price(self, a_to_b: bool) -> tuple[int, int]:
         """Return base units of output per base unit of input, before fees: numerator and denominator."""
-        amounts = (self.token_b_amount, self.token_a_amount)
-        return amounts if a_to_b else amounts[::-1]
+        if self.collect_fee_mode is CollectFeeMode.COMPOUNDING:
+            price = (self.token_b_amount, self.token_a_amount)
+        else:
+            price = (self.sqrt_price * self.sqrt_price, 1 << 128)
+        return price if a_to_b else price[::-1]
 
     def segments(self, a_to_b: bool, clock: Clock) -> Iterator[Segment]:
-        """Yield the whole curve, which is one segment; nothing where the pool does not trade."""
+        """Yield the whole curve; nothing where the pool does not trade.
+
+        It is one segment, cut into one for every step of the fee where that grows with the amount.
+        """
         try:
-            kept = 1 - self._fee_numerator(clock) / FEE_ONE
+            elapsed = self._elapsed(clock)
         except SwapError:
             return
+        if self.collect_fee_mode is CollectFeeMode.COMPOUNDING:
+            kept = 1 - self._fee_numerator(a_to_b, elapsed, gross=0) / FEE_ONE
+            if a_to_b:
+                yield constant_product_segment(self.token_a_amount, self.token_b_amount, 1.0, kept)
+            else:
+                yield constant_product_segment(self.token_b_amount, self.token_a_amount, kept, 1.0)
+            return
+        liquidity = self.liquidity / _Q64
         if a_to_b:
-            yield constant_product_segment(self.token_a_amount, self.token_b_amount, 1.0, kept)
+            start, last = _Q64 / self.sqrt_price, _Q64 / self.sqrt_min_price
         else:
-            yield constant_product_segment(self.token_b_amount, self.token_a_amount, kept, 1.0)
+            start, last = self.sqrt_price / _Q64, self.sqrt_max_price / _Q64
+        for kept, net in self._kept_along(a_to_b, elapsed):
+            if start >= last:
+                return
+            end = min(start + net / liquidity, last)
+            if self._fee_on_output(a_to_b):
+                yield liquidity_segment(liquidity, start, end, output_kept=kept)
+            else:
+                yield liquidity_segment(liquidity, start, end, input_kept=kept)
+            start = end
 
-    def _fee_numerator(self, clock: Clock) -> int:
-        """Return the whole fee per 10**9. Raises SwapError where the pool does not trade."""
+    def _kept_along(self, a_to_b: bool, elapsed: int) -> Iterator[tuple[float, float]]:
+        """Yield what part the fee leaves and for how much input without it, in the order of a swap."""
+        base_fee = self.base_fee
+        if not (isinstance(base_fee, RateLimiter) and base_fee.applies(a_to_b, elapsed)):
+            yield 1 - self._fee_numerator(a_to_b, elapsed, gross=0) / FEE_ONE, inf
+            return
+        dynamic_fee = self.dynamic_fee.numerator() if self.dynamic_fee is not None else 0
+        for base, gross in base_fee.marginal_numerators():
+            kept = 1 - min(base + dynamic_fee, _MAX_FEE_BY_VERSION[self.fee_version]) / FEE_ONE
+            yield kept, gross * kept
+
+    def _elapsed(self, clock: Clock) -> int:
+        """Return slots or seconds since the pool opened. Raises SwapError where it does not trade."""
         if not self.enabled:
             raise SwapError(SwapRefusal.DISABLED, "has swaps switched off")
         now = clock.slot if self.activation_type is ActivationType.SLOT else clock.unix_timestamp
         if now < self.activation_point:
             raise SwapError(SwapRefusal.NOT_OPEN, "has not opened yet")
-        if self.token_a_amount <= 0 or self.token_b_amount <= 0:
+        if self.collect_fee_mode is CollectFeeMode.COMPOUNDING:
+            empty = self.token_a_amount <= 0 or self.token_b_amount <= 0
+        else:
+            empty = self.liquidity <= 0
+        if empty:
             raise SwapError(SwapRefusal.INSUFFICIENT_LIQUIDITY, "is empty")
-        total = self.base_fee.numerator(now - self.activation_point)
+        return now - self.activation_point
+
+    def _fee_on_output(self, a_to_b: bool) -> bool:
+        return a_to_b or self.collect_fee_mode is CollectFeeMode.OUTPUT
+
+    def _fee_numerator(self, a_to_b: bool, elapsed: int, *, gross: int = 0, net: int = 0) -> int:
+        """Return the whole fee per 10**9 for an input with the fee (gross) or without it (net)."""
+        base_fee = self.base_fee
+        if isinstance(base_fee, BaseFee):
+            total = base_fee.numerator(elapsed)
+        elif not base_fee.applies(a_to_b, elapsed):
+            total = base_fee.cliff_fee_numerator
+        else:
+            total = base_fee.numerator_of_net(net) if net else base_fee.numerator(gross)
         if self.dynamic_fee is not None:
             total += self.dynamic_fee.numerator()
         return min(total, _MAX_FEE_BY_VERSION[self.fee_version])
 
+    def _spend(self, a_to_b: bool, input_amount: int, clock: Clock, *, partial_fill: bool) -> Swap:
+        elapsed = self._elapsed(clock)
+        if input_amount <= 0:
+            raise SwapError(SwapRefusal.ZERO_AMOUNT, "was offered nothing")
+        fee_numerator = self._fee_numerator(a_to_b, elapsed, gross=input_amount)
+        if self._fee_on_output(a_to_b):
+            net, gross_out, sqrt_price = self._output_for(a_to_b, input_amount, partial_fill)
+            return self._swapped(
+                a_to_b, net, gross_out, ceil_div(gross_out * fee_numerator, FEE_ONE), sqrt_price, clock
+            )
+        fee = ceil_div(input_amount * fee_numerator, FEE_ONE)
+        offered = input_amount - fee
+        net, gross_out, sqrt_price = self._output_for(a_to_b, offered, partial_fill)
+        if net < offered:
+            kept = FEE_ONE - self._fee_numerator(a_to_b, elapsed, net=net)
+            fee = ceil_div(net * FEE_ONE, kept) - net
+        return self._swapped(a_to_b, net, gross_out, fee, sqrt_price, clock)
+
+    def _output_for(self, a_to_b: bool, net: int, partial_fill: bool) -> tuple[int, int, int]:
+        """Return how much of an input the curve takes, the output, and the square-root price after.
+
+        The last is 0 in a compounding pool, where the fee has a part in it. Raises SwapError.
+        """
+        if self.collect_fee_mode is CollectFeeMode.COMPOUNDING:
+            amount_a, amount_b = self.token_a_amount, self.token_b_amount
+            if a_to_b:
+                return net, net * amount_b // (amount_a + net), 0
+            return net, net * amount_a // (amount_b + net), 0
+        liquidity, before = self.liquidity, self.sqrt_price
+        if a_to_b:
+            after = ceil_div(liquidity * before, liquidity + net * before)
+            left_range = after < self.sqrt_min_price
+            if left_range:
+                after = self.sqrt_min_price
+            output_amount = liquidity * (before - after) >> 128
+        else:
+            after = before + (net << 128) // liquidity
+            left_range = after > self.sqrt_max_price
+            if left_range:
+                after = self.sqrt_max_price
+            output_amount = liquidity * (after - before) // (before * after)
+        if left_range:
+            if not partial_fill:
+                raise SwapError(SwapRefusal.PRICE_RANGE, "holds too little of the output token")
+            net = self._input_to(a_to_b, after)
+        return net, output_amount, after
+
+    def _input_for(self, a_to_b: bool, gross_out: int) -> tuple[int, int]:
+        """Return the input an output takes, and the square-root price after as _output_for does.
+
+        Raises SwapError.
+        """
+        if self.collect_fee_mode is CollectFeeMode.COMPOUNDING:
+            amounts = self.token_a_amount, self.token_b_amount
+            reserve_in, reserve_out = amounts if a_to_b else amounts[::-1]
+            if gross_out >= reserve_out:
+                raise SwapError(SwapRefusal.INSUFFICIENT_LIQUIDITY, "holds too little of the output token")
+            return ceil_div(reserve_in * gross_out, reserve_out - gross_out), 0
+        liquidity, before = self.liquidity, self.sqrt_price
+        if a_to_b:
+            after = before - ceil_div(gross_out << 128, liquidity)
+            exhausted, left_range = after <= 0, after < self.sqrt_min_price
+        else:
+            rest = liquidity - gross_out * before
+            exhausted = rest <= 0
+            after = 0 if exhausted else ceil_div(liquidity * before, rest)
+            left_range = after > self.sqrt_max_price
+        if exhausted:
+            # Not even an endless range would hold it: the program's arithmetic fails before its check.
+            raise SwapError(SwapRefusal.INSUFFICIENT_LIQUIDITY, "holds too little of the output token")
+        if left_range:
+            raise SwapError(SwapRefusal.PRICE_RANGE, "holds too little of the output token")
+        return self._input_to(a_to_b, after), after
+
+    def _input_to(self, a_to_b: bool, after: int) -> int:
+        """Return the input that takes the square-root price to `after`, within the range."""
+        before = self.sqrt_price
+        if a_to_b:
+            return ceil_div(self.liquidity * (before - after), before * after)
+        return ceil_div(self.liquidity * (after - before), 1 << 128)
+
     def _swapped(
-        self,
-        a_to_b: bool,
-        input_amount: int,
-        output_amount: int,
-        fee: int,
-        after_a: int,
-        after_b: int,
-        clock: Clock,
+        self, a_to_b: bool, net: int, gross_out: int, fee: int, sqrt_price: int, clock: Clock
     ) -> Swap:
-        """Return the swap; `after_b` is without the part of the fee that the pool keeps for itself."""
+        """Return the swap whose legs, without the fee, are `net` and with it `gross_out`."""
+        fee_on_output = self._fee_on_output(a_to_b)
+        input_amount = net if fee_on_output else net + fee
+        output_amount = gross_out - fee if fee_on_output else gross_out
         protocol_fee = fee * self.protocol_fee_percent // 100
         compounding_fee = (fee - protocol_fee) * self.compounding_fee_bps // _BPS_ONE
         claiming_fee = fee - protocol_fee - compounding_fee
-        after_b += compounding_fee
+        if a_to_b:
+            after_a, after_b = self.token_a_amount + net, self.token_b_amount - gross_out + compounding_fee
+        else:
+            after_a, after_b = self.token_a_amount - gross_out, self.token_b_amount + net + compounding_fee
         if max(input_amount, after_a, after_b) > U64_MAX:
             raise SwapError(SwapRefusal.OVERFLOW, "cannot hold so much of the input token")
-        sqrt_price = isqrt((after_b << 128) // after_a)
+        if self.collect_fee_mode is CollectFeeMode.COMPOUNDING:
+            sqrt_price = isqrt((after_b << 128) // after_a)
         dynamic_fee = self.dynamic_fee
         if dynamic_fee is not None:
             dynamic_fee = dynamic_fee.after_swap(self.sqrt_price, sqrt_price, clock.unix_timestamp)
-        after = replace(
-            self,
+        lp_fee = compounding_fee + claiming_fee
+        per_liquidity = (claiming_fee << 128) // self.liquidity if self.liquidity else 0
+        # Only where the output is taken as it comes can the fee be in token a.
+        in_a = fee_on_output and not a_to_b
+        after = MeteoraDammV2Pool(
             token_a_amount=after_a,
             token_b_amount=after_b,
             sqrt_price=sqrt_price,
+            base_fee=self.base_fee,
             dynamic_fee=dynamic_fee,
-            protocol_b_fee=self.protocol_b_fee + protocol_fee,
-            lp_b_fee=self.lp_b_fee + compounding_fee + claiming_fee,
-            fee_b_per_liquidity=self.fee_b_per_liquidity
-            + ((claiming_fee << 128) // self.liquidity if self.liquidity else 0),
+            protocol_fee_percent=self.protocol_fee_percent,
+            compounding_fee_bps=self.compounding_fee_bps,
+            activation_type=self.activation_type,
+            activation_point=self.activation_point,
+            fee_version=self.fee_version,
+            enabled=self.enabled,
+            liquidity=self.liquidity,
+            protocol_b_fee=self.protocol_b_fee + (0 if in_a else protocol_fee),
+            lp_b_fee=self.lp_b_fee + (0 if in_a else lp_fee),
+            fee_b_per_liquidity=self.fee_b_per_liquidity + (0 if in_a else per_liquidity),
+            collect_fee_mode=self.collect_fee_mode,
+            sqrt_min_price=self.sqrt_min_price,
+            sqrt_max_price=self.sqrt_max_price,
+            protocol_a_fee=self.protocol_a_fee + (protocol_fee if in_a else 0),
+            lp_a_fee=self.lp_a_fee + (lp_fee if in_a else 0),
+            fee_a_per_liquidity=self.fee_a_per_liquidity + (per_liquidity if in_a else 0),
         )
         return Swap(
             input_amount=input_amount,
             output_amount=output_amount,
             fee_amount=fee,
-            fee_side=FeeSide.OUTPUT if a_to_b else FeeSide.INPUT,
+            fee_side=FeeSide.OUTPUT if fee_on_output else FeeSide.INPUT,
             pool=after,
         )
 
