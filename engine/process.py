@@ -5,6 +5,7 @@ Imports little at the top, because `cli.child` loads this file in front of every
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -44,6 +45,7 @@ def run(
     try:
         settings = load_settings()
         configure_logging(name, settings.log_level)
+        _spare_the_collector()
         with _runner(uvloop.new_event_loop) as runner:
             runner.run(_until_stopped(main, settings))
     except (SettingsError, StartupError) as error:
@@ -74,6 +76,16 @@ def die_with_parent(parent: int, signal_number: int = signal.SIGKILL) -> None:
     # The parent may have ended before the setting was made: then nobody will send the signal.
     if os.getppid() != parent:
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _spare_the_collector() -> None:
+    """Have the garbage collector pass over what is imported by now, and look for cycles less often.
+
+    Nearly everything an order leaves behind is freed by its reference count. Over 6,500 watched orders the
+    collector took 62 ms of the server's CPU, most of it in going over modules once; so it takes 0.1.
+    """
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 50)
 
 
 def _runner(loop_factory: Callable[[], asyncio.AbstractEventLoop]) -> asyncio.Runner:

@@ -118,3 +118,9 @@ async def test_a_child_dies_with_its_parent(
 async def test_a_child_whose_parent_is_already_gone_ends_itself() -> None:
     program = "from engine.process import die_with_parent; die_with_parent(1 << 22); print('lives on')"
     assert (await _ended(await _start(program)))[:2] == (-signal.SIGKILL, "")
+
+
+async def test_what_it_imported_is_out_of_the_garbage_collectors_way() -> None:
+    body = "import gc; print(gc.isenabled(), gc.get_freeze_count() > 10_000)"
+    process = await _start(_FRAME.format(body=body))
+    assert await _ended(process) == (0, "True True\n", "")
