@@ -11,8 +11,8 @@ from engine.process import UNUSABLE, StartupError
 
 _READY_SECONDS = 60.0
 _DRAIN_SECONDS = 16.0  # each process drains within 15
-_POLL_SECONDS = 0.1
-_PROBE_SECONDS = 1.0
+_POLL_SECONDS = 0.1  # of a part that is not ready
+_PROBE_SECONDS = 2.0  # of one that is
 _LONGEST_BACKOFF = 10.0
 _STEADY_SECONDS = 30.0  # After running for so long, a process that ends is started again at once.
 
@@ -74,12 +74,15 @@ class Launcher:
         self.stopping = asyncio.Event()
         self._say = say
         self._groups: list[list[Part]] = []
+        self._child_ended = asyncio.Event()
 
     async def start(self, group: asyncio.TaskGroup, *parts: Part) -> None:
         """Start these parts together and return when all are ready; from then on they are kept running.
 
         Raises StartupError with the sentence for the person who waits; Stopped.
         """
+        # Ten looks a second at every child would cost 1 % of a processor for ever.
+        asyncio.get_running_loop().add_signal_handler(signal.SIGCHLD, self._wake)
         self._groups.append(list(parts))
         for part in parts:
             self.parts.append(part)
@@ -92,10 +95,12 @@ class Launcher:
     async def stop(self) -> None:
         """End everything: each start's parts together, the last started first."""
         self.stopping.set()
+        self._wake()
         for parts in reversed(self._groups):
             await asyncio.gather(*(asyncio.to_thread(part.program.stop, _DRAIN_SECONDS) for part in parts))
             for part in parts:
                 part.state = "stopped"
+        asyncio.get_running_loop().remove_signal_handler(signal.SIGCHLD)
 
     def kill(self) -> None:
         """End everything at once, without a word."""
@@ -137,18 +142,25 @@ class Launcher:
                 except StartupError as error:
                     part.state = str(error)
                 started = probed = clock()
-            elif clock() - probed >= (_PROBE_SECONDS if part.ready else _POLL_SECONDS):
+            elif (rest := probed + (_PROBE_SECONDS if part.ready else _POLL_SECONDS) - clock()) > 0:
+                await self._pause(rest, self._child_ended)
+            else:
                 reason = await part.unready_reason()
                 if reason is None and not part.ready and part.program.running:
                     self._say(f"{part.name} is ready again")
                 if part.program.running:
                     part.state = reason or "ready"
                 probed = clock()
-            await self._pause(_POLL_SECONDS)
 
-    async def _pause(self, seconds: float) -> None:
+    async def _pause(self, seconds: float, until: asyncio.Event | None = None) -> None:
+        """Wait for that long, but no longer than `until` is set; None: than the launcher is to run."""
         try:
             async with asyncio.timeout(seconds):
-                await self.stopping.wait()
+                await (until or self.stopping).wait()
         except TimeoutError:
             pass
+
+    def _wake(self) -> None:
+        """Have everyone who waits for a child's end look, now and once."""
+        self._child_ended.set()
+        self._child_ended.clear()
