@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Collection
-from functools import cache
-from typing import Any, Final
+from typing import Final
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -18,25 +17,21 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from client import OrderClient, OrderError
-from engine.telemetry import open_watches, render_metrics, request_seconds, requests_total
+from engine.telemetry import open_watches, open_websockets, render_metrics
+from gateway.figures import tell_answer
 from gateway.openapi import openapi_body
 from gateway.pages import page_routes
-from gateway.problems import HttpRefusal, code_of, problem, problem_of_error, problem_of_refusal
+from gateway.problems import API_HEADERS, HttpRefusal, code_of, problem, problem_of_error, problem_of_refusal
 from gateway.rest import Rest
+from gateway.sockets import Sockets
+from gateway.submits import EXPOSED_HEADERS, ROUTE
 
 log = logging.getLogger(__name__)
 
 _REASONS: Final = {404: "NOT_FOUND", 405: "METHOD_NOT_ALLOWED"}
 
-# For every answer that is not a page; pages bring their own.
-_API_HEADERS: Final = (
-    (b"x-content-type-options", b"nosniff"),
-    (b"cache-control", b"no-store"),
-    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
-)
 
-
-def make_app(client: OrderClient, allowed_origins: Collection[str]) -> ASGIApp:
+def make_app(client: OrderClient, sockets: Sockets, allowed_origins: Collection[str]) -> ASGIApp:
     """Return the application. `allowed_origins` may use it from pages of their own, besides its own pages."""
     rest = Rest(client)
 
@@ -46,6 +41,7 @@ def make_app(client: OrderClient, allowed_origins: Collection[str]) -> ASGIApp:
 
     async def metrics(_request: Request) -> Response:
         open_watches.set(client.watched_order_count)
+        open_websockets.set(sockets.open_count)
         body, content_type = render_metrics()
         return Response(body, headers={"Content-Type": content_type})
 
@@ -53,8 +49,8 @@ def make_app(client: OrderClient, allowed_origins: Collection[str]) -> ASGIApp:
         return Response(openapi_body(), media_type="application/json")
 
     routes: list[BaseRoute] = [
-        Route("/api/orders/execute", rest.execute, methods=["POST"]),
-        # The WebSocket itself is in gateway/sockets.py, ahead of this application.
+        # Ahead of this application: a POST is answered in gateway/submits.py, a WebSocket in sockets.py.
+        Route(ROUTE, _answered_ahead, methods=["POST"]),
         Route("/api/orders/{orderId}/ws", _upgrade_required, methods=["GET"]),
         Route("/api/orders/{orderId}/cancel", rest.cancel, methods=["POST"]),
         Route("/api/orders/{orderId}", rest.get, methods=["GET"]),
@@ -73,7 +69,7 @@ def make_app(client: OrderClient, allowed_origins: Collection[str]) -> ASGIApp:
                 allow_origins=sorted(allowed_origins),
                 allow_methods=["GET", "POST"],
                 allow_headers=["Content-Type", "Idempotency-Key"],
-                expose_headers=["Idempotent-Replayed", "Location", "Retry-After"],
+                expose_headers=EXPOSED_HEADERS,
             )
         )
     app = Starlette(
@@ -88,6 +84,10 @@ def make_app(client: OrderClient, allowed_origins: Collection[str]) -> ASGIApp:
     )
     app.router.redirect_slashes = False
     return _Measured(app)
+
+
+async def _answered_ahead(_request: Request) -> Response:
+    raise AssertionError("gateway/protocols.py keeps these for itself")
 
 
 async def _upgrade_required(_request: Request) -> Response:
@@ -144,22 +144,12 @@ class _Measured:
                 code = message["status"]
                 headers = message["headers"]
                 if not any(name == b"content-security-policy" for name, _ in headers):
-                    headers.extend(_API_HEADERS)
+                    headers.extend(API_HEADERS)
             await send(message)
 
         try:
             await self._app(scope, receive, send_with_headers)
         finally:
             route = getattr(scope.get("route"), "path", "unknown")
-            _counter(f"{scope['method'] if route != 'unknown' else 'ANY'} {route}", code).inc()
-            _timer(route).observe(time.perf_counter() - start)
-
-
-@cache
-def _counter(method: str, code: int) -> Any:
-    return requests_total.labels(method, str(code))
-
-
-@cache
-def _timer(route: str) -> Any:
-    return request_seconds.labels(route)
+            method = scope["method"] if route != "unknown" else "ANY"
+            tell_answer(method, route, code, time.perf_counter() - start)

@@ -51,13 +51,7 @@ def read_json(body: bytes) -> Any:
     if _depth(text) > MAX_DEPTH:
         raise _malformed(f"the body is nested deeper than {MAX_DEPTH} levels")
     try:
-        value = json.loads(
-            text,
-            parse_float=Number,
-            parse_int=Number,
-            parse_constant=_refuse_constant,
-            object_pairs_hook=_unique,
-        )
+        value = _decode(text)
     except json.JSONDecodeError as error:
         raise _malformed(f"the body is not JSON: {error.msg} at character {error.pos}") from None
     if "\\u" in text and _holds_surrogate(value):
@@ -177,12 +171,17 @@ def _text(value: Any) -> str:
     return value
 
 
-def _one_of(kind: type[Side] | type[OrderType], value: Any) -> Any:
-    text = _text(value)
-    allowed = [str(member) for member in kind]
-    if text not in allowed:
-        raise ValueError(f'was "{shown(text)}"; must be {" or ".join(allowed)}')
-    return kind(text)
+def _one_of(kind: type[Side] | type[OrderType]) -> Callable[[Any], Any]:
+    allowed = {str(member): member for member in kind}
+
+    def read(value: Any) -> Any:
+        text = _text(value)
+        found = allowed.get(text)
+        if found is None:
+            raise ValueError(f'was "{shown(text)}"; must be {" or ".join(allowed)}')
+        return found
+
+    return read
 
 
 def _amount(value: Any) -> str:
@@ -235,11 +234,11 @@ def _time(value: Any) -> datetime:
 
 
 _ORDER_FIELDS: Final[Mapping[str, tuple[bool, Callable[[Any], Any]]]] = {
-    "side": (True, lambda value: _one_of(Side, value)),
+    "side": (True, _one_of(Side)),
     "amount": (True, _amount),
     "inputToken": (True, _text),
     "outputToken": (True, _text),
-    "type": (False, lambda value: _one_of(OrderType, value)),
+    "type": (False, _one_of(OrderType)),
     "slippageBps": (False, _basis_points),
     "expireTime": (False, _time),
 }
@@ -264,6 +263,12 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _refuse_constant(text: str) -> NoReturn:
     raise _malformed(f"the body is not JSON: {text} is no number")
+
+
+# Made once: json.loads makes a decoder in each call that names hooks.
+_decode: Final = json.JSONDecoder(
+    parse_float=Number, parse_int=Number, parse_constant=_refuse_constant, object_pairs_hook=_unique
+).decode
 
 
 def _depth(text: str) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -36,6 +36,13 @@ CODE_OF: Final[Mapping[str, int]] = {
     "UNSUPPORTED_MEDIA_TYPE": 415,
     "UPGRADE_REQUIRED": 426,
 }
+
+API_HEADERS: Final = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"cache-control", b"no-store"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+)
+"""For every answer that is not a page; pages bring their own."""
 
 _FIELD_NAMES: Final = {"requestId": "Idempotency-Key", "pageSize": "limit", "statuses": "status"}
 """Fields of the contract that REST spells otherwise."""
@@ -119,10 +126,10 @@ def problem(
     )
 
 
-def raw(answer: Response) -> bytes:
-    """Return the answer as it goes over the wire, for where there is no request to give an application."""
+def raw(answer: Response, headers: Iterable[tuple[bytes, bytes]] = ()) -> bytes:
+    """Return the answer as it goes over the wire, for where no application answers; `headers` go first."""
     lines = [b"HTTP/1.1 %d %s" % (answer.status_code, HTTPStatus(answer.status_code).phrase.encode())]
-    lines += [b"%s: %s" % header for header in answer.raw_headers]
+    lines += [b"%b: %b" % header for header in (*headers, *answer.raw_headers, *API_HEADERS)]
     return b"\r\n".join([*lines, b"", bytes(answer.body)])
 
 

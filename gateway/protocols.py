@@ -1,52 +1,99 @@
-"""uvicorn's HTTP protocol with what it leaves open: how long and how large a request's head may be."""
+"""uvicorn's HTTP protocol with what it leaves open: how long and how large a request's head may be.
+
+Orders and WebSockets leave it as soon as they are known as such: a POST of an order becomes a Submit, an
+upgrade a Socket. Only what goes to the application has an ASGI scope made for it.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from typing import Any, Final
+from urllib.parse import unquote_to_bytes
 
+from httptools import parse_url
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.utils import get_local_addr, get_remote_addr
 
 from gateway.problems import problem, raw
 from gateway.sockets import Socket, Sockets
+from gateway.submits import ROUTE, Submit, Submits
 
 HEAD_SECONDS: Final = 10.0
 """From a connection's start, or a request's first byte, to the end of its headers."""
 MAX_HEAD_BYTES: Final = 16 * 1024
 
+_SUBMIT_PATH: Final = ROUTE.encode()
+
 
 class HttpProtocol(HttpToolsProtocol):
-    """HTTP/1.1 with a limit on each request's head, in time and in size. Upgrades become a Socket."""
+    """HTTP/1.1 with a limit on each request's head, in time and in size."""
 
-    def __init__(self, sockets: Sockets, **options: Any) -> None:
+    def __init__(self, sockets: Sockets, submits: Submits, **options: Any) -> None:
         super().__init__(**options)
         self._sockets = sockets
+        self._submits = submits
+        self._method = b""
         self._head_bytes = 0
         self._header_bytes = 0
         self._in_head = True
         self._head_timer: asyncio.TimerHandle | None = None
+        self._unread: Submit | None = None
+        """Answered, while the client has yet to read answers."""
+
+    # ---- The connection --------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
+        # In place of uvicorn's, which asks for addresses that only a scope needs: two system calls.
+        self.connections.add(self)
+        self.transport = transport
+        self.flow = FlowControl(transport)
+        self.scheme = "http"
         self._head_timer = self.loop.call_later(HEAD_SECONDS, self._give_up)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_head_timer()
+        if isinstance(self.cycle, Submit):
+            self.cycle.stop_waiting()
+            self.cycle = None  # type: ignore[assignment]
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         if self._in_head:
             self._head_bytes += len(data)
         super().data_received(data)
-        # One header without an end never reaches on_header.
-        if self._in_head and self._head_bytes > 2 * MAX_HEAD_BYTES and not self.transport.is_closing():
-            self._refuse(431, "HEADERS_TOO_LARGE", f"the headers are larger than {MAX_HEAD_BYTES} bytes")
+        # Most requests come in one piece, for which no timer is needed.
+        if self._in_head:
+            if self._head_timer is None:
+                self._head_timer = self.loop.call_later(HEAD_SECONDS, self._give_up)
+            # One header without an end never reaches on_header.
+            if self._head_bytes > 2 * MAX_HEAD_BYTES and not self.transport.is_closing():
+                self._refuse_head()
+        elif isinstance(self.cycle, Submit) and self.cycle.more_body:
+            self.cycle.wait_for_body()
 
     def handle_websocket_upgrade(self) -> None:
         self.connections.discard(self)
+        # It refers to this object, which ends here.
+        self.parser = None  # type: ignore[assignment]
         connection = Socket(self._sockets, self.server_state, self.transport)
         self.transport.set_protocol(connection)
-        connection.handshake(self.scope["method"], self.url, self.headers)
+        connection.handshake(self._method.decode("ascii"), self.url, self.headers)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._unread is not None:
+            submit, self._unread = self._unread, None
+            self.on_submit_answered(submit)
+
+    # ---- The parser ------------------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        self.url = b""
+        self.headers = []
+        self.expect_100_continue = False
+        self._in_head = True
+        self._header_bytes = 0
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._header_bytes += len(name) + len(value)
@@ -55,25 +102,94 @@ class HttpProtocol(HttpToolsProtocol):
             raise ValueError("headers too large")
         super().on_header(name, value)
 
-    def send_400_response(self, msg: str) -> None:
-        """Answer what is not HTTP, or too much of it."""
-        if self._header_bytes > MAX_HEAD_BYTES:
-            self._refuse(431, "HEADERS_TOO_LARGE", f"the headers are larger than {MAX_HEAD_BYTES} bytes")
-        else:
-            self._refuse(400, "BAD_REQUEST", msg)
-
-    def on_message_begin(self) -> None:
-        super().on_message_begin()
-        self._in_head = True
-        self._header_bytes = 0
-        if self._head_timer is None:
-            self._head_timer = self.loop.call_later(HEAD_SECONDS, self._give_up)
-
     def on_headers_complete(self) -> None:
         self._stop_head_timer()
         self._in_head = False
         self._head_bytes = 0
-        super().on_headers_complete()
+        self._method = self.parser.get_method()
+        if self.parser.should_upgrade() and self._should_upgrade():
+            return
+        if self._method == b"POST" and self._is_submit():
+            self._begin_submit()
+        else:
+            self._make_scope()
+            super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        if isinstance(self.cycle, Submit):
+            self.cycle.on_body(body)
+        else:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        if isinstance(self.cycle, Submit):
+            self.cycle.on_message_complete()
+        else:
+            super().on_message_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is not HTTP, or too much of it."""
+        if self._header_bytes > MAX_HEAD_BYTES:
+            self._refuse_head()
+        else:
+            self._refuse(400, "BAD_REQUEST", msg)
+
+    # ---- Requests --------------------------------------------------------------------------------
+
+    def _is_submit(self) -> bool:
+        if self.url == _SUBMIT_PATH:
+            return True
+        path: bytes = parse_url(self.url).path
+        return unquote_to_bytes(path) == _SUBMIT_PATH
+
+    def _begin_submit(self) -> None:
+        before = self.cycle
+        submit = Submit(
+            self._submits,
+            self,
+            self.headers,
+            keep_alive=self.parser.should_keep_alive() and self.parser.get_http_version() != "1.0",
+            expects_100_continue=self.expect_100_continue,
+        )
+        self.cycle = submit  # type: ignore[assignment]
+        if before is None or before.response_complete:
+            submit.take_turn()
+        else:
+            # As uvicorn does with requests that do not wait for the answer to the one before.
+            self.flow.pause_reading()
+            self.pipeline.appendleft((submit, self.app))  # type: ignore[arg-type]
+
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        if isinstance(cycle, Submit):
+            cycle.take_turn()
+            if cycle.more_body:
+                cycle.wait_for_body()
+        else:
+            super()._start_asgi_task(cycle, app)
+
+    def on_submit_answered(self, submit: Submit) -> None:
+        """The connection is free for the next request, unless its client does not read the answers."""
+        if self.flow.write_paused and not self.transport.is_closing():
+            self.flow.pause_reading()
+            self._unread = submit
+            return
+        submit.response_complete = True
+        if not submit.keep_alive:
+            self.transport.close()
+        self.on_response_complete()
+
+    def _make_scope(self) -> None:
+        if self.server is None:
+            self.server = get_local_addr(self.transport)
+            self.client = get_remote_addr(self.transport)
+        url, headers, expect_100_continue = self.url, self.headers, self.expect_100_continue
+        super().on_message_begin()
+        self.url = url
+        self.headers += headers
+        self.expect_100_continue = expect_100_continue
+
+    def _refuse_head(self) -> None:
+        self._refuse(431, "HEADERS_TOO_LARGE", f"the headers are larger than {MAX_HEAD_BYTES} bytes")
 
     def _refuse(self, code: int, reason: str, message: str) -> None:
         """Answer where there is no request that an application could be given."""

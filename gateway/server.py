@@ -22,6 +22,7 @@ from engine.telemetry import observe_batch
 from gateway.app import make_app
 from gateway.protocols import HttpProtocol
 from gateway.sockets import Sockets
+from gateway.submits import Submits
 
 STARTUP_SECONDS: Final = 5.0
 """How long the order service may take to be there."""
@@ -43,9 +44,10 @@ async def serve(
     with listener:
         async with OrderClient(settings.grpc_target, observe_batch=observe_batch("gateway_submit")) as client:
             await _until_ready(client, stopping)
+            sockets = Sockets(client, origins)
             config = uvicorn.Config(
-                make_app(client, origins),
-                http=partial(HttpProtocol, Sockets(client, origins)),  # type: ignore[arg-type]
+                make_app(client, sockets, origins),
+                http=partial(HttpProtocol, sockets, Submits(client, origins)),  # type: ignore[arg-type]
                 lifespan="off",
                 log_config=None,
                 # At INFO it writes a line for each connection.

@@ -1,8 +1,9 @@
 """WebSockets that follow an order: what has happened first, then what happens, then close.
 
 They are the gateway's hot path, so they are an asyncio protocol on uvicorn's connections and not an
-ASGI application: an event's frame is built once for all sockets and written as it is. What clients
-send, which is little, is parsed by the websockets library.
+ASGI application, and none has a task or a timer of its own while it is open: the client calls when there
+is an event, whose frame is built once for all sockets. What clients send, which is little, is parsed by
+the websockets library.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import base64
 import binascii
 import logging
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache
 from typing import Final
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -23,9 +24,9 @@ from websockets.frames import Close, Frame, Opcode
 from websockets.protocol import Protocol, Side
 from websockets.utils import accept_key
 
-from client import OrderClient, OrderError, OrderEvent, OrderNotFound, SequenceAhead
-from client.json_text import event_text
-from engine.telemetry import events_sent_total, open_websockets
+from client import OrderClient, OrderError, OrderNotFound, SequenceAhead
+from client.watches import Listener
+from engine.telemetry import events_sent_total
 from gateway.parse import parse_sequence
 from gateway.problems import code_of, problem, raw
 
@@ -33,6 +34,8 @@ MAX_SOCKETS: Final = 20_000
 MAX_INBOUND_BYTES: Final = 4096
 """Of one message from a client. They mean nothing here."""
 PING_SECONDS: Final = 20.0
+PING_ROUNDS: Final = 20
+"""Sockets are pinged in so many groups, each at its own moment of PING_SECONDS."""
 WRITE_SECONDS: Final = 10.0
 """How long a write buffer may stay full, and how long a close may take."""
 
@@ -45,24 +48,38 @@ UNKNOWN_ORDER: Final = 4404
 
 _PATH: Final = re.compile(rb"/api/orders/([^/]+)/ws")
 _PING: Final = Frame(Opcode.PING, b"").serialize(mask=False)
+_PONG: Final = b"\x8a\x80"
+"""How the answer to our ping, six bytes with its mask, begins."""
 
 log = logging.getLogger(__name__)
 
 
-@lru_cache(maxsize=8192)
-def event_frame(event: OrderEvent) -> bytes:
-    """Return the event as a WebSocket text frame. Made once, however many sockets watch the order."""
-    return Frame(Opcode.TEXT, event_text(event).encode()).serialize(mask=False)
+@lru_cache(maxsize=64)
+def text_frame(text: bytes) -> bytes:
+    """Return the text as a WebSocket frame (RFC 6455, 5.2). Made once, however many sockets it is for."""
+    size = len(text)
+    if size < 126:
+        return b"\x81%c%b" % (size, text)
+    if size < 65_536:
+        return b"\x81\x7e%b%b" % (size.to_bytes(2, "big"), text)
+    return b"\x81\x7f%b%b" % (size.to_bytes(8, "big"), text)
 
 
 class Sockets:
-    """Who may follow orders, and how many at once."""
+    """Who may follow orders, how many at once, and what is done for all of them together."""
 
     def __init__(self, client: OrderClient, allowed_origins: Collection[str]) -> None:
         """`allowed_origins`: "https://desk.example.com", besides the gateway's own."""
         self.client = client
         self.open_count = 0
         self._allowed_origins = frozenset(allowed_origins)
+        self._loop = asyncio.get_running_loop()
+        self._unwritten: list[Socket] = []
+        self._event_count = 0
+        self._rounds: list[set[Socket]] = [set() for _ in range(PING_ROUNDS)]
+        self._round = 0
+        """The next to be pinged."""
+        self._ping_timer: asyncio.TimerHandle | None = None
 
     def allows(self, headers: Mapping[bytes, bytes]) -> bool:
         """Browsers name a page's origin and let any page connect; other programs name none."""
@@ -76,6 +93,49 @@ class Sockets:
         host = headers.get(b"host", b"").decode("latin-1")
         return parts.scheme in ("http", "https") and parts.netloc == host
 
+    def opened(self, socket: Socket) -> set[Socket]:
+        """Count the socket and have it pinged; return its group, which it leaves in the end."""
+        self.open_count += 1
+        if self._ping_timer is None:
+            self._start_ping_timer()
+        # Those pinged last, for the longest time before its first ping.
+        group = self._rounds[self._round - 1]
+        group.add(socket)
+        return group
+
+    def closed(self, socket: Socket, group: set[Socket]) -> None:
+        self.open_count -= 1
+        group.discard(socket)
+
+    def call_later(self, seconds: float, action: Callable[[], None]) -> asyncio.TimerHandle:
+        return self._loop.call_later(seconds, action)
+
+    def write_soon(self, socket: Socket) -> None:
+        """Have the socket write an event at the end of this turn of the loop."""
+        self._event_count += 1
+        if not self._unwritten:
+            self._loop.call_soon(self._write)
+        self._unwritten.append(socket)
+
+    def _write(self) -> None:
+        sockets, self._unwritten = self._unwritten, []
+        events_sent_total.inc(self._event_count)
+        self._event_count = 0
+        for socket in sockets:
+            socket.write()
+
+    def _start_ping_timer(self) -> None:
+        self._ping_timer = self._loop.call_later(PING_SECONDS / PING_ROUNDS, self._ping)
+
+    def _ping(self) -> None:
+        for socket in tuple(self._rounds[self._round]):
+            socket.ping()
+        self._round = (self._round + 1) % PING_ROUNDS
+        if self.open_count:
+            self._start_ping_timer()
+        else:
+            self._ping_timer = None
+
 
 class Socket(asyncio.Protocol):
     """One connection, from its handshake on. Closes with one of the codes above.
@@ -83,17 +143,32 @@ class Socket(asyncio.Protocol):
     Whoever is closed with 1012 or 1013 comes back with ?after= and the last sequence it has.
     """
 
+    __slots__ = (
+        "_close_sent",
+        "_end_timer",
+        "_group",
+        "_heard",
+        "_inbound",
+        "_order_id",
+        "_server_state",
+        "_sockets",
+        "_transport",
+        "_unwritten",
+        "_watch",
+    )
+
     def __init__(self, sockets: Sockets, server_state: ServerState, transport: asyncio.Transport) -> None:
         self._sockets = sockets
         self._server_state = server_state
         self._transport = transport
-        self._loop = asyncio.get_running_loop()
+        self._order_id = ""
+        self._group: set[Socket] | None = None
+        """None before the handshake."""
+        self._watch: Listener | None = None
         self._inbound: Protocol | None = None
-        self._follower: asyncio.Task[None] | None = None
-        self._ping_timer: asyncio.TimerHandle | None = None
         self._end_timer: asyncio.TimerHandle | None = None
-        self._drained: asyncio.Future[None] | None = None
-        self._is_open = False
+        self._unwritten = b""
+        """Frames of this turn of the loop. Each write is a system call, which costs more than all else."""
         self._close_sent = False
         self._heard = True
         """Something has come from the client since the last ping."""
@@ -121,50 +196,58 @@ class Socket(asyncio.Protocol):
             self._transport.close()
             return
         assert match is not None
-        self._is_open = True
         self._server_state.connections.add(self)  # type: ignore[arg-type]
-        self._sockets.open_count += 1
-        open_websockets.inc()
+        self._group = self._sockets.opened(self)
         accept = accept_key(headers[b"sec-websocket-key"].decode("ascii")).encode("ascii")
         self._transport.write(
             b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
             b"Sec-WebSocket-Accept: %s\r\n\r\n" % accept
         )
-        self._ping_timer = self._loop.call_later(PING_SECONDS, self._ping)
         try:
             after_sequence = parse_sequence(_after(query))
         except ValueError as error:
             self._close(BAD_SEQUENCE, f"after {error}")
             return
-        order_id = unquote(match[1].decode("latin-1"))
-        self._follower = self._loop.create_task(self._follow(order_id, after_sequence))
-        self._server_state.tasks.add(self._follower)
-        self._follower.add_done_callback(self._server_state.tasks.discard)
-
-    async def _follow(self, order_id: str, after_sequence: int) -> None:
+        self._order_id = unquote(match[1].decode("latin-1"))
         try:
-            async for event in self._sockets.client.watch(order_id, after_sequence):
-                if self._drained is not None:
-                    await self._drained
-                self._transport.write(event_frame(event))
-                events_sent_total.inc()
-            self._close(FINISHED)
+            self._watch = self._sockets.client.follow(
+                self._order_id, after_sequence, self._on_event, self._on_end
+            )
         except OrderNotFound as error:
             self._close(UNKNOWN_ORDER, error.message)
-        except SequenceAhead as error:
+
+    # ---- Called by the client ----------------------------------------------------------------------
+
+    def _on_event(self, text: bytes) -> None:
+        if not self._unwritten:
+            self._sockets.write_soon(self)
+        self._unwritten += text_frame(text)
+
+    def _on_end(self, error: OrderError | None) -> None:
+        if error is None:
+            self._close(FINISHED)
+        elif isinstance(error, OrderNotFound):
+            self._close(UNKNOWN_ORDER, error.message)
+        elif isinstance(error, SequenceAhead):
             self._close(BAD_SEQUENCE, error.message)
-        except OrderError as error:
+        else:
             if code_of(error) == 500:
-                log.error("watch failed: %s", error, extra={"order_id": order_id})
+                log.error("watch failed: %s", error, extra={"order_id": self._order_id})
             self._close(SERVER_ERROR, error.message)
-        except Exception:
-            log.exception("watch failed", extra={"order_id": order_id})
-            self._close(SERVER_ERROR)
+
+    def write(self) -> None:
+        """Write the frames of this turn, if a close has not taken them along."""
+        if self._unwritten and not self._transport.is_closing():
+            frames, self._unwritten = self._unwritten, b""
+            self._transport.write(frames)
 
     # ---- Called by uvicorn and the event loop -----------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
         self._heard = True
+        if self._inbound is None and len(data) == 6 and data.startswith(_PONG):
+            # All that most clients ever send: not worth a parser for each.
+            return
         if self._close_sent:
             if data[0] == 0x88:
                 # The client's close frame, which answers ours.
@@ -174,6 +257,8 @@ class Socket(asyncio.Protocol):
             self._inbound = Protocol(Side.SERVER, max_size=MAX_INBOUND_BYTES)
         self._inbound.receive_data(data)
         self._inbound.events_received()
+        # Before the answer, which may be a close.
+        self.write()
         for answer in self._inbound.data_to_send():
             # Pongs; the answer to a close; a close for what breaks the protocol. Empty: end of stream.
             if answer:
@@ -187,30 +272,26 @@ class Socket(asyncio.Protocol):
         return
 
     def pause_writing(self) -> None:
-        if self._drained is None:
-            self._drained = self._loop.create_future()
+        if self._watch is not None:
+            self._watch.pause()
         if self._end_timer is None:
-            self._end_timer = self._loop.call_later(WRITE_SECONDS, self._too_slow)
+            self._end_timer = self._sockets.call_later(WRITE_SECONDS, self._too_slow)
 
     def resume_writing(self) -> None:
-        if self._drained is not None:
-            self._drained.set_result(None)
-            self._drained = None
+        if self._watch is not None:
+            self._watch.resume()
         if self._end_timer is not None and not self._close_sent:
             self._end_timer.cancel()
             self._end_timer = None
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if not self._is_open:
+        if self._group is None:
             return
         self._server_state.connections.discard(self)
-        self._sockets.open_count -= 1
-        open_websockets.dec()
-        for timer in (self._ping_timer, self._end_timer):
-            if timer is not None:
-                timer.cancel()
-        if self._follower is not None:
-            self._follower.cancel()
+        self._sockets.closed(self, self._group)
+        if self._end_timer is not None:
+            self._end_timer.cancel()
+        self._leave()
 
     def shutdown(self) -> None:
         """The gateway ends: tell the client to come back."""
@@ -219,13 +300,16 @@ class Socket(asyncio.Protocol):
 
     # ---- Ending ------------------------------------------------------------------------------------
 
-    def _ping(self) -> None:
+    def ping(self) -> None:
+        """Ask whether the client is still there; drop it if it has not answered the last time."""
+        if self._close_sent:
+            # How long its end may take has a timer of its own.
+            return
         if not self._heard:
             self._transport.abort()
-            return
-        self._heard = False
-        self._transport.write(_PING)
-        self._ping_timer = self._loop.call_later(PING_SECONDS, self._ping)
+        elif not self._transport.is_closing():
+            self._heard = False
+            self._transport.write(_PING)
 
     def _too_slow(self) -> None:
         self._end_timer = None
@@ -236,18 +320,23 @@ class Socket(asyncio.Protocol):
         if self._close_sent or self._transport.is_closing():
             return
         self._close_sent = True
-        self._transport.write(_close_frame(code, reason))
+        frames, self._unwritten = self._unwritten, b""
+        self._transport.write(frames + _close_frame(code, reason))
         self._end()
 
     def _end(self) -> None:
         """Give the client a moment to read what is left and to answer the close, then drop it."""
-        if self._follower is not None and self._follower is not asyncio.current_task():
-            self._follower.cancel()
+        self._leave()
         if self._end_timer is not None:
             self._end_timer.cancel()
-        self._end_timer = self._loop.call_later(WRITE_SECONDS, self._transport.abort)
+        self._end_timer = self._sockets.call_later(WRITE_SECONDS, self._transport.abort)
         if self._inbound is not None and self._inbound.close_rcvd is not None:
             self._transport.close()
+
+    def _leave(self) -> None:
+        if self._watch is not None:
+            self._watch.close()
+            self._watch = None
 
 
 @lru_cache(maxsize=64)

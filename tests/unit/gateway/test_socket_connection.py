@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,8 +12,8 @@ from websockets.frames import Opcode
 from websockets.protocol import Protocol, Side
 
 import gateway.sockets
-from client import OrderEvent, OrderStatus
-from gateway.sockets import Socket, Sockets
+from client import OrderError
+from gateway.sockets import PING_ROUNDS, Socket, Sockets, text_frame
 
 ORDER = "01890000-0000-7000-8000-000000000000"
 HEADERS = [(b"sec-websocket-version", b"13"), (b"sec-websocket-key", b"dGhlIHNhbXBsZSBub25jZQ==")]
@@ -24,10 +24,12 @@ class Transport:
 
     def __init__(self) -> None:
         self.written = b""
+        self.write_count = 0
         self.closed = self.aborted = False
 
     def write(self, data: bytes) -> None:
         self.written += data
+        self.write_count += 1
 
     def close(self) -> None:
         self.closed = True
@@ -46,18 +48,36 @@ class Transport:
 
 
 class Events:
-    """A client whose watch tells an event whenever the test says so."""
+    """A client whose watch tells an event whenever the test says so, unless it is paused."""
 
     def __init__(self) -> None:
-        self.queue: asyncio.Queue[OrderEvent] = asyncio.Queue()
-        self.left = False
+        self.left = self.paused = False
+        self.missed = 0
 
-    async def watch(self, order_id: str, after_sequence: int) -> AsyncGenerator[OrderEvent, None]:
-        try:
-            while True:
-                yield await self.queue.get()
-        finally:
-            self.left = True
+    def follow(
+        self,
+        order_id: str,
+        after_sequence: int,
+        on_event: Callable[[bytes], None],
+        on_end: Callable[[OrderError | None], None],
+    ) -> Events:
+        self.on_event, self.on_end = on_event, on_end
+        return self
+
+    def tell(self, text: bytes) -> None:
+        if self.paused or self.left:
+            self.missed += 1
+        else:
+            self.on_event(text)
+
+    def pause(self) -> None:
+        self.paused = True
+
+    def resume(self) -> None:
+        self.paused = False
+
+    def close(self) -> None:
+        self.left = True
 
 
 class Timers:
@@ -99,21 +119,20 @@ class Connection:
 
         class Loop:
             call_later = staticmethod(self.timers.call_later)
-            create_task = staticmethod(loop.create_task)
-            create_future = staticmethod(loop.create_future)
+            call_soon = staticmethod(loop.call_soon)
 
-        self.socket._loop = Loop()  # type: ignore[assignment]
+        self.sockets._loop = Loop()  # type: ignore[assignment]
         self.socket.handshake("GET", f"/api/orders/{ORDER}/ws".encode(), HEADERS)
 
-    async def tell(self, sequence: int) -> None:
-        self.events.queue.put_nowait(OrderEvent(ORDER, sequence, OrderStatus.ROUTING))
-        for _ in range(6):
-            await asyncio.sleep(0)
+    async def tell(self, *sequences: int) -> None:
+        """Have the events told in one turn of the loop."""
+        for sequence in sequences:
+            self.events.tell(b'{"sequence":%d}' % sequence)
+        await asyncio.sleep(0)
 
-    async def lose(self) -> None:
-        self.socket.connection_lost(None)
-        for _ in range(6):
-            await asyncio.sleep(0)
+    def pass_ping_seconds(self) -> None:
+        for _ in range(PING_ROUNDS):
+            self.timers.fire("_ping")
 
 
 async def test_a_client_that_does_not_read_is_told_1013_and_then_dropped() -> None:
@@ -122,9 +141,9 @@ async def test_a_client_that_does_not_read_is_told_1013_and_then_dropped() -> No
     connection.socket.pause_writing()
     for sequence in range(2, 50):
         await connection.tell(sequence)
-    # Nothing more is written, and nothing is read for it either.
+    # Nothing more is written, and nothing is held for it either.
     assert len(connection.transport.frames()) == 1
-    assert connection.events.queue.qsize() >= 47
+    assert connection.events.missed == 48
     connection.timers.fire("_too_slow")
     closing = connection.transport.frames()[-1]
     assert closing.opcode is Opcode.CLOSE
@@ -132,7 +151,7 @@ async def test_a_client_that_does_not_read_is_told_1013_and_then_dropped() -> No
     assert connection.transport.closed
     connection.timers.fire("abort")
     assert connection.transport.aborted
-    await connection.lose()
+    connection.socket.connection_lost(None)
     assert connection.events.left
     assert (connection.sockets.open_count, connection.state.connections) == (0, set())
 
@@ -140,26 +159,26 @@ async def test_a_client_that_does_not_read_is_told_1013_and_then_dropped() -> No
 async def test_a_client_that_reads_again_in_time_goes_on() -> None:
     connection = Connection()
     connection.socket.pause_writing()
-    await connection.tell(1)
+    assert connection.events.paused
     connection.socket.resume_writing()
-    await connection.tell(2)
-    assert len(connection.transport.frames()) == 2
+    await connection.tell(1)
+    assert len(connection.transport.frames()) == 1
     with pytest.raises(AssertionError, match="no timer _too_slow"):
         connection.timers.fire("_too_slow")
-    await connection.lose()
+    connection.socket.connection_lost(None)
 
 
 async def test_a_client_that_does_not_answer_a_ping_is_dropped() -> None:
     connection = Connection()
-    connection.timers.fire("_ping")
+    connection.pass_ping_seconds()
     assert connection.transport.frames()[-1].opcode is Opcode.PING
     # A pong, masked as clients do: it lives.
     connection.socket.data_received(b"\x8a\x80\x00\x00\x00\x00")
-    connection.timers.fire("_ping")
+    connection.pass_ping_seconds()
     assert not connection.transport.aborted
-    connection.timers.fire("_ping")
+    connection.pass_ping_seconds()
     assert connection.transport.aborted
-    await connection.lose()
+    connection.socket.connection_lost(None)
 
 
 async def test_a_client_that_goes_is_answered_and_forgotten() -> None:
@@ -169,7 +188,7 @@ async def test_a_client_that_goes_is_answered_and_forgotten() -> None:
     connection.socket.data_received(b"\x88\x82\x00\x00\x00\x00\x03\xe8")
     assert connection.transport.frames()[-1].opcode is Opcode.CLOSE
     assert connection.transport.closed
-    await connection.lose()
+    connection.socket.connection_lost(None)
     assert connection.events.left
 
 
@@ -179,7 +198,7 @@ async def test_more_sockets_than_allowed_are_refused(monkeypatch: pytest.MonkeyP
     assert connection.transport.written.startswith(b"HTTP/1.1 503 ")
     assert b"retry-after: 1" in connection.transport.written
     assert connection.transport.closed
-    await connection.lose()
+    connection.socket.connection_lost(None)
     assert connection.sockets.open_count == 0
 
 
@@ -190,4 +209,54 @@ async def test_a_restart_is_told_as_1012() -> None:
     closing = connection.transport.frames()[-1]
     assert int.from_bytes(closing.data[:2], "big") == 1012
     assert connection.transport.closed
-    await connection.lose()
+    connection.socket.connection_lost(None)
+
+
+async def test_events_of_one_moment_are_one_write_with_the_close_that_follows() -> None:
+    connection = Connection()
+    await connection.tell(1, 2)
+    assert connection.transport.write_count == 2, "the handshake's answer, and both events"
+    connection.events.tell(b"{}")
+    connection.events.on_end(None)
+    assert connection.transport.write_count == 3
+    await asyncio.sleep(0)
+    assert connection.transport.write_count == 3
+    assert [frame.opcode for frame in connection.transport.frames()] == [Opcode.TEXT] * 3 + [Opcode.CLOSE]
+    connection.socket.connection_lost(None)
+
+
+async def test_an_event_goes_before_the_answer_to_a_close() -> None:
+    connection = Connection()
+    connection.events.tell(b"{}")
+    connection.socket.data_received(b"\x88\x82\x00\x00\x00\x00\x03\xe8")
+    await asyncio.sleep(0)
+    assert [frame.opcode for frame in connection.transport.frames()] == [Opcode.TEXT, Opcode.CLOSE]
+    connection.socket.connection_lost(None)
+
+
+async def test_a_close_is_not_followed_by_a_ping() -> None:
+    connection = Connection()
+    connection.events.on_end(None)
+    connection.pass_ping_seconds()
+    connection.pass_ping_seconds()
+    assert connection.transport.frames()[-1].opcode is Opcode.CLOSE
+    assert not connection.transport.aborted
+    connection.timers.fire("abort")
+    assert connection.transport.aborted
+    connection.socket.connection_lost(None)
+
+
+async def test_nothing_is_pinged_once_all_sockets_are_gone() -> None:
+    connection = Connection()
+    connection.socket.connection_lost(None)
+    connection.timers.fire("_ping")
+    with pytest.raises(AssertionError, match="no timer _ping"):
+        connection.timers.fire("_ping")
+
+
+@pytest.mark.parametrize("size", [0, 1, 125, 126, 65_535, 65_536])
+def test_a_text_of_any_size_is_one_frame(size: int) -> None:
+    reader = Protocol(Side.CLIENT)
+    reader.receive_data(text_frame(b"x" * size))
+    (frame,) = reader.events_received()
+    assert (frame.opcode, frame.data, frame.fin) == (Opcode.TEXT, b"x" * size, True)  # type: ignore[union-attr]

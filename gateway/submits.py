@@ -1,0 +1,270 @@
+"""POST /api/orders/execute, answered on uvicorn's connections themselves.
+
+It is most of what the gateway is asked, so neither uvicorn's ASGI cycle nor Starlette stands in between.
+Every other request goes through them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Collection, Sequence
+from functools import lru_cache
+from typing import Final, Protocol
+
+from starlette.responses import Response
+from uvicorn.server import ServerState
+
+from client import OrderClient, OrderError, OrderSpec, Receipt, TooManyOrders
+from client.json_text import json_bytes
+from gateway.figures import tell_answer
+from gateway.parse import MAX_BODY_BYTES, parse_order, parse_request_id, read_json
+from gateway.problems import (
+    API_HEADERS,
+    HttpRefusal,
+    code_of,
+    problem,
+    problem_of_error,
+    problem_of_refusal,
+    raw,
+)
+
+ROUTE: Final = "/api/orders/execute"
+BODY_SECONDS: Final = 10.0
+"""How long a body may take to arrive."""
+MAX_WAITING_SUBMITS: Final = 10_000
+"""POSTs that wait for the order service, before more are refused. Bounds memory while it is away."""
+EXPOSED_HEADERS: Final = ("Idempotent-Replayed", "Location", "Retry-After")
+"""What pages of other sites may read of an answer."""
+
+_ANSWER: Final = (
+    b"HTTP/1.1 %b\r\n%bcontent-length: %d\r\ncontent-type: application/json\r\nlocation: "
+    + ROUTE.rpartition("/")[0].encode()
+    + b"/%b\r\n"
+    + b"".join(b"%b: %b\r\n" % header for header in API_HEADERS)
+    + b"\r\n%b"
+)
+
+Headers = Sequence[tuple[bytes, bytes]]
+"""Names in lower case."""
+
+log = logging.getLogger(__name__)
+
+
+class Connection(Protocol):
+    """What a Submit needs of the connection it came on."""
+
+    loop: asyncio.AbstractEventLoop
+    transport: asyncio.Transport
+    server_state: ServerState
+
+    def on_submit_answered(self, submit: Submit) -> None: ...
+
+
+class Submits:
+    """What all of them share."""
+
+    def __init__(self, client: OrderClient, allowed_origins: Collection[str]) -> None:
+        self._client = client
+        self._allowed_origins = frozenset(origin.encode() for origin in allowed_origins)
+        self._waiting_count = 0
+
+    async def submit(self, spec: OrderSpec, request_id: str | None) -> Receipt:
+        if self._waiting_count >= MAX_WAITING_SUBMITS:
+            raise TooManyOrders("too many orders are waiting to be accepted; try again", retry_seconds=1.0)
+        self._waiting_count += 1
+        try:
+            return await self._client.submit_for_receipt(spec, request_id=request_id)
+        finally:
+            self._waiting_count -= 1
+
+    def cross_origin(self, headers: Headers) -> Headers:
+        """Return what lets a page of another site read the answer, if it may."""
+        if not self._allowed_origins:
+            return ()
+        origin = dict(headers).get(b"origin")
+        if origin not in self._allowed_origins:
+            return ()
+        return (
+            (b"access-control-allow-origin", origin),
+            (b"access-control-expose-headers", ", ".join(EXPOSED_HEADERS).encode()),
+            (b"vary", b"Origin"),
+        )
+
+
+class Submit:
+    """One request, in the place of uvicorn's RequestResponseCycle: from its headers to its answer."""
+
+    __slots__ = (
+        "_body",
+        "_body_timer",
+        "_connection",
+        "_expects_100_continue",
+        "_has_turn",
+        "_headers",
+        "_refusal",
+        "_start",
+        "_started",
+        "_submits",
+        "keep_alive",
+        "more_body",
+        "response_complete",
+    )
+
+    def __init__(
+        self,
+        submits: Submits,
+        connection: Connection,
+        headers: Headers,
+        *,
+        keep_alive: bool,
+        expects_100_continue: bool,
+    ) -> None:
+        self._start = time.perf_counter()
+        self._submits = submits
+        self._connection = connection
+        self._headers = headers
+        self._expects_100_continue = expects_100_continue
+        self._body = b""
+        self._body_timer: asyncio.TimerHandle | None = None
+        self._refusal: HttpRefusal | None = None
+        self._has_turn = False
+        self._started = False
+        self.keep_alive = keep_alive
+        self.more_body = True
+        self.response_complete = False
+
+    # ---- Called by the connection ----------------------------------------------------------------
+
+    def take_turn(self) -> None:
+        """The requests before it on this connection are answered."""
+        self._has_turn = True
+        self._proceed()
+
+    def on_body(self, data: bytes) -> None:
+        if self._refusal is None:
+            self._body += data
+            if len(self._body) > MAX_BODY_BYTES:
+                self._refuse_body()
+
+    def on_message_complete(self) -> None:
+        self.more_body = False
+        self.stop_waiting()
+        self._proceed()
+
+    def wait_for_body(self) -> None:
+        """What has come so far is not all: ask for the rest, unless it is too much, and not for ever."""
+        if not self._has_turn or self._started or self._body_timer is not None:
+            return
+        # A header that is not a number was refused by the parser.
+        if int(dict(self._headers).get(b"content-length", 0)) > MAX_BODY_BYTES:
+            self._refuse_body()
+            return
+        self._body_timer = self._connection.loop.call_later(BODY_SECONDS, self._time_out)
+        if self._expects_100_continue:
+            self._connection.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def stop_waiting(self) -> None:
+        if self._body_timer is not None:
+            self._body_timer.cancel()
+            self._body_timer = None
+
+    # ---- From the whole request to its answer ------------------------------------------------------
+
+    def _time_out(self) -> None:
+        self._refuse("REQUEST_TIMEOUT", f"the body did not arrive within {BODY_SECONDS:g} s")
+
+    def _refuse_body(self) -> None:
+        self._refuse("CONTENT_TOO_LARGE", f"the body is larger than {MAX_BODY_BYTES} bytes")
+
+    def _refuse(self, reason: str, message: str) -> None:
+        """Answer without the rest of the body, which the connection cannot be used past."""
+        if self._refusal is None:
+            self._refusal = HttpRefusal(reason, message)
+            self.keep_alive = False
+            self._proceed()
+
+    def _proceed(self) -> None:
+        if self._started or not self._has_turn or (self.more_body and self._refusal is None):
+            return
+        self._started = True
+        try:
+            if self._refusal is not None:
+                raise self._refusal
+            spec, request_id = _read(self._headers, self._body)
+        except HttpRefusal as refusal:
+            self._answer_problem(problem_of_refusal(refusal))
+        except OrderError as error:
+            self._answer_problem(problem_of_error(error))
+        else:
+            task = self._connection.loop.create_task(self._submit(spec, request_id))
+            self._connection.server_state.tasks.add(task)
+            task.add_done_callback(self._connection.server_state.tasks.discard)
+
+    async def _submit(self, spec: OrderSpec, request_id: str | None) -> None:
+        try:
+            receipt = await self._submits.submit(spec, request_id)
+        except OrderError as error:
+            if code_of(error) == 500:
+                log.error("POST %s: %s", ROUTE, error)
+            self._answer_problem(problem_of_error(error))
+        except Exception:
+            log.exception("POST %s failed", ROUTE)
+            self._answer_problem(problem(500, "INTERNAL", "something went wrong here; it was logged"))
+        else:
+            self._answer_receipt(receipt)
+
+    def _answer_receipt(self, receipt: Receipt) -> None:
+        code, status_line, message = 202, b"202 Accepted", "Order queued successfully"
+        headers = self._answer_headers()
+        if receipt.deduplicated:
+            code, status_line, message = 200, b"200 OK", "Order had been accepted before"
+            headers.append((b"idempotent-replayed", b"true"))
+        body = json_bytes(
+            {"success": True, "orderId": receipt.order_id, "status": receipt.status.value, "message": message}
+        )
+        lines = b"".join([b"%b: %b\r\n" % header for header in headers])
+        self._answer(code, _ANSWER % (status_line, lines, len(body), receipt.order_id.encode(), body))
+
+    def _answer_problem(self, answer: Response) -> None:
+        self._answer(answer.status_code, raw(answer, self._answer_headers()))
+
+    def _answer_headers(self) -> list[tuple[bytes, bytes]]:
+        headers = [
+            *self._connection.server_state.default_headers,
+            *self._submits.cross_origin(self._headers),
+        ]
+        if not self.keep_alive:
+            headers.append((b"connection", b"close"))
+        return headers
+
+    def _answer(self, code: int, answer: bytes) -> None:
+        tell_answer("POST", ROUTE, code, time.perf_counter() - self._start)
+        if not self._connection.transport.is_closing():
+            # In one piece: each write is a system call.
+            self._connection.transport.write(answer)
+        self._connection.on_submit_answered(self)
+
+
+def _read(headers: Headers, body: bytes) -> tuple[OrderSpec, str | None]:
+    """Return the order and its Idempotency-Key. Raises HttpRefusal, InvalidOrder."""
+    keys: list[str] = []
+    content_type = b""
+    for name, value in headers:
+        if name == b"content-type":
+            content_type = content_type or value
+        elif name == b"idempotency-key":
+            keys.append(value.decode("latin-1"))
+    request_id = parse_request_id(keys)
+    if not _is_json(content_type):
+        # Not only manners: a page of another site can send any other type without the browser asking first.
+        raise HttpRefusal("UNSUPPORTED_MEDIA_TYPE", "the body must be application/json in UTF-8")
+    return parse_order(read_json(body)), request_id
+
+
+@lru_cache(maxsize=64)
+def _is_json(content_type: bytes) -> bool:
+    kind, _, parameters = content_type.decode("latin-1").partition(";")
+    charset = parameters.strip().lower().removeprefix("charset=").strip('"')
+    return kind.strip().lower() == "application/json" and charset in ("", "utf-8")
