@@ -47,6 +47,11 @@ _NODE_AWAY_SECONDS: Final = 1.0
 _DEFECT_SECONDS: Final = 10.0
 """How long an order rests after an error that nobody expected."""
 
+_TRANSITIONS: Final = {status: transitions_total.labels(status.value) for status in OrderStatus}
+_ROUTE_SECONDS, _BUILD_SECONDS, _RECORD_SECONDS, _TOTAL_SECONDS = (
+    stage_seconds.labels(stage) for stage in ("route", "build", "record", "total")
+)
+
 logger = logging.getLogger(__name__)
 
 
@@ -152,7 +157,7 @@ class Executor:
         order: Order = claimed
         if claimed.status is OrderStatus.ROUTING and claimed.sequence == 2:
             # The claim made this transition.
-            transitions_total.labels(claimed.status.value).inc()
+            _TRANSITIONS[claimed.status].inc()
             self._hints.publish([claimed.order_id])
         try:
             while (after := await self._perform(next_step(order, self._store.now()), order)) is not None:
@@ -219,7 +224,7 @@ class Executor:
         if decision.route is None:
             return await self._advance(self._apply(order, NotRouted(decision)))
         routed = self._apply(order, Routed(decision))
-        stage_seconds.labels("route").observe(time.perf_counter() - start)
+        _ROUTE_SECONDS.observe(time.perf_counter() - start)
         # Building takes a fraction of a millisecond: both transitions are recorded by one statement.
         return await self._advance(routed, self._apply(routed.order, self._sign(routed.order)))
 
@@ -250,7 +255,7 @@ class Executor:
             )
         except NoRoute as error:
             return NotBuilt(FailureReason.NO_ROUTE, str(error))
-        stage_seconds.labels("build").observe(time.perf_counter() - start)
+        _BUILD_SECONDS.observe(time.perf_counter() - start)
         return Signed(attempt)
 
     # ---- Writing it down ---------------------------------------------------------------------------
@@ -267,7 +272,7 @@ class Executor:
             # Cancelled, or another worker was quicker: what happened is on record, and not ours to do.
             logger.info("superseded", extra={"order_id": last.order.order_id})
             return None
-        stage_seconds.labels("record").observe(time.perf_counter() - start)
+        _RECORD_SECONDS.observe(time.perf_counter() - start)
         for transition in transitions:
             self._tell(transition)
         self._hints.publish([order.order_id])
@@ -277,25 +282,29 @@ class Executor:
 
     def _tell(self, transition: Transition) -> None:
         before, order = transition.before, transition.order
-        transitions_total.labels(order.status.value).inc()
+        _TRANSITIONS[order.status].inc()
         if order.attempt > before.attempt and order.failure_reason is not None:
             retries_total.labels(order.failure_reason.value).inc()
         if order.status in CLOSED and order.create_time is not None:
             lived = (self._store.now() - order.create_time).total_seconds()
-            stage_seconds.labels("total").observe(max(0.0, lived))
-        logger.info(
-            "%s -> %s",
-            before.status.value,
-            order.status.value,
-            extra={
-                "order_id": order.order_id,
-                "sequence": order.sequence,
-                "attempt": order.attempt,
-                "tx_hash": order.tx_hash,
-                "failure_reason": order.failure_reason,
-                "failure_message": order.failure_message,
-            },
-        )
+            _TOTAL_SECONDS.observe(max(0.0, lived))
+        # What went well is on record and was announced by its decision; what did not is worth a line.
+        level = logging.DEBUG if order.failure_reason is None else logging.INFO
+        if logger.isEnabledFor(level):
+            logger.log(
+                level,
+                "%s -> %s",
+                before.status.value,
+                order.status.value,
+                extra={
+                    "order_id": order.order_id,
+                    "sequence": order.sequence,
+                    "attempt": order.attempt,
+                    "tx_hash": order.tx_hash,
+                    "failure_reason": order.failure_reason,
+                    "failure_message": order.failure_message,
+                },
+            )
 
     async def _postpone(self, order_id: UUID, delay_seconds: float) -> None:
         try:

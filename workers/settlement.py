@@ -35,6 +35,8 @@ _HEIGHT_SECONDS: Final = 1.0
 
 Outcome = Landed | Reverted | Lapsed
 
+_BROADCAST_SECONDS, _LAND_SECONDS = (stage_seconds.labels(stage) for stage in ("broadcast", "land"))
+
 logger = logging.getLogger(__name__)
 
 
@@ -91,11 +93,11 @@ class Settlement:
         self._open[attempt.tx_hash] = entry
         try:
             await self._send(entry)
-            stage_seconds.labels("broadcast").observe(time.perf_counter() - entry.start_time)
+            _BROADCAST_SECONDS.observe(time.perf_counter() - entry.start_time)
             outcome = await entry.outcome
         finally:
             del self._open[attempt.tx_hash]
-        stage_seconds.labels("land").observe(time.perf_counter() - entry.start_time)
+        _LAND_SECONDS.observe(time.perf_counter() - entry.start_time)
         return outcome
 
     async def run(self) -> None:
