@@ -220,6 +220,22 @@ def test_swap_that_ends_on_a_tick_has_crossed_it() -> None:
     assert (back.tick_current, back.liquidity) == (-90, 10**12)
 
 
+def test_exact_out_pays_for_the_way_on_to_a_tick_when_it_gives_less_than_a_unit_more() -> None:
+    """The program's own rounding: an exact-in swap for the same output can be had for far less."""
+    steep = replace(
+        POOL,
+        sqrt_price=sqrt_price_at_tick(0),
+        tick_current=0,
+        liquidity=10**6,
+        trade_fee_rate=0,
+        ticks=(Tick(-400_020, 10**6), Tick(400_020, -(10**6))),
+    )
+    assert steep.swap_exact_in(False, 10**12, NOW).output_amount == 999_999
+    bought = steep.swap_exact_out(False, 999_999, NOW)
+    assert _after(bought).sqrt_price == sqrt_price_at_tick(400_020)
+    assert bought.input_amount > 400 * 10**12
+
+
 @pytest.mark.parametrize(
     ("fee_on", "a_to_b", "accrues_in"),
     [
