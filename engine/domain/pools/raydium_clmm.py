@@ -2,6 +2,7 @@
 
 Inputs and fees are rounded up, outputs down, and a new price never moves farther than what is paid for; what
 an exact input leaves over at its last step is fee, or the pool's where the fee is taken from the output.
+An exact output pays for all of the way to a tick as soon as that gives less than one unit more.
 
 Source of the mathematics: raydium-io/raydium-clmm at 03b44b7, programs/amm/src/libraries/{tick_math,
 swap_math,sqrt_price_math,liquidity_math}.rs, states/pool_fee.rs and instructions/swap.rs (Apache-2.0).
