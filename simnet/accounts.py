@@ -55,7 +55,8 @@ def rent_exempt_minimum(size: int) -> int:
 
 
 def is_token_account(account: Account) -> bool:
-    return account.owner == TOKEN and len(account.data) == TOKEN_ACCOUNT_SIZE and account.data[_STATE_AT] != 0
+    data = account.data
+    return len(data) == TOKEN_ACCOUNT_SIZE and data[_STATE_AT] != 0 and account.owner == TOKEN
 
 
 def is_mint(account: Account) -> bool:

@@ -14,7 +14,6 @@ from solders.pubkey import Pubkey
 from engine.domain.pools.pool import Clock
 from simnet.accounts import (
     SYSTEM,
-    TOKEN,
     Account,
     is_mint,
     is_token_account,
@@ -113,6 +112,11 @@ class View:
             return self.below.get(address)
         return account if account.lamports else None
 
+    def get_all(self, addresses: list[bytes]) -> list[Account | None]:
+        changed, below = self.changed.get, self.below.get
+        found = [changed(address) or below(address) for address in addresses]
+        return [account if account is not None and account.lamports else None for account in found]
+
     def put(self, address: bytes, account: Account) -> None:
         self.changed[address] = account
 
@@ -192,7 +196,11 @@ class Call:
 
     def get(self, position: int) -> Account | None:
         """Return the account the instruction names at that position; None if it does not exist."""
-        return self.account(self.key(position))
+        keys = self.keys
+        if position >= len(keys):
+            raise ProgramError("NotEnoughAccountKeys")
+        account = self._accounts.get(keys[position])
+        return account if account is not None and account.lamports else None
 
     def account(self, address: bytes) -> Account | None:
         """Return any account of the transaction; None if it does not exist."""
@@ -208,13 +216,14 @@ class Call:
     def put(self, position: int, account: Account) -> None:
         """Change an account. Raises ProgramError if the message says it is read-only."""
         run = self._run
-        if not run.transaction.is_writable(self._indexes[position]):
+        if not run.transaction.writable[self._indexes[position]]:
             raise ProgramError("ReadonlyDataModified")
         address = self.keys[position]
         run.written[address] = self._accounts[address] = account
 
     def is_writable(self, position: int) -> bool:
-        return position < len(self._indexes) and self._run.transaction.is_writable(self._indexes[position])
+        indexes = self._indexes
+        return position < len(indexes) and self._run.transaction.writable[indexes[position]] == 1
 
     def is_signer(self, position: int) -> bool:
         return (
@@ -231,6 +240,8 @@ class Bank:
     def __init__(self, programs: list[Program], fee_collector: bytes) -> None:
         self._programs = {program.address: program for program in programs}
         self._fee_collector = fee_collector
+        self._decimals: dict[bytes, int] = {}
+        """Of mints that were met; they never change."""
         self._log_lines = {
             program.address: tuple(
                 f"Program {Pubkey.from_bytes(program.address)} {what}"
@@ -256,7 +267,7 @@ class Bank:
             return Outcome(refused, None)
         assert payer is not None
         keys = transaction.keys
-        before = [view.get(key) for key in keys]
+        before = view.get_all(keys)
         paid = Account(payer.lamports - transaction.fee, payer.owner, payer.data)
         run = _Run(transaction, dict(zip(keys, before, strict=True)), clock)
         run.written[keys[0]] = run.accounts[keys[0]] = paid
@@ -350,29 +361,33 @@ class Bank:
     ) -> list[TokenBalance]:
         balances = []
         for index, (earlier, later) in enumerate(zip(before, after, strict=True)):
-            held = earlier is not None and earlier.owner == TOKEN and is_token_account(earlier)
-            holds = (
-                held
-                if later is earlier
-                else later is not None and later.owner == TOKEN and is_token_account(later)
-            )
+            held = earlier is not None and is_token_account(earlier)
+            holds = held if later is earlier else later is not None and is_token_account(later)
             if not (held or holds):
                 continue
             some = later if holds else earlier
             assert some is not None
-            mint_address = token_mint(some)
-            mint = view.get(mint_address)
+            mint = token_mint(some)
             balances.append(
                 TokenBalance(
                     index,
-                    mint_address,
+                    mint,
                     token_owner(some),
-                    mint_decimals(mint) if mint is not None and is_mint(mint) else 0,
+                    self._mint_decimals(mint, view),
                     token_balance(earlier) if earlier is not None and held else None,
                     token_balance(later) if later is not None and holds else None,
                 )
             )
         return balances
+
+    def _mint_decimals(self, mint: bytes, view: View) -> int:
+        decimals = self._decimals.get(mint)
+        if decimals is None:
+            account = view.get(mint)
+            if account is None or not is_mint(account):
+                return 0
+            decimals = self._decimals[mint] = mint_decimals(account)
+        return decimals
 
 
 def log_failure(program: bytes, code: int, *, depth: int = 2) -> tuple[str, str]:

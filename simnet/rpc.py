@@ -467,7 +467,7 @@ class Rpc:
 
     def _transaction_json(
         self, landed: Landed | None, commitment: str, encoding: str, versioned: bool
-    ) -> Json | None:
+    ) -> msgspec.Raw | None:
         if landed is None or landed.slot > self._chain.slot_of(commitment):
             return None
         if is_versioned(landed) and not versioned:

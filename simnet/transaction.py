@@ -60,6 +60,7 @@ class Transaction:
         "read_only_count",
         "signature",
         "signature_count",
+        "writable",
         "writable_signer_count",
     )
 
@@ -100,16 +101,19 @@ class Transaction:
             self.instructions.append(Instruction(program, accounts, raw[at : at + length]))
             at += length
         self._sanitize(lookups=0 if self.legacy else raw[at])
+        signers, read_only = self.signature_count, self.read_only_count
+        self.writable = (
+            b"\1" * self.writable_signer_count
+            + bytes(signers - self.writable_signer_count)
+            + b"\1" * (count - signers - read_only)
+            + bytes(read_only)
+        )
+        """1 for each key that instructions may change, else 0."""
 
         self.memo: str | None = None
         self.misconfigured: TransactionError | None = None
         """What is wrong with its compute budget; it then never lands."""
         self.compute_units, self.fee = self._budget()
-
-    def is_writable(self, index: int) -> bool:
-        if index < self.signature_count:
-            return index < self.writable_signer_count
-        return index < len(self.keys) - self.read_only_count
 
     def verified(self) -> bool:
         """Say whether every signature is its key's, over these bytes."""
@@ -125,8 +129,8 @@ class Transaction:
             self.signature_count != self.raw[0]
             or self.signature_count + self.read_only_count > count
             or self.writable_signer_count < 1
-            or any(each.program >= count for each in self.instructions)
-            or any(each.accounts and max(each.accounts) >= count for each in self.instructions)
+            or max([each.program for each in self.instructions], default=0) >= count
+            or max(b"".join([each.accounts for each in self.instructions]), default=0) >= count
         ):
             raise Unsanitary("invalid transaction: Transaction failed to sanitize accounts offsets correctly")
 

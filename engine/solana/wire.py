@@ -92,6 +92,11 @@ class Layout(Generic[Struct]):
             self._offsets[field.name] = offset
             offset += packed.size
         self._struct = struct.Struct("<" + "".join(wire_type.code for wire_type in self._types.values()))
+        self._writes = {
+            name: (packed.pack_into, self._offsets[name], self._types[name].dump)
+            for name, packed in self._structs.items()
+        }
+        """What to pack a field with, where to, and what it becomes before."""
         self._loads = [
             (index, wire_type.load)
             for index, wire_type in enumerate(self._types.values())
@@ -117,8 +122,9 @@ class Layout(Generic[Struct]):
         """Return the account's bytes; padding is zero."""
         out = bytearray(self.size)
         out[: len(self.discriminator)] = self.discriminator
-        for name, packed in self._structs.items():
-            packed.pack_into(out, self._offsets[name], self._dumped(name, getattr(value, name)))
+        for name, (pack_into, offset, dump) in self._writes.items():
+            field = getattr(value, name)
+            pack_into(out, offset, field if dump is None else dump(field))
         return bytes(out)
 
     def patch(self, data: bytes | bytearray, **changes: Any) -> bytes:
@@ -130,7 +136,8 @@ class Layout(Generic[Struct]):
             raise WireError(f"{len(data)} bytes that are not a {self.kind.__name__} ({self.size} bytes)")
         out = bytearray(data)
         for name, value in changes.items():
-            self._structs[name].pack_into(out, self._offsets[name], self._dumped(name, value))
+            pack_into, offset, dump = self._writes[name]
+            pack_into(out, offset, value if dump is None else dump(value))
         return bytes(out)
 
     def offset(self, name: str) -> int:
@@ -163,10 +170,6 @@ class Layout(Generic[Struct]):
             return tuple(values)
 
         return read
-
-    def _dumped(self, name: str, value: Any) -> Any:
-        dump = self._types[name].dump
-        return value if dump is None else dump(value)
 
 
 def _wire_type(kind: type, name: str, hint: Any) -> WireType:

@@ -65,11 +65,11 @@ class Token(Program):
 def read_token_account(call: Call, position: int) -> Account:
     """Return the token account at that position. Raises ProgramError if it is none."""
     account = call.get(position)
-    if account is None or account.owner != TOKEN:
-        raise ProgramError("IncorrectProgramId")
-    if not is_token_account(account):
-        raise ProgramError("InvalidAccountData")
-    return account
+    if account is not None and is_token_account(account):
+        return account
+    raise ProgramError(
+        "IncorrectProgramId" if account is None or account.owner != TOKEN else "InvalidAccountData"
+    )
 
 
 def move(call: Call, source: int, target: int, amount: int) -> None:
