@@ -11,6 +11,7 @@ from orders.v1 import orders_pb2 as pb
 
 from client.errors import FieldViolation, InvalidOrder
 from client.order import (
+    CLOSED,
     FailureReason,
     Order,
     OrderEvent,
@@ -36,6 +37,7 @@ _STATUS_OF: Final[dict[int, OrderStatus]] = {
     for status in OrderStatus
     if status is not OrderStatus.UNKNOWN
 }
+_CLOSED: Final = frozenset(number for number, status in _STATUS_OF.items() if status in CLOSED)
 _REASON_OF: Final[dict[int, FailureReason | None]] = {pb.FAILURE_REASON_UNSPECIFIED: None} | {
     pb.FailureReason.Value(f"FAILURE_REASON_{reason.name}"): reason
     for reason in FailureReason
@@ -107,6 +109,11 @@ def receipt_of(message: pb.SubmitOrderResponse) -> Receipt:
 
 def status_of(message: pb.Order | pb.OrderEvent) -> OrderStatus:
     return _STATUS_OF.get(message.status, OrderStatus.UNKNOWN)
+
+
+def is_closing(message: pb.OrderEvent) -> bool:
+    """Answer whether nothing follows the event."""
+    return message.status in _CLOSED
 
 
 def reason_of(message: pb.Order | pb.OrderEvent) -> FailureReason | None:

@@ -6,7 +6,6 @@ import asyncio
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
-from functools import partial
 from itertools import count
 from random import random
 from typing import Final, Protocol, Self, TypeVar
@@ -125,6 +124,7 @@ class OrderClient:
         self._checks: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
+        self._loop = asyncio.get_running_loop()
         self._channel = grpc.aio.insecure_channel(self._target, options=_CHANNEL_OPTIONS)
         self._stub = orders_pb2_grpc.OrderServiceStub(self._channel)
         self._health = health_pb2_grpc.HealthStub(self._channel)
@@ -160,11 +160,21 @@ class OrderClient:
 
         Raises InvalidOrder, RequestIdReused, TooManyOrders, Unavailable; TypeError for a float amount.
         """
-        return submitted_order_of(await self._submit(self._submit_request(spec, request_id)))
+        return submitted_order_of(await self._submitted(self._submit_request(spec, request_id)))
 
-    async def submit_for_receipt(self, spec: OrderSpec, *, request_id: str | None = None) -> Receipt:
-        """Submit one order, as `submit` does; return only that it was accepted, which is quicker."""
-        return receipt_of(await self._submit(self._submit_request(spec, request_id)))
+    def submit_then(
+        self, spec: OrderSpec, then: Callable[[Receipt | Exception], None], *, request_id: str | None = None
+    ) -> None:
+        """Submit one order as `submit` does, for one who submits thousands: without a task for each.
+
+        `then` is told that the order was accepted, or what `submit` would raise. It may not raise.
+        Raises InvalidOrder and TypeError for what cannot even be sent.
+        """
+
+        def tell(answer: pb.SubmitOrderResponse | Exception) -> None:
+            then(answer if isinstance(answer, Exception) else receipt_of(answer))
+
+        self._submit(self._submit_request(spec, request_id), tell)
 
     async def submit_many(
         self, orders: Iterable[OrderSpec | Submission]
@@ -180,7 +190,7 @@ class OrderClient:
             for order in orders
         ]
         results = await asyncio.gather(
-            *(self._submit(request) for request in requests), return_exceptions=True
+            *(self._submitted(request) for request in requests), return_exceptions=True
         )
         answers: list[SubmittedOrder | OrderError] = []
         for result in results:
@@ -197,18 +207,24 @@ class OrderClient:
             request_id = f"{self._name}-{next(self._numbers)}"
         return pb.SubmitOrderRequest(spec=spec_to_message(spec), request_id=request_id)
 
-    async def _submit(self, request: pb.SubmitOrderRequest) -> pb.SubmitOrderResponse:
-        try:
-            async with asyncio.timeout(self._timeout_seconds):
-                return await self._repeated(partial(self._submits, request))
-        except TimeoutError:
-            error: OrderError = ServerUnavailable(
-                f"no answer within {self._timeout_seconds:g} s; submit again with the same request_id"
-            )
-        except OrderError as refused:
-            error = refused
-        error.request_id = request.request_id
-        raise error
+    def _submitted(self, request: pb.SubmitOrderRequest) -> asyncio.Future[pb.SubmitOrderResponse]:
+        future: asyncio.Future[pb.SubmitOrderResponse] = self._loop.create_future()
+
+        def settle(answer: pb.SubmitOrderResponse | Exception) -> None:
+            if future.done():
+                return  # its caller was cancelled
+            if isinstance(answer, Exception):
+                future.set_exception(answer)
+            else:
+                future.set_result(answer)
+
+        self._submit(request, settle)
+        return future
+
+    def _submit(
+        self, request: pb.SubmitOrderRequest, then: Callable[[pb.SubmitOrderResponse | Exception], None]
+    ) -> None:
+        _Submit(self._loop, self._submits, self._random, request, self._timeout_seconds, then)
 
     async def _submit_batch(
         self, requests: list[pb.SubmitOrderRequest]
@@ -315,7 +331,7 @@ class OrderClient:
         order_id = _spelled(order_id)
         listener = self._watches.listen(order_id, after_sequence, on_event, on_end)
         if self._watches.has_unchecked(order_id):
-            check = asyncio.get_running_loop().create_task(self._check(order_id))
+            check = self._loop.create_task(self._check(order_id))
             self._checks.add(check)
             check.add_done_callback(self._checks.discard)
         return listener
@@ -381,12 +397,11 @@ class OrderClient:
             raise ServerUnavailable(f"no answer within {self._timeout_seconds:g} s") from None
 
     async def _repeated(self, call: Callable[[], Awaitable[Answer]]) -> Answer:
-        backoff = Backoff(self._random, base_seconds=0.2)
+        backoff = _backoff(self._random)
         while True:
             try:
                 return await call()
             except TooManyOrders:
-                # Whoever submits has to slow down; repeating on its behalf would only add to the load.
                 raise
             except Unavailable:
                 if backoff.failure_count + 1 >= MAX_TRIES:
@@ -405,6 +420,83 @@ class OrderClient:
             if is_cancelled():
                 raise
             raise ServerUnavailable("the server cancelled the call") from None
+
+
+class _Submit:
+    """One order on its way: tried, and tried again while that is safe, until it is answered or time is up."""
+
+    __slots__ = (
+        "_backoff",
+        "_loop",
+        "_random",
+        "_request",
+        "_submits",
+        "_then",
+        "_timeout_seconds",
+        "_timer",
+    )
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        submits: Coalescer[pb.SubmitOrderRequest, pb.SubmitOrderResponse],
+        random: Callable[[], float],
+        request: pb.SubmitOrderRequest,
+        timeout_seconds: float,
+        then: Callable[[pb.SubmitOrderResponse | Exception], None],
+    ) -> None:
+        self._loop = loop
+        self._submits = submits
+        self._random = random
+        self._request = request
+        self._timeout_seconds = timeout_seconds
+        self._then: Callable[[pb.SubmitOrderResponse | Exception], None] | None = then
+        self._backoff: Backoff | None = None
+        self._timer = loop.call_later(timeout_seconds, self._time_out)
+        self._try()
+
+    def _try(self) -> None:
+        if self._then is not None:
+            self._submits(self._request).add_done_callback(self._tried)
+
+    def _tried(self, future: asyncio.Future[pb.SubmitOrderResponse]) -> None:
+        if future.cancelled():
+            self._end(ServerUnavailable("the client was closed"))
+            return
+        error = future.exception()
+        if error is None:
+            self._end(future.result())
+        elif isinstance(error, Unavailable) and not isinstance(error, TooManyOrders):
+            # Not TooManyOrders: whoever submits has to slow down; repeating would only add to the load.
+            if self._backoff is None:
+                self._backoff = _backoff(self._random)
+            if self._backoff.failure_count + 1 >= MAX_TRIES:
+                self._end(error)
+            else:
+                self._loop.call_later(self._backoff.next_delay_seconds(), self._try)
+        else:
+            assert isinstance(error, Exception)
+            self._end(error)
+
+    def _time_out(self) -> None:
+        self._end(
+            ServerUnavailable(
+                f"no answer within {self._timeout_seconds:g} s; submit again with the same request_id"
+            )
+        )
+
+    def _end(self, answer: pb.SubmitOrderResponse | Exception) -> None:
+        if self._then is None:
+            return
+        self._timer.cancel()
+        then, self._then = self._then, None
+        if isinstance(answer, OrderError):
+            answer.request_id = self._request.request_id
+        then(answer)
+
+
+def _backoff(random: Callable[[], float]) -> Backoff:
+    return Backoff(random, base_seconds=0.2)
 
 
 def _spelled(order_id: str) -> str:

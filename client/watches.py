@@ -25,10 +25,10 @@ from google.rpc import code_pb2, status_pb2
 from orders.v1 import orders_pb2 as pb
 
 from client.backoff import Backoff
-from client.convert import EventMessage, event_of, status_of
+from client.convert import EventMessage, event_of, is_closing
 from client.errors import InternalError, OrderError, SequenceAhead, error_of_call, error_of_status
 from client.json_text import message_bytes
-from client.order import CLOSED, OrderEvent
+from client.order import OrderEvent
 
 WATCHER_BUFFER: Final = 64
 """Events held for one reader that reads slower than they come."""
@@ -57,7 +57,7 @@ class Told:
 
     def __init__(self, message: EventMessage) -> None:
         self.message = message
-        self.closing = status_of(message) in CLOSED
+        self.closing = is_closing(message)
         self._event: OrderEvent | None = None
         self._text: bytes | None = None
 

@@ -100,7 +100,10 @@ class HttpProtocol(HttpToolsProtocol):
         if self._header_bytes > MAX_HEAD_BYTES:
             # The parser passes it on as an error of its own, which ends in send_400_response.
             raise ValueError("headers too large")
-        super().on_header(name, value)
+        name = name.lower()
+        if name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
+        self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         self._stop_head_timer()

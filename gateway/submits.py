@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import lru_cache
 from typing import Final, Protocol
 
@@ -68,16 +68,16 @@ class Submits:
     def __init__(self, client: OrderClient, allowed_origins: Collection[str]) -> None:
         self._client = client
         self._allowed_origins = frozenset(origin.encode() for origin in allowed_origins)
-        self._waiting_count = 0
+        self.waiting_count = 0
 
-    async def submit(self, spec: OrderSpec, request_id: str | None) -> Receipt:
-        if self._waiting_count >= MAX_WAITING_SUBMITS:
+    def submit(
+        self, spec: OrderSpec, request_id: str | None, then: Callable[[Receipt | Exception], None]
+    ) -> None:
+        """Raises InvalidOrder, and TooManyOrders where nothing was asked of the order service."""
+        if self.waiting_count >= MAX_WAITING_SUBMITS:
             raise TooManyOrders("too many orders are waiting to be accepted; try again", retry_seconds=1.0)
-        self._waiting_count += 1
-        try:
-            return await self._client.submit_for_receipt(spec, request_id=request_id)
-        finally:
-            self._waiting_count -= 1
+        self._client.submit_then(spec, then, request_id=request_id)
+        self.waiting_count += 1
 
     def cross_origin(self, headers: Headers) -> Headers:
         """Return what lets a page of another site read the answer, if it may."""
@@ -193,27 +193,23 @@ class Submit:
             if self._refusal is not None:
                 raise self._refusal
             spec, request_id = _read(self._headers, self._body)
+            self._submits.submit(spec, request_id, self._answer_submit)
         except HttpRefusal as refusal:
             self._answer_problem(problem_of_refusal(refusal))
         except OrderError as error:
             self._answer_problem(problem_of_error(error))
-        else:
-            task = self._connection.loop.create_task(self._submit(spec, request_id))
-            self._connection.server_state.tasks.add(task)
-            task.add_done_callback(self._connection.server_state.tasks.discard)
 
-    async def _submit(self, spec: OrderSpec, request_id: str | None) -> None:
-        try:
-            receipt = await self._submits.submit(spec, request_id)
-        except OrderError as error:
-            if code_of(error) == 500:
-                log.error("POST %s: %s", ROUTE, error)
-            self._answer_problem(problem_of_error(error))
-        except Exception:
-            log.exception("POST %s failed", ROUTE)
-            self._answer_problem(problem(500, "INTERNAL", "something went wrong here; it was logged"))
+    def _answer_submit(self, found: Receipt | Exception) -> None:
+        self._submits.waiting_count -= 1
+        if isinstance(found, Receipt):
+            self._answer_receipt(found)
+        elif isinstance(found, OrderError):
+            if code_of(found) == 500:
+                log.error("POST %s: %s", ROUTE, found)
+            self._answer_problem(problem_of_error(found))
         else:
-            self._answer_receipt(receipt)
+            log.error("POST %s failed", ROUTE, exc_info=found)
+            self._answer_problem(problem(500, "INTERNAL", "something went wrong here; it was logged"))
 
     def _answer_receipt(self, receipt: Receipt) -> None:
         code, status_line, message = 202, b"202 Accepted", "Order queued successfully"
