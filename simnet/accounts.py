@@ -88,12 +88,15 @@ def is_frozen(account: Account) -> bool:
 
 def with_token_balance(account: Account, amount: int) -> Account:
     """Return the token account with another balance, and with the lamports to match if it is wrapped SOL."""
+    return with_token_change(account, amount - token_balance(account))
+
+
+def with_token_change(account: Account, change: int) -> Account:
+    """Return the token account with its balance changed by so much, and its lamports if it is wrapped SOL."""
     data = account.data
-    lamports = account.lamports
-    if data[_NATIVE_AT] == 1:
-        lamports += amount - int.from_bytes(data[_AMOUNT_AT:_AMOUNT_END], "little")
+    amount = int.from_bytes(data[_AMOUNT_AT:_AMOUNT_END], "little") + change
     return Account(
-        lamports,
+        account.lamports + change if data[_NATIVE_AT] == 1 else account.lamports,
         account.owner,
         data[:_AMOUNT_AT] + amount.to_bytes(8, "little") + data[_AMOUNT_END:],
     )

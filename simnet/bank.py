@@ -6,6 +6,7 @@ is kept if every instruction succeeds and thrown away if one does not.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final, Protocol
 
 import msgspec
@@ -112,7 +113,7 @@ class View:
             return self.below.get(address)
         return account if account.lamports else None
 
-    def get_all(self, addresses: list[bytes]) -> list[Account | None]:
+    def get_all(self, addresses: Sequence[bytes]) -> list[Account | None]:
         changed, below = self.changed.get, self.below.get
         found = [changed(address) or below(address) for address in addresses]
         return [account if account is not None and account.lamports else None for account in found]
@@ -238,17 +239,15 @@ class Bank:
     """Executes transactions with the programs it is given."""
 
     def __init__(self, programs: list[Program], fee_collector: bytes) -> None:
-        self._programs = {program.address: program for program in programs}
         self._fee_collector = fee_collector
         self._decimals: dict[bytes, int] = {}
         """Of mints that were met; they never change."""
-        self._log_lines = {
-            program.address: tuple(
-                f"Program {Pubkey.from_bytes(program.address)} {what}"
-                for what in ("invoke [1]", "success", "")
-            )
+        self._programs = {
+            program.address: (program, f"{name} invoke [1]", f"{name} success", f"{name} ")
             for program in programs
+            for name in (f"Program {Pubkey.from_bytes(program.address)}",)
         }
+        """With what the log says before and after them, and how it begins when they fail."""
 
     def execute(
         self,
@@ -325,9 +324,7 @@ class Bank:
         logs = run.logs
         used = 0
         for index, instruction in enumerate(transaction.instructions):
-            address = transaction.keys[instruction.program]
-            program = self._programs[address]
-            invoke, success, other = self._log_lines[address]
+            program, invoke, success, other = self._programs[transaction.keys[instruction.program]]
             logs.append(invoke)
             used += program.compute_units
             try:
@@ -360,7 +357,8 @@ class Bank:
         self, before: list[Account | None], after: list[Account | None], view: View
     ) -> list[TokenBalance]:
         balances = []
-        for index, (earlier, later) in enumerate(zip(before, after, strict=True)):
+        for index, earlier in enumerate(before):
+            later = after[index]
             held = earlier is not None and is_token_account(earlier)
             holds = held if later is earlier else later is not None and is_token_account(later)
             if not (held or holds):

@@ -6,6 +6,7 @@ several times cheaper than making an object of each.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, Final
 
 import msgspec
@@ -88,7 +89,7 @@ class Transaction:
         self.read_only_count = raw[at + 2]
         count = raw[at + 3]
         at += 4
-        self.keys = [raw[start : start + 32] for start in range(at, at + 32 * count, 32)]
+        self.keys = _split_keys(raw[at : at + 32 * count])
         at += 32 * count
         self.blockhash = raw[at : at + 32]
         instruction_count, at = _compact(raw, at + 32)
@@ -165,6 +166,12 @@ class Transaction:
         if price:
             fee -= -units * price // 1_000_000
         return units, fee
+
+
+@lru_cache(maxsize=4096)
+def _split_keys(keys: bytes) -> tuple[bytes, ...]:
+    """Return each key by itself. Swaps of one pool name the same ones; the same objects are found faster."""
+    return tuple([keys[start : start + 32] for start in range(0, len(keys), 32)])
 
 
 def _compact(raw: bytes, at: int) -> tuple[int, int]:

@@ -17,6 +17,7 @@ from simnet.accounts import (
     token_mint,
     token_owner,
     with_token_balance,
+    with_token_change,
 )
 from simnet.bank import Call, Program, ProgramError
 
@@ -78,18 +79,16 @@ def move(call: Call, source: int, target: int, amount: int) -> None:
     taker = read_token_account(call, target)
     if is_frozen(giver) or is_frozen(taker):
         raise ProgramError(ACCOUNT_FROZEN, "Program log: Error: Account is frozen")
-    balance = token_balance(giver)
-    if balance < amount:
+    if token_balance(giver) < amount:
         raise ProgramError(INSUFFICIENT_FUNDS, "Program log: Error: insufficient funds")
     if token_mint(giver) != token_mint(taker):
         raise ProgramError(MINT_MISMATCH, "Program log: Error: Account not associated with this Mint")
-    if call.key(source) == call.key(target):
+    if call.keys[source] == call.keys[target]:
         return
-    after = token_balance(taker) + amount
-    if after > _U64_MAX:
+    if token_balance(taker) + amount > _U64_MAX:
         raise ProgramError(OVERFLOW, "Program log: Error: Operation overflowed")
-    call.put(source, with_token_balance(giver, balance - amount))
-    call.put(target, with_token_balance(taker, after))
+    call.put(source, with_token_change(giver, -amount))
+    call.put(target, with_token_change(taker, amount))
 
 
 def _transfer(call: Call, source: int, target: int, owner: int, amount: int) -> None:

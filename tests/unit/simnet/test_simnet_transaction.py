@@ -43,7 +43,7 @@ def test_keys_instructions_and_blockhash_are_as_solders_reads_them(raw: bytes, l
         )
     ours, theirs = Transaction(raw), VersionedTransaction.from_bytes(raw)
     message = theirs.message
-    assert ours.keys == [bytes(key) for key in message.account_keys]
+    assert list(ours.keys) == [bytes(key) for key in message.account_keys]
     assert ours.blockhash == bytes(message.recent_blockhash)
     assert ours.signature == bytes(theirs.signatures[0])
     assert [(each.program, each.accounts, each.data) for each in ours.instructions] == [
