@@ -244,14 +244,15 @@ class Run:
                 group.create_task(client(gateway))
 
     async def _rate(self) -> None:
-        gateways = cycle(self._gateways)
-        free: list[tuple[HttpConnection, _Gateway]] = []
+        free_of_each: list[list[HttpConnection]] = [[] for _ in self._gateways]
 
         async def client(index: int, due: float) -> None:
-            connection, gateway = free.pop() if free else (self._connection(), next(gateways))
+            gateway = self._gateways[index % len(self._gateways)]
+            free = free_of_each[index % len(self._gateways)]
+            connection = free.pop() if free else self._connection()
             order = OrderRun(due, watched=self.scenario.watches(index))
             accepted = await self._submit(connection, gateway, index, order)
-            free.append((connection, gateway))
+            free.append(connection)
             if accepted and order.watched:
                 await self._watch(gateway, order)
 

@@ -191,14 +191,10 @@ def compare(a: Sequence[Result], b: Sequence[Result]) -> list[Compared]:
         known = [(one, other) for one, other in pairs if one is not None and other]
         if len(known) == len(pairs):
             ratios = [one / other for one, other in known]
-            compared.append(
-                Compared(
-                    name,
-                    median(one for one, _ in known),
-                    median(other for _, other in known),
-                    finding(scenario.name, name, ratios, RATIOS.get((scenario.mode, name))),
-                )
-            )
+            medians = median(one for one, _ in known), median(other for _, other in known)
+            note = " / ".join(f"{value:,.2f}" for value in medians)
+            ratio = finding(scenario.name, name, ratios, RATIOS.get((scenario.mode, name)), note)
+            compared.append(Compared(name, *medians, ratio))
     return compared
 
 

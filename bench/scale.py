@@ -60,6 +60,7 @@ class Sizes:
     order_count: int = 5_000
     """In each run of `stored` and of `scale`."""
     pairs: int = 5
+    warm_up_count: int = 500
     memory_order_count: int = 100_000
     stored_folder: Path | None = None
     """Where the filled data folder is kept, and used again; None: removed at the end."""
@@ -161,7 +162,7 @@ async def watchers(sizes: Sizes, screen: Screen) -> Outcome:
     _need_files(count)
     async with own_server(slot_ms=REAL_SLOT_MS) as server:
         assert server.settings is not None
-        await _warm_up(server, screen)
+        await _warm_up(server, sizes, screen)
         with screen.shown("watchers: idle, without any", 1):
             idle_before = await idle_cpu(server, sizes.idle_seconds)
         order_ids = await rest(server.settings, count)
@@ -204,7 +205,7 @@ async def fanout(sizes: Sizes, screen: Screen) -> Outcome:
     spreads_ms, complete = [], []
     async with own_server() as server:
         assert server.settings is not None
-        await _warm_up(server, screen)
+        await _warm_up(server, sizes, screen)
         for number in range(1, sizes.rounds + 1):
             order_ids = await rest(server.settings, 1) * count
             crowd = Crowd(server.target.urls[0], order_ids)
@@ -269,7 +270,7 @@ async def stored(sizes: Sizes, screen: Screen) -> Outcome:
             scenario = Scenario(
                 name="stored", mode="burst", order_count=sizes.order_count, watch_fraction=0.02
             )
-            a, b = await _in_turn(scenario, (loaded, empty), sizes.pairs, screen)
+            a, b = await _in_turn(scenario, (loaded, empty), sizes, screen)
     name = f"stored, {closed:,} + {resting:,}"
     return Outcome(
         [
@@ -296,7 +297,7 @@ async def scale(sizes: Sizes, screen: Screen) -> Outcome:
                 concurrency=concurrency,
                 watch_fraction=0.02,
             )
-            a, b = await _in_turn(scenario, (two, one), sizes.pairs, screen)
+            a, b = await _in_turn(scenario, (two, one), sizes, screen)
             name = scenario.name
             findings += [
                 _ratio(name, "confirmed/s, 2 + 2 + 2 / 1 + 1 + 1", _confirmed, a, b, SCALE_RATIO),
@@ -308,15 +309,15 @@ async def scale(sizes: Sizes, screen: Screen) -> Outcome:
 
 
 async def _in_turn(
-    scenario: Scenario, servers: tuple[Server, Server], pairs: int, screen: Screen
+    scenario: Scenario, servers: tuple[Server, Server], sizes: Sizes, screen: Screen
 ) -> tuple[list[Result], list[Result]]:
     for server in servers:
-        await _warm_up(server, screen)
+        await _warm_up(server, sizes, screen)
     results: tuple[list[Result], list[Result]] = ([], [])
-    for pair in range(1, pairs + 1):
+    for pair in range(1, sizes.pairs + 1):
         for server, its in zip(servers, results, strict=True):
             with screen.run(
-                f"{scenario.name}: {server.name} ({pair}/{pairs})", scenario.order_count
+                f"{scenario.name}: {server.name} ({pair}/{sizes.pairs})", scenario.order_count
             ) as progress:
                 its.append(await measure(scenario, server, BODIES, _STALL_SECONDS, progress))
     return results
@@ -414,8 +415,8 @@ SCENARIOS: Final[Mapping[str, Callable[[Sizes, Screen], Awaitable[Outcome]]]] = 
 }
 
 
-async def _warm_up(server: Server, screen: Screen) -> None:
-    scenario = Scenario(name="warm-up", mode="closed", order_count=500, concurrency=100)
+async def _warm_up(server: Server, sizes: Sizes, screen: Screen) -> None:
+    scenario = Scenario(name="warm-up", mode="closed", order_count=sizes.warm_up_count, concurrency=100)
     with screen.run(f"{server.name}: warm-up", scenario.order_count) as progress:
         await measure(scenario, server, BODIES, _STALL_SECONDS, progress)
 

@@ -90,9 +90,9 @@ async def test_the_command_measures_two_servers_in_turn_and_writes_json(
 ) -> None:
     report = tmp_path / "report.json"
     process = await create_subprocess_exec(
-        *(sys.executable, "-m", "bench", "--url", server.target.url, "--name", "one"),
+        *(sys.executable, "-m", "bench", "--url", server.target.urls[0], "--name", "one"),
         *("--process", f"workers={server.processes['workers']}", "--metrics", server.metrics_urls[-1]),
-        *("--against", server.target.url, "--against-name", "two", "--pairs", "2"),
+        *("--against", server.target.urls[0], "--against-name", "two", "--pairs", "2"),
         *("--orders", "20", "--no-warm-up", "--mode", "closed", "--json", str(report)),
         stdout=PIPE,
         stderr=PIPE,

@@ -38,11 +38,13 @@ class Engine:
     watches: int = 0
     most_open: int = 0
     url: str = ""
+    hosts: Counter[str] = field(default_factory=Counter)
     _open: int = 0
     _ids: count[int] = field(default_factory=count)
 
     async def post(self, request: web.Request) -> web.Response:
         self.posts += 1
+        self.hosts[request.host] += 1
         assert await request.json() == BODIES[0]
         if self.refuse_every and self.posts % self.refuse_every == 0:
             return web.json_response({"success": False, "reason": "TOO_MANY_ORDERS"}, status=429)
@@ -93,7 +95,7 @@ async def engine() -> AsyncIterator[Engine]:
 
 def a_run(engine: Engine, mode: str, orders: int, stall_seconds: float = 10.0, **scenario: float) -> Run:
     base = Scenario(name=mode, mode=mode, order_count=orders, concurrency=5, rate=500.0)
-    return Run(replace(base, **scenario), Target(engine.url), BODIES, stall_seconds)  # type: ignore[arg-type]
+    return Run(replace(base, **scenario), Target([engine.url]), BODIES, stall_seconds)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("mode", ["burst", "closed", "rate"])
@@ -163,7 +165,7 @@ async def test_refusals_are_counted_by_status_and_reason_and_the_rest_goes_on(en
 
 async def test_a_server_that_is_not_there_is_counted_and_the_run_ends(engine: Engine) -> None:
     run = a_run(engine, "closed", 5)
-    run = Run(run.scenario, Target("http://127.0.0.1:1"), BODIES)
+    run = Run(run.scenario, Target(["http://127.0.0.1:1"]), BODIES)
     await run.drive()
     assert run.refused == {"ConnectionRefusedError": 5}
     assert run.orders == []
@@ -256,6 +258,16 @@ def test_a_body_becomes_the_same_order_in_the_contract() -> None:
         market=orders_pb2.MarketOrder(),
     )
     assert not spec_of(BODIES[0]).HasField("slippage_bps")
+
+
+@pytest.mark.parametrize("mode", ["burst", "closed", "rate"])
+async def test_of_several_gateways_each_gets_its_share(engine: Engine, mode: str) -> None:
+    run = a_run(engine, mode, 40)
+    by_name = engine.url.replace("127.0.0.1", "localhost")
+    run = Run(run.scenario, Target([engine.url, by_name]), BODIES)
+    await run.drive()
+    assert all(order.complete for order in run.orders)
+    assert set(engine.hosts) == {engine.url[7:], by_name[7:]}
 
 
 async def test_nothing_is_left_running(engine: Engine) -> None:

@@ -8,10 +8,11 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
+from bench.bars import Bar, finding
 from bench.figures import Edge, Latency, Stage
 from bench.load import Scenario
 from bench.measure import ProcessCost, Result
-from bench.render import compare, print_comparison, print_results, troubles
+from bench.render import compare, every_event, print_comparison, print_findings, print_results, troubles
 
 GOOD = Result(
     server="ours",
@@ -24,6 +25,7 @@ GOOD = Result(
     confirmed_per_second=1500.0,
     accept_ms=Latency(1000, 1.0, 2.0, 3.0, 4.0),
     confirm_ms=Latency(100, 10.0, 20.0, 30.0, 40.0),
+    network_ms=(4.0, 9.0),
     watched_count=100,
     complete_count=100,
     late_count=0,
@@ -97,17 +99,72 @@ def test_two_servers_are_compared_pair_by_pair() -> None:
     # The machine is half as fast in the second pair: the ratio does not care.
     ours = [replace(GOOD, confirmed_per_second=rate) for rate in (1000.0, 500.0, 900.0)]
     theirs = [replace(GOOD, server="theirs", confirmed_per_second=rate) for rate in (500.0, 250.0, 300.0)]
-    assert ("confirmed/s", 900.0, 300.0, 2.0) in compare(ours, theirs)
+    [confirmed] = [row for row in compare(ours, theirs) if row.figure == "confirmed/s"]
+    assert (confirmed.a, confirmed.b) == (900.0, 300.0)
+    ratio = confirmed.ratio
+    assert (ratio.value, ratio.least, ratio.most) == (2.0, 2.0, 3.0)
 
     out = StringIO()
-    print_comparison(Console(file=out, width=120), ours, theirs)
+    bars = print_comparison(Console(file=out, width=150), ours, theirs)
     assert "burst: 3 pairs, alternating" in out.getvalue()
-    assert "theirs" in out.getvalue()
+    row = next(line for line in out.getvalue().splitlines() if "confirmed/s" in line)
+    assert [cell.strip() for cell in row.strip("│").split("│")] == [
+        "confirmed/s", "900.00", "300.00", "2.00", "2.00 - 3.00", ">= 3", "no",
+    ]  # fmt: skip
+    assert [(bar.figure, bar.holds) for bar in bars] == [
+        ("confirmed/s", False),
+        ("CPU-ms an order", False),
+        ("% that saw every event", True),
+    ]
+
+
+def test_what_the_network_takes_is_not_counted_as_the_engines() -> None:
+    rate = replace(GOOD, scenario=replace(GOOD.scenario, mode="rate"))
+    theirs = replace(
+        rate, server="theirs", network_ms=(0.0, 0.0), confirm_ms=Latency(100, 12.0, 20.0, 42.0, 50.0)
+    )
+    above = {row.figure: row for row in compare([rate], [theirs]) if "above" in row.figure}
+    p50, p99 = above["confirm p50 ms above the network"], above["confirm p99 ms above the network"]
+    assert (p50.a, p50.ratio.value, p50.ratio.holds) == (6.0, 0.5, True)
+    assert (p99.a, p99.ratio.value, p99.ratio.holds) == (21.0, 0.5, True)
+
+
+def test_a_server_without_grpc_is_compared_by_what_it_has() -> None:
+    ours = replace(GOOD, scenario=Scenario(name="gRPC burst", mode="grpc", order_count=1000))
+    out = StringIO()
+    [bar, _] = print_comparison(Console(file=out, width=150), [ours], [replace(GOOD, server="theirs")])
+    assert "theirs by burst, over REST and WebSocket" in out.getvalue()
+    assert str(bar.bar) == ">= 4"
+
+
+def test_the_worst_run_says_how_many_watchers_saw_every_event() -> None:
+    [found] = every_event([GOOD, replace(GOOD, complete_count=99), replace(GOOD, watched_count=0)])
+    assert (found.scenario, found.value, found.holds) == ("burst", 99.0, False)
+
+
+def test_findings_are_listed_with_their_bars_and_whether_they_hold() -> None:
+    out = StringIO()
+    found = [
+        finding("watchers", "KiB each", [4.0, 2.0, 9.0], Bar(30.0), "gateway 3"),
+        finding("watchers", "idle CPU %", [3.5], Bar(3.0)),
+        finding("scale", "confirmed/s", [1.25]),
+    ]
+    print_findings(Console(file=out, width=150), found)
+    rows = [
+        [cell.strip() for cell in line.strip("│").split("│")]
+        for line in out.getvalue().splitlines()
+        if line.startswith("│")
+    ]
+    assert rows == [
+        ["watchers", "KiB each", "4.00", "2.00 - 9.00", "<= 30", "yes", "gateway 3"],
+        ["", "idle CPU %", "3.50", "", "<= 3", "no", ""],
+        ["scale", "confirmed/s", "1.25", "", "", "", ""],
+    ]
 
 
 def test_a_figure_that_only_one_side_has_is_not_compared() -> None:
     theirs = [replace(GOOD, costs={}, confirm_ms=None)]
-    assert {name for name, *_ in compare([GOOD], theirs)} == {
+    assert {row.figure for row in compare([GOOD], theirs)} == {
         "accepted/s",
         "confirmed/s",
         "accept p50 ms",
