@@ -25,7 +25,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import Enum, auto
-from typing import Final
+from typing import Any, Final
 
 from engine.domain.order import (
     Attempt,
@@ -233,18 +233,18 @@ def apply(order: Order, fact: Fact, policy: RetryPolicy, random: float = 0.0) ->
             route = decision.route
             if route is None:
                 raise IllegalTransition("a Routed fact needs a route")
-            quoted = replace(
+            return _move(
                 order,
+                BUILDING,
+                decision=decision,
                 route=route,
                 venue=route.venue,
                 input_amount=route.input_amount,
                 output_amount=route.output_amount,
                 # A later attempt starts clean; the events keep why the one before it ended.
                 tx_hash=None,
-                failure_reason=None,
-                failure_message=None,
+                **_UNEXPLAINED,
             )
-            return _move(quoted, BUILDING, before=order, decision=decision)
         case NotRouted(decision):
             return _retry_or_fail(
                 order, FailureReason.NO_ROUTE, decision.reason, policy, random, decision=decision
@@ -252,11 +252,16 @@ def apply(order: Order, fact: Fact, policy: RetryPolicy, random: float = 0.0) ->
         case NotBuilt(reason, message):
             return _retry_or_fail(order, reason, message, policy, random)
         case Signed(attempt):
-            signed = replace(order, tx_hash=attempt.tx_hash, open_attempt=attempt)
-            return _move(signed, SUBMITTED, before=order, opened=attempt)
+            return _move(order, SUBMITTED, opened=attempt, tx_hash=attempt.tx_hash, open_attempt=attempt)
         case Landed(input_amount, output_amount):
-            landed = replace(order, input_amount=input_amount, output_amount=output_amount, open_attempt=None)
-            return _move(landed, CONFIRMED, before=order, closed=AttemptOutcome.LANDED)
+            return _move(
+                order,
+                CONFIRMED,
+                closed=AttemptOutcome.LANDED,
+                input_amount=input_amount,
+                output_amount=output_amount,
+                open_attempt=None,
+            )
         case Reverted(reason, message):
             return _retry_or_fail(order, reason, message, policy, random, closed=AttemptOutcome.REVERTED)
         case Lapsed():
@@ -269,14 +274,13 @@ def apply(order: Order, fact: Fact, policy: RetryPolicy, random: float = 0.0) ->
                 closed=AttemptOutcome.EXPIRED,
             )
         case Cancelled():
-            return _move(_unexplained(order), CANCELLED, before=order)
+            return _move(order, CANCELLED, **_UNEXPLAINED)
         case TimedOut():
-            return _move(_unexplained(order), EXPIRED, before=order)
+            return _move(order, EXPIRED, **_UNEXPLAINED)
 
 
-def _unexplained(order: Order) -> Order:
-    """Return the order without the reason its attempt before did not succeed: it is not why it closes."""
-    return replace(order, failure_reason=None, failure_message=None)
+_UNEXPLAINED: Final[Mapping[str, Any]] = {"failure_reason": None, "failure_message": None}
+"""Takes away why the attempt before did not succeed: it is not why the order moves now."""
 
 
 def _retry_or_fail(
@@ -289,35 +293,37 @@ def _retry_or_fail(
     decision: RoutingDecision | None = None,
     closed: AttemptOutcome | None = None,
 ) -> Transition:
-    explained = replace(order, failure_reason=reason, failure_message=message)
+    changes: dict[str, Any] = {"failure_reason": reason, "failure_message": message}
     if closed is not None:
-        explained = replace(explained, open_attempt=None)
+        changes["open_attempt"] = None
     if reason not in RETRYABLE or order.attempt >= policy.max_attempts:
-        return _move(explained, FAILED, before=order, decision=decision, closed=closed)
+        return _move(order, FAILED, decision=decision, closed=closed, **changes)
     return _move(
-        replace(explained, attempt=order.attempt + 1, route=None),
+        order,
         ROUTING,
-        before=order,
         delay_seconds=policy.delay_seconds(order.attempt, random),
         decision=decision,
         closed=closed,
+        attempt=order.attempt + 1,
+        route=None,
+        **changes,
     )
 
 
 def _move(
-    order: Order,
+    before: Order,
     status: OrderStatus,
     *,
-    before: Order | None = None,
     delay_seconds: float = 0.0,
     decision: RoutingDecision | None = None,
     opened: Attempt | None = None,
     closed: AttemptOutcome | None = None,
+    **changes: Any,
 ) -> Transition:
-    before = before or order
+    """Return the move to `status`; `changes` are the order's other fields that differ after it."""
     if status not in TRANSITIONS[before.status]:
         raise IllegalTransition(f"order {before.order_id}: {before.status} -> {status}")
-    after = replace(order, status=status, sequence=before.sequence + 1)
+    after = replace(before, status=status, sequence=before.sequence + 1, **changes)
     event = OrderEvent(
         order_id=after.order_id,
         sequence=after.sequence,
