@@ -93,8 +93,10 @@ class _Connection(asyncio.Protocol):
             # To a protocol that is not spoken here: the request itself is all that is answered.
             self._is_last = True
         except HttpParserError:
-            self._refuse(answer(b"this is no HTTP request\n", status=400))
-            return
+            # What follows the last request is not looked at, whatever it is.
+            if not self._is_last:
+                self._refuse(answer(b"this is no HTTP request\n", status=400))
+                return
         self._answer_asked()
 
     def pause_writing(self) -> None:
@@ -143,6 +145,8 @@ class _Connection(asyncio.Protocol):
                 logger.exception("a request could not be answered")
                 answered = answer(b"", status=500)
             if isinstance(answered, bytes):
+                if method == "HEAD":
+                    answered = answered[: answered.index(b"\r\n\r\n") + 4]
                 self._transport.write(answered)
             else:
                 self._is_answering = True

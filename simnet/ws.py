@@ -29,7 +29,8 @@ logger.setLevel(logging.WARNING)
 _MAX_UNREAD: Final = 2**20
 """Bytes a connection may leave unread."""
 _HEARTBEAT_SECONDS: Final = 30.0
-_GOODBYE_SECONDS: Final = 2.0
+_GOODBYE_SECONDS: Final = 1.0
+"""To let a client take leave before its connection is cut."""
 _TRY_AGAIN_LATER: Final = 1013
 _SERVICE_RESTART: Final = 1012
 

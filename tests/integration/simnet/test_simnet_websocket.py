@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from socket import create_connection
 from typing import Any
 
 import aiohttp
+import msgspec
 import pytest
+import websockets
 from solders.signature import Signature
 
 from engine.settings import Settings
@@ -161,3 +164,46 @@ async def test_a_client_that_is_gone_before_its_handshake_is_no_error(
     async with aiohttp.ClientSession() as session, session.ws_connect(node.ws_url) as socket:
         assert (await Socket(socket).ask("slotSubscribe"))["result"] == 1
     assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+
+
+async def test_a_message_in_several_frames_is_one_call(node: Node) -> None:
+    async with websockets.connect(node.ws_url, compression=None) as socket:
+        await socket.send(['{"jsonrpc":"2.0","id":1,', '"method":"slot', 'Subscribe"}'])
+        assert msgspec.json.decode(await socket.recv()) == {"jsonrpc": "2.0", "result": 1, "id": 1}
+        # Answered between two messages, as any time.
+        await (await socket.ping())
+
+
+async def _until_closed(socket: websockets.ClientConnection) -> AsyncIterator[str | bytes]:
+    with suppress(websockets.ConnectionClosed):
+        while True:
+            yield await socket.recv()
+
+
+async def test_who_does_not_read_loses_its_connection_and_nobody_else_notices(
+    node: Node, socket: Socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("simnet.ws._GOODBYE_SECONDS", 0.01)
+    subscription = (await socket.ask("slotSubscribe"))["result"]
+    async with websockets.connect(node.ws_url, compression=None, max_queue=1) as lazy:
+        for _ in range(1000):
+            await lazy.send('{"jsonrpc":"2.0","id":1,"method":"slotSubscribe"}')
+            await lazy.recv()
+        lazy.transport.pause_reading()
+        # More than a megabyte beyond what the system itself keeps for it.
+        for _ in range(120):
+            node.chain.advance()
+            assert (await socket.next())["params"]["subscription"] == subscription
+        lazy.transport.resume_reading()
+        # What had been written is still read; then it ends.
+        async with asyncio.timeout(20):
+            assert len([message async for message in _until_closed(lazy)]) < 120_000
+
+
+async def test_what_is_no_websocket_handshake_is_refused(node: Node) -> None:
+    url = node.ws_url.replace("ws:", "http:")
+    async with aiohttp.ClientSession() as session, session.get(url) as response:
+        assert response.status == 426
+    with create_connection(("127.0.0.1", node.port + 1)) as connection:
+        connection.sendall(b"no HTTP at all\r\n\r\n")
+        assert await asyncio.to_thread(connection.recv, 1) == b""
