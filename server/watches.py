@@ -29,8 +29,11 @@ _LOOK_SECONDS: Final = 1.0
 _ROUND: Final = 512
 """Orders one stream reads at a time, so that its first message does not wait for its last order."""
 
-_INTERVAL_SECONDS: Final = 0.004
-"""Least time between two reads of a stream; one that was idle for so long reads at once."""
+_LEAST_INTERVAL_SECONDS: Final = 0.004
+_MOST_REST_SECONDS: Final = 0.02
+_RESTS: Final = 2
+"""A busy stream rests twice as long as it took to read and send, so that under load, where that takes longer,
+each message carries more: one takes 400 us of CPU, an event in it 10. An idle stream reads at once."""
 
 logger = logging.getLogger(__name__)
 
@@ -148,7 +151,6 @@ class Subscription:
         """Orders to look at, longest waiting first."""
         self._refused: list[Ended] = []
         self._wake = asyncio.Event()
-        self._next_read = 0.0
 
     def watch(self, order_id: UUID, after_sequence: int = 0) -> None:
         """Watch an order from after that sequence on; once more for one that is watched moves its cursor."""
@@ -187,9 +189,12 @@ class Subscription:
         Goes on for ever. Raises Draining when the process is to stop, StoreUnavailable when the record
         cannot be read.
         """
+        loop = asyncio.get_running_loop()
+        next_read = 0.0
         while True:
             await self._wake.wait()
-            await self._pace()
+            if (pause := next_read - loop.time()) > 0 and len(self._look) < _ROUND:
+                await asyncio.sleep(pause)
             if self._watches.draining:
                 raise Draining("the server is restarting; watch again with after_sequence")
             keys = list(islice(self._look, _ROUND))
@@ -198,16 +203,13 @@ class Subscription:
             if not self._look:
                 self._wake.clear()
             refused, self._refused = self._refused, []
+            start = loop.time()
             events, ended = await self._read([self._watched[key] for key in keys])
             if events or ended or refused:
                 yield events, refused + ended
-
-    async def _pace(self) -> None:
-        loop = asyncio.get_running_loop()
-        rest = self._next_read - loop.time()
-        if rest > 0 and len(self._look) < _ROUND:
-            await asyncio.sleep(rest)
-        self._next_read = loop.time() + _INTERVAL_SECONDS
+            end = loop.time()
+            rest = min(_RESTS * (end - start), _MOST_REST_SECONDS)
+            next_read = max(start + _LEAST_INTERVAL_SECONDS, end + rest)
 
     async def _read(self, watches: list[_Watch]) -> tuple[list[WatchedEvent], list[Ended]]:
         found = await self._store.events_after.many([(watch.order_id, watch.cursor) for watch in watches])
