@@ -171,6 +171,18 @@ async def test_sigterm_ends_it_in_good_order_and_it_goes_on_later(tmp_path: Path
         assert await again.call("getSlot", PROCESSED) >= slot
 
 
+def _listener_next_to_a_free_port() -> socket.socket:
+    while True:
+        listener = socket.create_server(("127.0.0.1", 0))
+        try:
+            socket.create_server(("127.0.0.1", listener.getsockname()[1] - 1)).close()
+        except OSError:
+            # Some connection's own end, as likely as not.
+            listener.close()
+        else:
+            return listener
+
+
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
@@ -187,9 +199,7 @@ async def test_what_it_cannot_start_with_is_one_sentence_and_exit_code_2(
     if "simnet_seed" in settings:
         async with running(tmp_path):
             pass
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen()
+    with _listener_next_to_a_free_port() as listener:
         taken = listener.getsockname()[1]
         given = dict(settings)
         port = given.pop("simnet_port", "free")
