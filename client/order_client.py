@@ -59,7 +59,7 @@ SUBMIT_BATCH: Final = 500
 """Most orders of one BatchSubmitOrders; the contract allows 1,000."""
 SUBMIT_CONCURRENCY: Final = 2
 """Batches under way at once: one fills and is encoded while the server stores the other."""
-INTERVAL_SECONDS: Final = 0.002
+INTERVAL_SECONDS: Final = 0.004
 """Between two batches, or two requests to watch, when they follow each other: a gRPC message costs as much as
 what ten orders add to it. The first after a pause does not wait."""
 

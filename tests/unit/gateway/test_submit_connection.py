@@ -1,0 +1,325 @@
+"""POSTs on one connection: one after the other however they come, and bounded in size and time."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import uvicorn
+from starlette.responses import PlainTextResponse
+from uvicorn.server import ServerState
+
+import gateway.submits
+from client import InternalError, OrderSpec, OrderStatus, Receipt, ServerUnavailable
+from gateway.protocols import HttpProtocol
+from gateway.sockets import Sockets
+from gateway.submits import Submits
+
+ORDER_ID = "01890000-0000-7000-8000-000000000000"
+BODY = b'{"side":"sell","amount":1.5,"inputToken":"SOL","outputToken":"USDC"}'
+SITE = "https://desk.example.com"
+
+
+def post(
+    body: bytes = BODY, *headers: str, path: str = "/api/orders/execute", version: str = "1.1", size: int = -1
+) -> bytes:
+    lines = [
+        f"POST {path} HTTP/{version}",
+        "Host: localhost",
+        "Content-Type: application/json",
+        f"Content-Length: {len(body) if size < 0 else size}",
+        *headers,
+    ]
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+class Transport:
+    """The network's edge: keeps what is written."""
+
+    def __init__(self) -> None:
+        self.written = b""
+        self.closed = self.reading_paused = False
+
+    def write(self, data: bytes) -> None:
+        assert not self.closed
+        self.written += data
+
+    def close(self) -> None:
+        self.closed = True
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def pause_reading(self) -> None:
+        self.reading_paused = True
+
+    def resume_reading(self) -> None:
+        self.reading_paused = False
+
+    def get_extra_info(self, _name: str) -> None:
+        return None
+
+    def answers(self) -> list[tuple[int, dict[str, str], bytes]]:
+        """Code, headers and body of each answer so far."""
+        found, rest = [], self.written
+        while rest:
+            head, _, rest = rest.partition(b"\r\n\r\n")
+            status, *lines = head.decode().split("\r\n")
+            pairs = [line.split(": ", 1) for line in lines]
+            headers = {name.lower(): value for name, value in pairs}
+            assert len(headers) == len(pairs), "a header comes twice"
+            size = int(headers.get("content-length", "0"))
+            found.append((int(status.split()[1]), headers, rest[:size]))
+            rest = rest[size:]
+        return found
+
+    def codes(self) -> list[int]:
+        return [code for code, _, _ in self.answers()]
+
+
+class Orders:
+    """A client that answers when the test says so."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[OrderSpec, str | None]] = []
+        self._waiting: list[Callable[[Receipt | Exception], None]] = []
+
+    def submit_then(
+        self, spec: OrderSpec, then: Callable[[Receipt | Exception], None], *, request_id: str | None = None
+    ) -> None:
+        self.asked.append((spec, request_id))
+        self._waiting.append(then)
+
+    def answer(self, found: Receipt | Exception | None = None) -> None:
+        self._waiting.pop(0)(found or Receipt(ORDER_ID, OrderStatus.PENDING))
+
+
+class Timer:
+    def __init__(self, action: Callable[[], object]) -> None:
+        self.action = action
+        self.cancelled = False
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
+class Connection:
+    def __init__(self, allowed_origins: tuple[str, ...] = ()) -> None:
+        self.orders, self.transport = Orders(), Transport()
+        self.timers: list[Timer] = []
+        self.state = ServerState()
+        self.state.default_headers = [(b"date", b"today")]
+        config = uvicorn.Config(PlainTextResponse("the application"), lifespan="off", log_config=None)
+        self.protocol = HttpProtocol(
+            Sockets(self.orders, allowed_origins),  # type: ignore[arg-type]
+            Submits(self.orders, allowed_origins),  # type: ignore[arg-type]
+            config=config,
+            server_state=self.state,
+            app_state={},
+        )
+        loop = asyncio.get_running_loop()
+
+        class Loop:
+            call_later = staticmethod(self.call_later)
+            create_task = staticmethod(loop.create_task)
+
+        self.protocol.loop = Loop()  # type: ignore[assignment]
+        self.protocol.connection_made(self.transport)  # type: ignore[arg-type]
+        self.receive = self.protocol.data_received
+
+    def call_later(self, _seconds: float, action: Callable[[], object]) -> Timer:
+        self.timers.append(Timer(action))
+        return self.timers[-1]
+
+    def fire(self, name: str) -> None:
+        """Run the timer whose action has that name; fail if there is none."""
+        (timer,) = [timer for timer in self.timers if timer.action.__name__ == name and not timer.cancelled]
+        timer.cancelled = True
+        timer.action()
+
+
+async def test_an_order_is_answered_in_one_piece() -> None:
+    connection = Connection()
+    connection.receive(post(BODY, "Idempotency-Key: k"))
+    connection.orders.answer()
+    ((code, headers, body),) = connection.transport.answers()
+    assert code == 202
+    assert headers == {
+        "date": "today",
+        "content-length": str(len(body)),
+        "content-type": "application/json",
+        "location": f"/api/orders/{ORDER_ID}",
+        "x-content-type-options": "nosniff",
+        "cache-control": "no-store",
+        "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
+    }
+    assert json.loads(body)["orderId"] == ORDER_ID
+    assert [(spec.amount, key) for spec, key in connection.orders.asked] == [("1.5", "k")]
+    assert not connection.transport.closed
+    connection.protocol.connection_lost(None)
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/api/orders/execute?x=1", "/api/orders/%65xecute", "http://localhost/api/orders/execute"],
+)
+async def test_an_order_is_known_however_its_address_is_spelled(path: str) -> None:
+    connection = Connection()
+    connection.receive(post(path=path))
+    connection.orders.answer()
+    assert connection.transport.codes() == [202]
+    connection.protocol.connection_lost(None)
+
+
+async def test_a_request_in_pieces_is_put_together() -> None:
+    connection = Connection()
+    request = post()
+    for at in range(len(request)):
+        assert connection.orders.asked == []
+        connection.receive(request[at : at + 1])
+    connection.orders.answer()
+    assert connection.transport.codes() == [202]
+    # What was to end a request that never comes has been called off; the next one has its time again.
+    assert [timer.action.__name__ for timer in connection.timers if not timer.cancelled] == [
+        "timeout_keep_alive_handler"
+    ]
+    connection.protocol.connection_lost(None)
+
+
+async def test_requests_that_come_together_are_answered_one_after_the_other() -> None:
+    connection = Connection()
+    other = b"GET /anything HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    connection.receive(post() + post(BODY, "Idempotency-Key: 2") + other + post())
+    assert len(connection.orders.asked) == 1
+    connection.orders.answer()
+    assert [key for _, key in connection.orders.asked] == [None, "2"]
+    connection.orders.answer()
+    await asyncio.gather(*connection.state.tasks)
+    connection.orders.answer()
+    assert connection.transport.codes() == [202, 202, 200, 202]
+    assert connection.transport.answers()[2][2] == b"the application"
+    connection.protocol.connection_lost(None)
+
+
+async def test_who_does_not_read_the_answers_is_not_asked_for_more() -> None:
+    connection = Connection()
+    connection.receive(post() + post())
+    connection.protocol.pause_writing()
+    connection.orders.answer()
+    assert (len(connection.orders.asked), connection.transport.reading_paused) == (1, True)
+    connection.protocol.resume_writing()
+    assert (len(connection.orders.asked), connection.transport.reading_paused) == (2, False)
+    connection.orders.answer()
+    assert connection.transport.codes() == [202, 202]
+    connection.protocol.connection_lost(None)
+
+
+async def test_a_body_that_does_not_come_is_given_up() -> None:
+    connection = Connection()
+    connection.receive(post(BODY[:10], size=len(BODY)))
+    connection.fire("_time_out")
+    ((code, headers, body),) = connection.transport.answers()
+    assert (code, json.loads(body)["reason"]) == (408, "REQUEST_TIMEOUT")
+    assert headers["connection"] == "close"
+    assert connection.transport.closed
+    connection.protocol.connection_lost(None)
+
+
+@pytest.mark.parametrize("size", [16_385, 10**12])
+async def test_a_body_that_is_announced_too_large_is_not_waited_for(size: int) -> None:
+    connection = Connection()
+    connection.receive(post(b"", "Expect: 100-continue", size=size))
+    assert connection.transport.codes() == [413]
+    assert connection.transport.closed
+    connection.protocol.connection_lost(None)
+
+
+async def test_a_body_is_asked_for_where_the_client_waits_for_that() -> None:
+    connection = Connection()
+    connection.receive(post(b"", "Expect: 100-continue", size=len(BODY)))
+    assert connection.transport.written == b"HTTP/1.1 100 Continue\r\n\r\n"
+    connection.receive(BODY)
+    connection.orders.answer()
+    assert connection.transport.codes() == [100, 202]
+    connection.protocol.connection_lost(None)
+
+
+@pytest.mark.parametrize(("version", "header"), [("1.0", "X: y"), ("1.1", "Connection: close")])
+async def test_a_connection_ends_where_the_client_says_so(version: str, header: str) -> None:
+    connection = Connection()
+    connection.receive(post(BODY, header, version=version))
+    connection.orders.answer()
+    ((code, headers, _),) = connection.transport.answers()
+    assert (code, headers["connection"]) == (202, "close")
+    assert connection.transport.closed
+    connection.protocol.connection_lost(None)
+
+
+async def test_a_stop_waits_for_the_answer_and_closes() -> None:
+    connection = Connection()
+    connection.receive(post())
+    connection.protocol.shutdown()
+    assert not connection.transport.closed
+    connection.orders.answer()
+    assert connection.transport.answers()[0][1]["connection"] == "close"
+    assert connection.transport.closed
+    connection.protocol.connection_lost(None)
+
+
+async def test_nothing_is_written_to_who_has_gone() -> None:
+    connection = Connection()
+    connection.receive(post())
+    connection.transport.close()
+    connection.protocol.connection_lost(None)
+    connection.orders.answer()
+    assert connection.transport.written == b""
+    assert connection.state.connections == set()
+
+
+async def test_a_page_of_an_allowed_site_may_read_the_answer() -> None:
+    for origin, allowed in ((SITE, True), ("https://evil.example.com", False)):
+        connection = Connection((SITE,))
+        connection.receive(post(BODY, f"Origin: {origin}"))
+        connection.orders.answer()
+        headers = connection.transport.answers()[0][1]
+        assert (headers.get("access-control-allow-origin") == origin) is allowed
+        assert ("access-control-expose-headers" in headers) is allowed
+        assert (headers.get("vary") == "Origin") is allowed
+        connection.protocol.connection_lost(None)
+
+
+async def test_more_waiting_orders_than_allowed_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gateway.submits, "MAX_WAITING_SUBMITS", 0)
+    connection = Connection()
+    connection.receive(post())
+    ((code, headers, body),) = connection.transport.answers()
+    assert connection.orders.asked == []
+    assert (code, headers["retry-after"], json.loads(body)["reason"]) == (429, "1", "TOO_MANY_ORDERS")
+    connection.protocol.connection_lost(None)
+
+
+FAILURES: list[tuple[Exception, int, str]] = [
+    (ServerUnavailable("away"), 503, "STORE_UNAVAILABLE"),
+    (InternalError("broken"), 500, "INTERNAL"),
+    (RuntimeError("a defect"), 500, "INTERNAL"),
+]
+
+
+@pytest.mark.parametrize(("error", "code", "reason"), FAILURES)
+async def test_what_fails_is_told_and_the_connection_goes_on(
+    error: Exception, code: int, reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    connection = Connection()
+    connection.receive(post())
+    connection.orders.answer(error)
+    connection.receive(post())
+    connection.orders.answer()
+    assert connection.transport.codes() == [code, 202]
+    problem: dict[str, Any] = json.loads(connection.transport.answers()[0][2])
+    assert problem["reason"] == reason
+    assert "defect" not in json.dumps(problem)
+    assert bool(caplog.records) is (code == 500)
+    connection.protocol.connection_lost(None)
