@@ -35,6 +35,8 @@ MAX_SIGNATURES: Final = 256
 _UNHEALTHY: Final = frozenset({-32004, -32005, -32014, -32016})
 """Errors that say: this node is behind. It may catch up, or another may know."""
 _PREFLIGHT_FAILURE: Final = -32002
+_SEND_INTERVAL_SECONDS: Final = 0.003
+"""Between two requests that send transactions: a request costs as much as five transactions in it."""
 _RECONNECT_SECONDS: Final = 1.0
 _HEADERS: Final = {"Content-Type": "application/json"}
 _POLL_SECONDS: Final = 0.4
@@ -254,7 +256,11 @@ class NodeClient:
             self._post, max_batch=50, max_concurrent=4, observe=observe_batch("node_read")
         )
         self._send = Coalescer[_Call, Any](
-            self._post, max_batch=50, max_concurrent=4, observe=observe_batch("node_send")
+            self._post,
+            max_batch=50,
+            max_concurrent=4,
+            interval_seconds=_SEND_INTERVAL_SECONDS,
+            observe=observe_batch("node_send"),
         )
 
     async def __aenter__(self) -> Self:

@@ -41,6 +41,8 @@ Result = TypeVar("Result")
 
 _LOCK_CLASS: Final = 0x6F726472  # "ordr": the first half of a worker's advisory lock
 _MAX_BATCH: Final = 256
+_INTERVAL_SECONDS: Final = 0.003
+"""Between two writes over one edge: a statement costs as much as ten of the orders in it."""
 
 
 def _read_queries() -> dict[str, str]:
@@ -112,7 +114,10 @@ class Store:
             return observe(edge) if observe is not None else None
 
         self.submit: Final = Coalescer(
-            _contained(self._submit), max_batch=_MAX_BATCH, observe=sizes("submit")
+            _contained(self._submit),
+            max_batch=_MAX_BATCH,
+            interval_seconds=_INTERVAL_SECONDS,
+            observe=sizes("submit"),
         )
         """NewOrder -> Submitted. Raises RequestIdReused."""
         self.get: Final = Coalescer(self._get, max_batch=_MAX_BATCH, observe=sizes("get"))
@@ -123,10 +128,15 @@ class Store:
         """(order_id, after_sequence) -> the events after it, in sequence."""
         self.position: Final = Coalescer(self._position, max_batch=_MAX_BATCH)
         """order_id -> Position | None: where it stands, None if there is no such order."""
-        self.claim: Final = Coalescer(self._claim, max_batch=_MAX_BATCH, observe=sizes("claim"))
+        self.claim: Final = Coalescer(
+            self._claim, max_batch=_MAX_BATCH, interval_seconds=_INTERVAL_SECONDS, observe=sizes("claim")
+        )
         """(order_id, lease_owner) -> Order | None: None if it is not due or another has it."""
         self.advance: Final = Coalescer(
-            _contained(self._advance), max_batch=_MAX_BATCH, observe=sizes("advance")
+            _contained(self._advance),
+            max_batch=_MAX_BATCH,
+            interval_seconds=_INTERVAL_SECONDS,
+            observe=sizes("advance"),
         )
         """Move -> Order | None: the order after it, None if it was superseded and nothing is stored."""
         self.postpone: Final = Coalescer(self._postpone, max_batch=_MAX_BATCH)
