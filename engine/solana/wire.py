@@ -47,6 +47,7 @@ def _u128_dump(value: int) -> bytes:
 u8 = Annotated[int, WireType("B")]
 u16 = Annotated[int, WireType("H")]
 u32 = Annotated[int, WireType("I")]
+i32 = Annotated[int, WireType("i")]
 u64 = Annotated[int, WireType("Q")]
 i64 = Annotated[int, WireType("q")]
 u128 = Annotated[int, WireType("16s", _u128_load, _u128_dump)]
