@@ -131,7 +131,9 @@ class Chain:
         self._records: OrderedDict[bytes, Landed] = OrderedDict()
         self._undo: deque[tuple[int, dict[bytes, Account | None]]] = deque()
         self._hashes: dict[bytes, int] = {}
-        """Block heights of blockhashes that are still good, newest last."""
+        """Block heights of blockhashes that are still good, oldest first, as far as somebody asked."""
+        self._hashed_slot = FIRST_SLOT - 1
+        """The newest whose blockhash is among them."""
 
     # ---- Start and stop
 
@@ -155,8 +157,6 @@ class Chain:
                 by_slot.setdefault(landed.slot, []).append(landed.signature)
             self._statuses_by_slot.extend(sorted(by_slot.items()))
         self._recorded_slot = self.slot
-        for slot in range(max(FIRST_SLOT, self.slot - self.timing.blockhash_blocks), self.slot + 1):
-            self._hashes[self.blockhash(slot)] = self.block_height(slot)
         if progress is not None:
             # As many as may have been shown without being on record: no client sees the chain go back.
             for _ in range(_MAX_UNRECORDED_SLOTS):
@@ -208,10 +208,6 @@ class Chain:
             self._known.discard(waiting.transaction.signature)
             self._land(waiting, view, clock, landed, lagging)
         self._record(view, landed, lagging, slot, block_time)
-        hashes = self._hashes
-        hashes[self.blockhash(slot)] = self.block_height(slot)
-        if len(hashes) > self.timing.blockhash_blocks + 1:
-            del hashes[next(iter(hashes))]
         for listener in self.listeners:
             listener()
 
@@ -259,55 +255,56 @@ class Chain:
         Empty slots shorter than a tenth of a second go on record together. Losing those loses nothing: what
         they did follows from the seed and the slot before, and `start` does it again.
         """
-        progress = Progress(
-            self._seed,
-            slot,
-            block_time,
-            self.transaction_count + len(landed),
-            tuple(sorted(self.market.held)),
-        )
         self._unrecorded.update(view.changed)
         if landed or slot == self.slot or slot - self._recorded_slot >= self._recording_slots:
-            changed, self._unrecorded = self._unrecorded, {}
-            self._ledger.commit(progress, changed, landed)
+            progress = Progress(
+                self._seed,
+                slot,
+                block_time,
+                self.transaction_count + len(landed),
+                tuple(sorted(self.market.held)),
+            )
+            self._ledger.commit(progress, self._unrecorded, landed)
             self._recorded_slot = slot
-        self._show(view.changed, landed, lagging, progress)
+            self._unrecorded = {}
+        self._show(view.changed, landed, lagging, slot, block_time)
 
     def _show(
         self,
         changed: Mapping[bytes, Account],
         landed: Sequence[Landed],
         lagging: Mapping[bytes, int],
-        progress: Progress,
+        slot: int,
+        block_time: int,
     ) -> None:
-        slot = progress.slot
+        accounts, undo = self.accounts, self._undo
         if slot > self.slot:
-            self._undo.append((slot, {address: self.accounts.get(address) for address in changed}))
+            undo.append((slot, {address: accounts.get(address) for address in changed}))
         else:
             # Between slots: as if it had always been so, at every commitment.
-            for _, before in self._undo:
+            for _, before in undo:
                 for address in changed:
                     before.pop(address, None)
-        while self._undo and self._undo[0][0] <= slot - self.timing.finalized_slots:
-            self._undo.popleft()
+        while undo and undo[0][0] <= slot - self.timing.finalized_slots:
+            undo.popleft()
         for address, account in changed.items():
             if account.lamports:
-                self.accounts[address] = account
+                accounts[address] = account
             else:
-                self.accounts.pop(address, None)
-        for each in landed:
-            self._statuses[each.signature] = Status(slot, each.error, lagging.get(each.signature, slot))
-            self._records[each.signature] = each
-        while len(self._records) > _RECORD_CACHE:
-            self._records.popitem(last=False)
+                accounts.pop(address, None)
         if landed:
+            for each in landed:
+                self._statuses[each.signature] = Status(slot, each.error, lagging.get(each.signature, slot))
+                self._records[each.signature] = each
+            while len(self._records) > _RECORD_CACHE:
+                self._records.popitem(last=False)
             self._statuses_by_slot.append((slot, [each.signature for each in landed]))
+            self.transaction_count += len(landed)
         while self._statuses_by_slot and self._statuses_by_slot[0][0] < slot - self._status_slots:
             for signature in self._statuses_by_slot.popleft()[1]:
                 del self._statuses[signature]
         self.slot = slot
-        self.block_time = progress.block_time
-        self.transaction_count = progress.transaction_count
+        self.block_time = block_time
 
     def _progress(self) -> Progress:
         return Progress(self._seed, self.slot, self.block_time, self.transaction_count)
@@ -356,8 +353,19 @@ class Chain:
         return "AlreadyProcessed" if transaction.signature in self._statuses else None
 
     def _is_good(self, blockhash: bytes, block_height: int) -> bool:
-        height = self._hashes.get(blockhash)
+        height = self._known_hashes().get(blockhash)
         return height is not None and height <= block_height <= height + self.timing.blockhash_blocks
+
+    def _known_hashes(self) -> dict[bytes, int]:
+        """Return the block heights of all blockhashes that are good. Most slots nobody asks about one."""
+        hashes, blocks = self._hashes, self.timing.blockhash_blocks
+        if self._hashed_slot < self.slot:
+            for slot in range(max(self._hashed_slot + 1, self.slot - blocks), self.slot + 1):
+                hashes[self.blockhash(slot)] = self.block_height(slot)
+            while len(hashes) > blocks + 1:
+                del hashes[next(iter(hashes))]
+            self._hashed_slot = self.slot
+        return hashes
 
     # ---- What may be told
 
