@@ -62,7 +62,7 @@ _REST_SECONDS: Final = 1.0
 """How long offers are refused at once after Redis did not take one. A queue of callers would only grow."""
 
 _OFFER_INTERVAL_SECONDS: Final = 0.002
-"""Least time between two offers. One takes 150 us of CPU here, and an order in it less than one."""
+"""Least time between two offers. One takes over 100 us of CPU here, and an order in it less than one."""
 
 _OFFER_SECONDS: Final = 1.0
 _ACKNOWLEDGE_SECONDS: Final = 1.0
