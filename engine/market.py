@@ -62,7 +62,8 @@ class _Listing:
         self.venue = venue
         self.keys = keys
         self.address = str(keys.pool)
-        self.accounts = venue.quote_accounts(keys)
+        self.accounts: tuple[Pubkey, ...] = ()
+        """What is read of it; changes where the price decides which tick or bin arrays are next."""
         self.offers: tuple[PoolOffer, PoolOffer] | None = None
         """b to a, and a to b; None while the pool cannot be read."""
 
@@ -216,6 +217,7 @@ class Market:
         sells = spec.side is Side.SELL
         swap = listing.venue.swap_instruction(
             listing.keys,
+            self._data,
             a_to_b=listing.keys.mint_a == input_mint,
             side=spec.side,
             amount=spec.amount,
@@ -319,8 +321,30 @@ class Market:
         mint_a, mint_b = str(keys.mint_a), str(keys.mint_b)
         self._by_pair.setdefault((mint_a, mint_b), []).append((listing, True))
         self._by_pair.setdefault((mint_b, mint_a), []).append((listing, False))
-        for account in listing.accounts:
-            self._by_account.setdefault(account, []).append(listing)
+        self._read_for(listing, {address: data})
+
+    def _read_for(self, listing: _Listing, known: Mapping[Pubkey, bytes]) -> bool:
+        """Read for a pool what it wants by what is known of it; say whether that is another set than before.
+
+        Arrays that it has no more use for are forgotten: what is not read any more grows old.
+        """
+        wanted = listing.venue.quote_accounts(listing.keys, known)
+        if wanted == listing.accounts:
+            return False
+        before = listing.accounts
+        listing.accounts = wanted
+        for account in wanted:
+            if account not in before:
+                self._by_account.setdefault(account, []).append(listing)
+        for account in before:
+            if account not in wanted:
+                readers = self._by_account[account]
+                readers.remove(listing)
+                if not readers:
+                    del self._by_account[account]
+                    self._texts.pop(account, None)
+                    self._data.pop(account, None)
+        return True
 
     def _plan_reads(self) -> None:
         """Share out what to read. A pool's accounts stay together, so that they are all of one slot."""
@@ -359,6 +383,10 @@ class Market:
                     self._texts[address] = account.data_base64
                     self._data[address] = account.data
                     changed.update(dict.fromkeys(self._by_account.get(address, ())))
+        # New arrays are read from the next refresh on, with the rest of their pool: all of one slot.
+        moved = [listing for listing in changed if self._read_for(listing, self._data)]
+        if moved:
+            self._plan_reads()
         for listing in changed:
             listing.read(self._data)
         slot = min(slots)

@@ -48,14 +48,6 @@ class Market:
         self._by_address = {bytes(pool.keys.pool): pool for pool in genesis.pools}
         self._pools_per_slot = pools_per_slot
         self._trader = bytes(genesis.market)
-        self._reads = {
-            pool.name: tuple(
-                (key, bytes(key))
-                for key in {*pool.venue.quote_accounts(pool.keys), pool.keys.vault_a, pool.keys.vault_b}
-            )
-            for pool in genesis.pools
-        }
-        """What a trade with a pool reads: addresses, as the venue and as the bank have them."""
         self._noise = _Noise(seed, first_slot)
 
     def find(self, address: bytes) -> GenesisPool | None:
@@ -94,11 +86,12 @@ class Market:
         return PRICES[token] * moved / float(10**token.decimals)
 
     def _read(self, view: View, pool: GenesisPool) -> tuple[Pool, dict[Pubkey, bytes]]:
-        keys = pool.keys
-        accounts = {}
-        for key, address in self._reads[pool.name]:
-            accounts[key] = _existing(view, address).data
-        return pool.venue.pool(keys, accounts), accounts
+        def find(key: Pubkey) -> bytes | None:
+            account = view.get(bytes(key))
+            return None if account is None else account.data
+
+        accounts = pool.venue.accounts(pool.keys, find)
+        return pool.venue.pool(pool.keys, accounts), accounts
 
     def _trade(self, view: View, pool: GenesisPool, target: float, clock: Clock) -> bool:
         """Swap so much that the price comes near the target; say whether it was worth it."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 from solders.hash import Hash
@@ -71,11 +72,13 @@ class SigningWallet:
         side: Side,
         amount: int,
         threshold_amount: int,
+        accounts: Mapping[Pubkey, bytes] = MappingProxyType({}),
     ) -> list[Instruction]:
-        """Return a swap with what goes around it, as the engine makes it."""
+        """Return a swap with what goes around it, as the engine makes it; `accounts` are the pool's."""
         input_mint, output_mint = (Pubkey.from_string(token.mint) for token in (input_token, output_token))
         swap = pool.venue.swap_instruction(
             pool.keys,
+            accounts,
             a_to_b=pool.keys.mint_a == input_mint,
             side=side,
             amount=amount,
@@ -107,6 +110,15 @@ class OpenChain:
             for pool in self.pools
             if pool.venue.kind == kind and pool.base == base and pool.quote == quote
         )
+
+    def accounts_of(self, pool: GenesisPool) -> dict[Pubkey, bytes]:
+        """Return what a pool consists of, as it is now."""
+
+        def find(key: Pubkey) -> bytes | None:
+            account = self.chain.accounts.get(bytes(key))
+            return None if account is None else account.data
+
+        return pool.venue.accounts(pool.keys, find)
 
     async def fund(self, wallet: SigningWallet, token: Token, amount: int) -> None:
         self.rpc.simnet_fund([{"wallet": str(wallet.pubkey), "mint": token.symbol, "amount": amount}])

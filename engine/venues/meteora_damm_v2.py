@@ -184,7 +184,7 @@ class MeteoraDammV2(Venue[PoolKeys]):
     pool_filter: ClassVar[AccountFilter] = AccountFilter(POOL.size, POOL.discriminator)
     mints_slice: ClassVar[tuple[int, int]] = (POOL.offset("token_a_mint"), 64)
     compute_units: ClassVar[int] = 80_000
-    slippage_error: ClassVar[int] = 6002
+    slippage_errors: ClassVar[Mapping[Side, int]] = {Side.SELL: 6002, Side.BUY: 6002}
 
     def keys(self, pool: Pubkey, data: bytes) -> PoolKeys | None:
         """Return the pool's addresses; None where it is not one this venue swaps exactly.
@@ -207,7 +207,7 @@ class MeteoraDammV2(Venue[PoolKeys]):
             vault_b=account.token_b_vault,
         )
 
-    def quote_accounts(self, keys: PoolKeys) -> tuple[Pubkey, ...]:
+    def quote_accounts(self, keys: PoolKeys, accounts: Mapping[Pubkey, bytes]) -> tuple[Pubkey, ...]:
         # A compounding pool keeps its amounts itself: no vault is needed.
         return (keys.pool,)
 
@@ -290,6 +290,7 @@ class MeteoraDammV2(Venue[PoolKeys]):
     def swap_instruction(
         self,
         keys: PoolKeys,
+        accounts: Mapping[Pubkey, bytes],
         *,
         a_to_b: bool,
         side: Side,

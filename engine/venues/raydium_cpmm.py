@@ -142,7 +142,7 @@ class RaydiumCpmm(Venue[RaydiumCpmmKeys]):
     pool_filter: ClassVar[AccountFilter] = AccountFilter(POOL_STATE.size, POOL_STATE.discriminator)
     mints_slice: ClassVar[tuple[int, int]] = (POOL_STATE.offset("token_0_mint"), 64)
     compute_units: ClassVar[int] = 80_000
-    slippage_error: ClassVar[int] = 6005
+    slippage_errors: ClassVar[Mapping[Side, int]] = {Side.SELL: 6005, Side.BUY: 6005}
 
     def keys(self, pool: Pubkey, data: bytes) -> RaydiumCpmmKeys | None:
         """Return the pool's addresses; None if a mint is Token-2022, whose transfer fees are not modelled."""
@@ -159,7 +159,7 @@ class RaydiumCpmm(Venue[RaydiumCpmmKeys]):
             observation=state.observation_key,
         )
 
-    def quote_accounts(self, keys: RaydiumCpmmKeys) -> tuple[Pubkey, ...]:
+    def quote_accounts(self, keys: RaydiumCpmmKeys, accounts: Mapping[Pubkey, bytes]) -> tuple[Pubkey, ...]:
         return (keys.pool, keys.amm_config, keys.vault_a, keys.vault_b)
 
     def pool(self, keys: RaydiumCpmmKeys, accounts: Mapping[Pubkey, bytes]) -> RaydiumCpmmPool:
@@ -213,6 +213,7 @@ class RaydiumCpmm(Venue[RaydiumCpmmKeys]):
     def swap_instruction(
         self,
         keys: RaydiumCpmmKeys,
+        accounts: Mapping[Pubkey, bytes],
         *,
         a_to_b: bool,
         side: Side,

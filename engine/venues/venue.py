@@ -9,7 +9,7 @@ swapped pool back.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Final, Generic, TypeVar
 
@@ -34,7 +34,7 @@ class AccountFilter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolKeys:
-    """What never changes in a pool: the addresses that a swap names. Token a is the program's first mint."""
+    """What never changes in a pool: addresses that a swap names. Token a is the program's first mint."""
 
     pool: Pubkey
     mint_a: Pubkey
@@ -60,6 +60,8 @@ class SwapCall:
     """Who signs for the input token account."""
     input_account: Pubkey
     output_account: Pubkey
+    arrays: tuple[Pubkey, ...] = ()
+    """The accounts it ends with where the pool's price decides on them: its tick or bin arrays."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,23 +101,44 @@ class Venue(ABC, Generic[Keys]):
         """
 
     @abstractmethod
-    def quote_accounts(self, keys: Keys) -> tuple[Pubkey, ...]:
-        """Return every account whose bytes `pool` needs, the pool itself first."""
+    def quote_accounts(self, keys: Keys, accounts: Mapping[Pubkey, bytes]) -> tuple[Pubkey, ...]:
+        """Return every account whose bytes `pool` needs, the pool itself first.
+
+        `accounts` is what is known of them so far, perhaps nothing. Where the price decides on some (tick
+        arrays, bin arrays), they are named as far as those tell; then ask again whenever one changed. Some
+        may not exist.
+        """
+
+    def accounts(self, keys: Keys, find: Callable[[Pubkey], bytes | None]) -> dict[Pubkey, bytes]:
+        """Return everything that `pool` and `written` need, as far as `find` has it."""
+        known: dict[Pubkey, bytes] = {}
+        asked: set[Pubkey] = set()
+        while wanted := {*self.quote_accounts(keys, known), keys.vault_a, keys.vault_b} - asked:
+            asked |= wanted
+            known |= {key: data for key in wanted if (data := find(key)) is not None}
+        return known
 
     @abstractmethod
     def pool(self, keys: Keys, accounts: Mapping[Pubkey, bytes]) -> Pool:
-        """Return the pool as those accounts have it. Raises KeyError for a missing account, or WireError."""
+        """Return the pool as those accounts have it. Raises KeyError for a missing account, or WireError.
+
+        A missing array is not an error: the pool is known up to there and refuses what goes beyond.
+        """
 
     @abstractmethod
     def written(
         self, keys: Keys, accounts: Mapping[Pubkey, bytes], a_to_b: bool, swap: Swap
     ) -> dict[Pubkey, bytes]:
-        """Return the pool and its vaults as the swap leaves them; `accounts` has these from before it."""
+        """Return the accounts that a swap changes, the vaults among them, as it leaves them.
+
+        `accounts` has them from before it.
+        """
 
     @abstractmethod
     def swap_instruction(
         self,
         keys: Keys,
+        accounts: Mapping[Pubkey, bytes],
         *,
         a_to_b: bool,
         side: Side,
@@ -125,7 +148,10 @@ class Venue(ABC, Generic[Keys]):
         input_account: Pubkey,
         output_account: Pubkey,
     ) -> Instruction:
-        """Return the program's swap: exact input if SELL, exact output if BUY."""
+        """Return the program's swap: exact input if SELL, exact output if BUY.
+
+        `accounts` is what the quote was made of; a swap that names no arrays needs none.
+        """
 
     @abstractmethod
     def read_swap(
@@ -150,17 +176,37 @@ class Venue(ABC, Generic[Keys]):
     def error_code(self, refusal: SwapRefusal) -> int:
         """Return the custom error the program ends with."""
 
-    slippage_error: ClassVar[int]
-    """The custom error of a swap that misses its threshold."""
+    slippage_errors: ClassVar[Mapping[Side, int]]
+    """The custom error of a swap that misses its threshold: gives too little (SELL), costs too much (BUY)."""
 
     def failure_reason(self, error: int) -> tuple[FailureReason, str]:
         """Return what a custom error of this program means for the order, with a sentence for its user."""
-        if error == self.slippage_error:
+        if error in self.slippage_errors.values():
             return (
                 FailureReason.SLIPPAGE_EXCEEDED,
                 f"the price on {self.name} moved beyond the slippage allowed",
             )
         return FailureReason.VENUE_REJECTED, f"{self.name} refused the swap (error {error})"
+
+
+def nearest_set_bits(bits: int, start: int, *, down: bool, count: int) -> list[int]:
+    """Return up to `count` positions of bits that are set, from `start` on, itself included.
+
+    So the arrays of a pool are found: a bit that is set is an array that has something in it.
+    """
+    found: list[int] = []
+    if down:
+        bits &= (2 << start) - 1
+        while bits and len(found) < count:
+            found.append(bits.bit_length() - 1)
+            bits ^= 1 << found[-1]
+    else:
+        bits = bits >> start << start
+        while bits and len(found) < count:
+            lowest = bits & -bits
+            found.append(lowest.bit_length() - 1)
+            bits ^= lowest
+    return found
 
 
 def vaults_after(

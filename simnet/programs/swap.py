@@ -38,13 +38,15 @@ class _Shape:
 
     expected: tuple[tuple[int, bytes, bool], ...]
     """Position, address, writable: the accounts that the pool dictates."""
+    reads: tuple[tuple[Pubkey, bytes], ...]
+    """What the swap reads of these: addresses, as the venue and as the bank have them."""
     owner: int
     input_account: int
     output_account: int
     input_vault: int
     output_vault: int
     positions: dict[Pubkey, int]
-    """Of every address."""
+    """Of every address but the arrays, which follow."""
 
 
 class SwapProgram(Program):
@@ -55,33 +57,34 @@ class SwapProgram(Program):
         self.venue = venue
         self.address = bytes(venue.program)
         self.compute_units = venue.compute_units * 3 // 4
-        self.slippage_error = venue.slippage_error
+        self.slippage_error = venue.slippage_errors[Side.SELL]
         self._address_errors = address_errors
         self._keys: dict[Pubkey, PoolKeys] = {}
-        self._reads: dict[Pubkey, tuple[tuple[Pubkey, bytes], ...]] = {}
-        """What a swap of a pool reads: addresses, as the venue and as the bank have them."""
         self._shapes: dict[tuple[Pubkey, bool], _Shape] = {}
 
     def execute(self, call: Call) -> None:
         asked = self._read(call)
         keys = self._pool_keys(call, asked.pool)
         shape = self._shape(keys, asked.a_to_b)
-        self._check_accounts(call, shape)
-        swap, written = self._swap(call, keys, asked)
+        self._check_accounts(call, shape, asked)
+        swap, written = self._swap(call, keys, shape, asked)
         if asked.side is Side.SELL:
             missed = swap.output_amount < asked.threshold_amount
         else:
             missed = swap.input_amount > asked.threshold_amount
         if missed:
+            error = self.venue.slippage_errors[asked.side]
             raise ProgramError(
-                self.slippage_error or 0,
+                error,
                 "Program log: AnchorError occurred. Error Code: ExceededSlippage. Error Number: "
-                f"{self.slippage_error}. Error Message: Exceeds desired slippage limit.",
+                f"{error}. Error Message: Exceeds desired slippage limit.",
             )
         for key, data in written.items():
             # The vaults follow below, in step with their lamports.
             if key != keys.vault_a and key != keys.vault_b:
-                position = shape.positions[key]
+                position = shape.positions.get(key)
+                if position is None:
+                    position = call.keys.index(bytes(key))
                 before = call.get(position)
                 assert before is not None
                 call.put(position, Account(before.lamports, before.owner, data))
@@ -130,9 +133,6 @@ class SwapProgram(Program):
             if keys is None:
                 raise ProgramError("UnsupportedProgramId")
             self._keys[pool] = keys
-            self._reads[pool] = tuple(
-                (key, bytes(key)) for key in {*self.venue.quote_accounts(keys), keys.vault_a, keys.vault_b}
-            )
         return keys
 
     def _shape(self, keys: PoolKeys, a_to_b: bool) -> _Shape:
@@ -140,6 +140,7 @@ class SwapProgram(Program):
         if shape is None:
             instruction = self.venue.swap_instruction(
                 keys,
+                {},
                 a_to_b=a_to_b,
                 side=Side.SELL,
                 amount=1,
@@ -156,6 +157,11 @@ class SwapProgram(Program):
                     for position, meta in enumerate(instruction.accounts)
                     if meta.pubkey not in (_OWNER, _INPUT, _OUTPUT)
                 ),
+                reads=tuple(
+                    (key, bytes(key))
+                    for key in {*self.venue.quote_accounts(keys, {}), keys.vault_a, keys.vault_b}
+                    if key in positions
+                ),
                 owner=positions[_OWNER],
                 input_account=positions[_INPUT],
                 output_account=positions[_OUTPUT],
@@ -166,7 +172,7 @@ class SwapProgram(Program):
             self._shapes[keys.pool, a_to_b] = shape
         return shape
 
-    def _check_accounts(self, call: Call, shape: _Shape) -> None:
+    def _check_accounts(self, call: Call, shape: _Shape, asked: SwapCall) -> None:
         if not call.is_signer(shape.owner):
             raise ProgramError(_NOT_SIGNER)
         for position, address, writable in shape.expected:
@@ -174,17 +180,24 @@ class SwapProgram(Program):
                 raise ProgramError(self._address_errors.get(position, _ADDRESS_MISMATCH))
             if writable and not call.is_writable(position):
                 raise ProgramError(_NOT_WRITABLE)
-        if not (call.is_writable(shape.input_account) and call.is_writable(shape.output_account)):
+        arrays = range(len(call.keys) - len(asked.arrays), len(call.keys))
+        if not all(map(call.is_writable, (shape.input_account, shape.output_account, *arrays))):
             raise ProgramError(_NOT_WRITABLE)
 
-    def _swap(self, call: Call, keys: PoolKeys, asked: SwapCall) -> tuple[Swap, dict[Pubkey, bytes]]:
+    def _swap(
+        self, call: Call, keys: PoolKeys, shape: _Shape, asked: SwapCall
+    ) -> tuple[Swap, dict[Pubkey, bytes]]:
         """Return the swap, and the bytes of the pool's accounts after it."""
         accounts = {}
-        for key, address in self._reads[keys.pool]:
+        for key, address in shape.reads:
             account = call.account(address)
             if account is None:
                 raise ProgramError(_NOT_INITIALIZED)
             accounts[key] = account.data
+        for key in asked.arrays:
+            account = call.account(bytes(key))
+            if account is not None and account.owner == self.address:
+                accounts[key] = account.data
         pool = self.venue.pool(keys, accounts)
         try:
             if asked.side is Side.SELL:

@@ -79,7 +79,8 @@ def test_keys_name_the_mints_and_vaults_that_are_there(venue: Venue[Any]) -> Non
 
 def test_quote_accounts_are_enough_to_quote(venue: Venue[Any]) -> None:
     made = Made(venue)
-    wanted = venue.quote_accounts(made.keys)
+    assert venue.quote_accounts(made.keys, {})[0] == made.address
+    wanted = venue.quote_accounts(made.keys, made.data)
     assert wanted[0] == made.address
     only_those = {address: made.data[address] for address in wanted}
     assert venue.pool(made.keys, only_those) == venue.pool(made.keys, made.data)
@@ -135,7 +136,7 @@ def test_swap_instruction_reads_back_as_what_it_was_made_of(
         "input_account": input_account,
         "output_account": output_account,
     }
-    instruction = venue.swap_instruction(made.keys, **asked)
+    instruction = venue.swap_instruction(made.keys, made.data, **asked)
     assert instruction.program_id == venue.program
     assert AccountMeta(OWNER, is_signer=True, is_writable=False) in instruction.accounts
     assert {meta.pubkey for meta in instruction.accounts if meta.is_writable} >= {
@@ -173,9 +174,10 @@ def test_every_refusal_has_an_error_code(venue: Venue[Any]) -> None:
 
 
 def test_missed_threshold_is_slippage_and_other_errors_are_rejections(venue: Venue[Any]) -> None:
-    reason, message = venue.failure_reason(venue.slippage_error)
-    assert reason is FailureReason.SLIPPAGE_EXCEEDED
-    assert venue.name in message
+    for side in Side:
+        reason, message = venue.failure_reason(venue.slippage_errors[side])
+        assert reason is FailureReason.SLIPPAGE_EXCEEDED
+        assert venue.name in message
     for refusal in SwapRefusal:
         assert venue.failure_reason(venue.error_code(refusal))[0] is FailureReason.VENUE_REJECTED
 

@@ -287,7 +287,7 @@ async def test_a_slot_costs_one_request_whatever_the_number_of_orders(chain: Cha
             pool = Pubkey.from_string(offer.pool)
             keys = RAYDIUM.keys(pool, chain.accounts[offer.pool].data)
             assert keys is not None
-            wanted = {str(address) for address in RAYDIUM.quote_accounts(keys)}
+            wanted = {str(address) for address in RAYDIUM.quote_accounts(keys, {})}
             assert any(wanted <= chunk for chunk in chunks)
 
 

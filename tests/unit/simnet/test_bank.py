@@ -46,7 +46,7 @@ from tests.simnet_wallets import (
 )
 
 KINDS = [venue.kind for venue in VENUES]
-SLIPPAGE = {venue.kind: venue.slippage_error for venue in VENUES}
+SLIPPAGE = {venue.kind: venue.slippage_errors[Side.SELL] for venue in VENUES}
 ALICE = SigningWallet(1)
 BOB = SigningWallet(2)
 USDC_MINT = Pubkey.from_string(USDC.mint)
@@ -341,10 +341,7 @@ def quoted(net: OpenChain, kind: str, a: Token, b: Token, side: Side, amount: in
     """Return what the curve itself says of a swap, from the accounts' bytes."""
     pool = net.pool(kind, SOL, USDC)
     keys = pool.keys
-    accounts = {
-        key: net.chain.accounts[bytes(key)].data
-        for key in (*pool.venue.quote_accounts(keys), keys.vault_a, keys.vault_b)
-    }
+    accounts = net.accounts_of(pool)
     state = pool.venue.pool(keys, accounts)
     a_to_b = str(keys.mint_a) == a.mint
     clock = Clock(net.chain.slot, net.chain.block_time)

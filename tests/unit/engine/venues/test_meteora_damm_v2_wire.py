@@ -96,6 +96,7 @@ def test_swap_instruction_is_the_sdks(case: dict[str, Any]) -> None:
     inputs = case["inputs"]
     instruction = VENUE.swap_instruction(
         _keys(inputs),
+        {},
         a_to_b=inputs["a_to_b"],
         side=Side.BUY if inputs["swap_mode"] == 2 else Side.SELL,
         amount=int(inputs["amount_0"]),
@@ -165,7 +166,7 @@ def _outcome(keys: PoolKeys, accounts: dict[Pubkey, bytes], call: SwapCall, cloc
     misses = (
         swap.output_amount < call.threshold_amount if sells else swap.input_amount > call.threshold_amount
     )
-    return VENUE.slippage_error if misses else swap
+    return VENUE.slippage_errors[call.side] if misses else swap
 
 
 def test_pools_that_are_not_compounding_are_left_alone() -> None:

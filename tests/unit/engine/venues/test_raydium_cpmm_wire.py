@@ -67,6 +67,7 @@ def test_swap_instruction_is_the_sdks(case: dict[str, Any]) -> None:
     sells = case["instruction"] == "swap_base_input"
     instruction = VENUE.swap_instruction(
         keys,
+        {},
         a_to_b=a_to_b,
         side=Side.SELL if sells else Side.BUY,
         amount=inputs["amount_in" if sells else "amount_out_received"],
