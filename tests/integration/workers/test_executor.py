@@ -519,6 +519,9 @@ async def test_an_order_is_taken_up_where_a_dead_worker_left_it(
     if blocks_later:
         # Beyond what the recorded transaction is good for.
         await simnet.ask("simnet_advance", {"slots": blocks_later})
+    # A blockhash of before would give the dead worker's transaction again. One refresh may be under way.
+    for _ in range(2):
+        await worker.market.next_refresh()
     await worker.executor.take([order.order_id])
     lapsed = left == "submitted, not sent" and blocks_later > 0
     closed = await worker.closed(order.order_id)
