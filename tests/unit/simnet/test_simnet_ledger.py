@@ -36,6 +36,27 @@ def test_a_ledger_returns_what_was_committed(tmp_path: Path) -> None:
     reader.close()
 
 
+def test_the_accounts_are_what_was_committed_last_however_often_they_change(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    expected: dict[bytes, Account] = {}
+    for number in range(1, 201):
+        # Some stay, some change, some come and go.
+        changed = {
+            bytes([address]) * 32: Account(number * (number % address > 0), data=b"x" * address)
+            for address in (1, 2, 3, 50)
+        }
+        ledger.commit(Progress(1, number, 1, 0), changed)
+        expected |= changed
+        assert ledger.accounts() == {key: each for key, each in expected.items() if each.lamports}
+    reader = LedgerReader(tmp_path / FILE_NAME)
+    assert reader.accounts() == ledger.accounts()
+    reader.close()
+    ledger.close()
+    again = Ledger(tmp_path)
+    assert again.accounts() == {key: each for key, each in expected.items() if each.lamports}
+    again.close()
+
+
 def test_pages_follow_the_order_of_execution_and_a_prefix_narrows_them(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
     memos = ["a:1", "b:1", None, "a:2", "ab:1"]
