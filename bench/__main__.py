@@ -74,13 +74,14 @@ async def _bench(options: argparse.Namespace) -> int:
     report = _Report()
     if options.mode not in SCALE:
         await _load(options, bodies, report, out, screen)
+    ran = True
     if options.mode in SCALE or (options.mode is None and not _names_a_server(options)):
-        await _scale(options, report, out, screen)
+        ran = await _scale(options, report, out, screen)
     print_findings(out, report.findings)
     out.print(f"[dim]{machine()}; the generator runs beside the server[/dim]")
     if options.json:
         options.json.write_text(report.as_json(bodies))
-    return 0
+    return 0 if ran else UNUSABLE
 
 
 def _names_a_server(options: argparse.Namespace) -> bool:
@@ -131,8 +132,8 @@ async def _load(
         report.findings += every_event(report.results)
 
 
-async def _scale(options: argparse.Namespace, report: _Report, out: Console, screen: Screen) -> None:
-    """Run the scenarios of scale, each on engines of its own."""
+async def _scale(options: argparse.Namespace, report: _Report, out: Console, screen: Screen) -> bool:
+    """Run the scenarios of scale, each on engines of its own; answer whether all could be run."""
     given = {
         "watcher_count": options.sockets,
         "fan_out": options.sockets,
@@ -145,13 +146,21 @@ async def _scale(options: argparse.Namespace, report: _Report, out: Console, scr
         "pairs": options.pairs,
     }
     sizes = Sizes(**{name: value for name, value in given.items() if value is not None})
+    ran = True
     for name, scenario in SCALE.items():
         if options.mode in (None, name):
-            outcome = await scenario(sizes, screen)
+            try:
+                outcome = await scenario(sizes, screen)
+            except (StackError, ValueError, OSError) as error:
+                # What the others found is worth having.
+                print(f"bench: {name}: {error}", file=sys.stderr)  # noqa: T201
+                ran = False
+                continue
             report.findings += outcome.findings
             report.results += outcome.results
             for line in outcome.troubles:
                 out.print(f"[yellow]{line}[/yellow]")
+    return ran
 
 
 def _over_rest(scenario: Scenario) -> Scenario:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import signal
 import socket
 import sys
@@ -18,6 +19,9 @@ from cli.children import in_front
 
 _START_SECONDS = 90.0
 _STOP_SECONDS = 45.0
+_BLOCKHASH_SECONDS = 60
+# Below those that systems give to outgoing connections, of which a load test makes thousands.
+_PORTS = range(20_000, 32_000)
 
 SLOT_MS = 10
 """Real slots take 400 ms: the network's time would hide the engine's."""
@@ -63,6 +67,8 @@ async def own_server(
         "SIMNET_SLOT_MS": str(slot_ms),
         "SIMNET_LANDING_SLOTS": "0",
         "SIMNET_LANDING_JITTER_SLOTS": "0",
+        # As long as in reality: 150 blocks of 10 ms are too short for a queue to pass.
+        "SIMNET_BLOCKHASH_BLOCKS": str(_BLOCKHASH_SECONDS * 1000 // slot_ms),
         "SIMNET_FAULTS": "",
         # Prices move by the orders alone: moved every slot, at slots of 10 ms, the market is forty times as
         # fast as it should be, and what fails then is no figure of the engine.
@@ -125,11 +131,10 @@ def _free_ports(*counts: int) -> list[int]:
     try:
         for count in counts:
             while True:
-                held.append(socket.create_server(("127.0.0.1", 0)))
-                first: int = held[-1].getsockname()[1]
+                first = random.choice(_PORTS)
                 try:
-                    held += [socket.create_server(("127.0.0.1", first + n)) for n in range(1, count)]
-                except (OSError, OverflowError):
+                    held += [socket.create_server(("127.0.0.1", first + n)) for n in range(count)]
+                except OSError:
                     continue
                 firsts.append(first)
                 break

@@ -144,6 +144,11 @@ async def test_an_engine_that_does_not_start_says_why() -> None:
         (["--url", "https://example.com"], '"https://example.com" is not an address such as'),
         (["--url", "http://127.0.0.1:1", "--process", "server"], '"server" is not NAME=PID'),
         (["--url", "http://127.0.0.1:1", "--mode", "grpc"], "gRPC needs --grpc"),
+        (
+            ["--mode", "watchers", "--sockets", "10000000000"],
+            "10,000,000,000 sockets need 10,000,000,500 open files",
+        ),
+        (["--mode", "stored", "--stored", "1000000000000"], "1,000,000,100,000 orders take"),
         (["--data-dir", "nowhere"], "no `order-engine up` runs on nowhere"),
     ],
 )
