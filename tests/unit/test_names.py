@@ -137,7 +137,7 @@ def test_every_exception_is_one() -> None:
     assert not columns & NOT_IN_DATABASE.keys()
     assert told >= ONLY_IN_CONTRACT.keys()
     assert not known & ONLY_IN_CONTRACT.keys()
-    parameters = {name for query in QUERIES.values() for name in re.findall(r"%\((\w+)\)b", query)}
+    parameters = {name for query in QUERIES.values() for name in re.findall(r"%\((\w+)\)[bt]", query)}
     assert parameters >= NOT_COLUMNS.keys()
     assert not columns & NOT_COLUMNS.keys()
 
@@ -145,7 +145,7 @@ def test_every_exception_is_one() -> None:
 @pytest.mark.parametrize("query", QUERIES)
 def test_a_parameter_is_called_like_its_column(query: str) -> None:
     columns = set().union(*tables().values())
-    for name in re.findall(r"%\((\w+)\)b", QUERIES[query]):
+    for name in re.findall(r"%\((\w+)\)[bt]", QUERIES[query]):
         bare = re.sub(r"^(event|opened|closed)_", "", name)
         assert name in columns or bare in columns or name in NOT_COLUMNS, name
 
