@@ -188,10 +188,10 @@ async def watchers(sizes: Sizes, screen: Screen) -> Outcome:
                 name, "KiB each, all processes", [sum(grown.values())], WATCHER_KIB, _parts(grown, ".1f")
             ),
             finding(
-                name, "idle CPU %, all processes", [_percent(idle)], IDLE_PERCENT, _parts(idle, ".0f", 10)
+                name, "idle CPU %, all processes", [_percent(idle)], IDLE_PERCENT, _parts(idle, ".1f", 10)
             ),
             finding(
-                name, "  before there were any", [_percent(idle_before)], None, _parts(idle_before, ".0f", 10)
+                name, "  before there were any", [_percent(idle_before)], None, _parts(idle_before, ".1f", 10)
             ),
             finding(name, "% that saw every event", [crowd.complete_percent], EVERY_EVENT),
         ]
