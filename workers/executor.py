@@ -119,9 +119,7 @@ class Executor:
         self._held.update(dict.fromkeys(wanted))
         owner = self._lease_owner()
         try:
-            claims = await asyncio.gather(
-                *(self._store.claim((order_id, owner)) for order_id in wanted), return_exceptions=True
-            )
+            claims = await self._store.claim.many([(order_id, owner) for order_id in wanted])
         except asyncio.CancelledError:
             for order_id in wanted:
                 del self._held[order_id]
@@ -133,7 +131,7 @@ class Executor:
                 self._held[order_id] = self._group.create_task(self._execute(claim))
                 continue
             del self._held[order_id]
-            if isinstance(claim, BaseException):
+            if isinstance(claim, Exception):
                 failure = claim
         leases_held.set(len(self._held))
         if failure is not None:

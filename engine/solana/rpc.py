@@ -338,12 +338,12 @@ class NodeClient:
         The slot is the oldest of those that the answer's parts were read at.
         """
         options = {"encoding": "base64", "commitment": commitment}
-        answers = [
-            self._read((_GET_MULTIPLE_ACCOUNTS, [[_address_text(address) for address in chunk], options]))
+        calls = [
+            (_GET_MULTIPLE_ACCOUNTS, [[_address_text(address) for address in chunk], options])
             for chunk in _chunks(addresses, MAX_ACCOUNTS)
         ]
         slots, accounts = [], []
-        for answer in await _all(answers):
+        for answer in await self._read_all(calls):
             slots.append(answer.context.slot)
             accounts += [
                 None if value is None else Account(value.lamports, value.owner, value.data[0])
@@ -406,20 +406,18 @@ class NodeClient:
 
     async def signature_statuses(self, signatures: Sequence[str]) -> list[SignatureStatus | None]:
         """Return what the chain says of any number of transactions, in order; None: it has not seen it."""
-        answers = [
-            self._read((_GET_SIGNATURE_STATUSES, [list(chunk), {"searchTransactionHistory": True}]))
+        calls = [
+            (_GET_SIGNATURE_STATUSES, [list(chunk), {"searchTransactionHistory": True}])
             for chunk in _chunks(signatures, MAX_SIGNATURES)
         ]
-        return [status for answer in await _all(answers) for status in answer.value]
+        return [status for answer in await self._read_all(calls) for status in answer.value]
 
     async def transactions(
         self, signatures: Sequence[str], commitment: str = "confirmed"
     ) -> list[TransactionRecord | None]:
         """Return how transactions went, in order; None where the node has none of that signature."""
         options = {"encoding": "base64", "commitment": commitment, "maxSupportedTransactionVersion": 0}
-        answers = await _all(
-            [self._read((_GET_TRANSACTION, [signature, options])) for signature in signatures]
-        )
+        answers = await self._read_all([(_GET_TRANSACTION, [signature, options]) for signature in signatures])
         return [None if answer is None else _transaction_record(answer) for answer in answers]
 
     # ---- The wire
@@ -428,6 +426,14 @@ class NodeClient:
         if self._session is None:
             raise RuntimeError("NodeClient is used outside of its `async with`")
         return self._session
+
+    async def _read_all(self, calls: Sequence[_Call]) -> list[Any]:
+        """Return every answer, or raise the first error once all have come."""
+        answers = await self._read.many(calls)
+        for answer in answers:
+            if isinstance(answer, Exception):
+                raise answer
+        return answers
 
     async def _post(self, calls: list[_Call]) -> list[Any]:
         """Make the calls in one HTTP request; an answer that is an exception belongs to its caller alone."""
@@ -473,15 +479,6 @@ def _result(method: _Method, answer: _Answer | None) -> Any:
 def _unavailable(reason: str, what: str) -> NodeUnavailable:
     node_errors_total.labels(reason).inc()
     return NodeUnavailable(f"the Solana node {what}")
-
-
-async def _all(answers: Sequence[asyncio.Future[Any]]) -> list[Any]:
-    """Return every answer, or raise the first error once all have come: none is left unread."""
-    results = await asyncio.gather(*answers, return_exceptions=True)
-    for result in results:
-        if isinstance(result, BaseException):
-            raise result
-    return results
 
 
 # The same accounts are asked for again and again.

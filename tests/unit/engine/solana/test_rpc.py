@@ -284,6 +284,16 @@ async def test_answer_that_is_none_is_unavailable(node: FakeNode, client: NodeCl
         await client.slot()
 
 
+async def test_a_result_of_another_shape_is_unavailable_to_its_caller_alone(
+    node: FakeNode, client: NodeClient
+) -> None:
+    node.answers = {"getSlot": lambda _: {"result": {"slot": 5}}, "getBlockHeight": lambda _: {"result": 7}}
+    slot, height = await asyncio.gather(client.slot(), client.block_height(), return_exceptions=True)
+    assert isinstance(slot, NodeUnavailable)
+    assert "answered getSlot in a shape we do not know" in str(slot)
+    assert height == 7
+
+
 async def test_unreachable_node_is_unavailable(unused_port: int) -> None:
     url = f"http://127.0.0.1:{unused_port}"
     async with NodeClient(url, url) as client:
