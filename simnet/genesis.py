@@ -5,6 +5,7 @@ Everything follows from the seed: the same seed makes the same addresses and the
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, Final
@@ -41,7 +42,7 @@ _FEES_PPM: Final = (2500, 1000, 3000, 500)
 """By the index of a pool's configuration."""
 
 _PAIRS: Final[tuple[tuple[Token, Token, tuple[int, ...]], ...]] = (
-    # Thousands of dollars on each side, one pool of every venue for each figure.
+    # Thousands of dollars on each side, for each figure one pool of every venue that trades the pair.
     (SOL, USDC, (4200, 1100)),
     (SOL, USDT, (1500,)),
     (SOL, BONK, (700,)),
@@ -52,6 +53,12 @@ _PAIRS: Final[tuple[tuple[Token, Token, tuple[int, ...]], ...]] = (
     (JUP, USDC, (800,)),
     (RAY, USDC, (650,)),
 )
+
+_MAIN_PAIRS: Final = frozenset({(SOL, USDC), (SOL, BONK), (USDT, USDC)})
+_FOR_MAIN_PAIRS: Final = frozenset({"meteora_dlmm", "raydium_clmm"})
+"""Kinds that trade the main pairs alone, with one pool: who follows it reads arrays of 10 kB every slot."""
+_DEPTH_PERCENT: Final[Mapping[str, int]] = {"meteora_damm_v2": 100, "meteora_dlmm": 10, "raydium_cpmm": 77}
+"""How much of a pair's depth a venue has, by kind; others half of it. In bins it goes ten times as far."""
 
 _FAUCET_LAMPORTS: Final = 500_000_000 * 10**9
 _MARKET_HOLDS: Final = 10**18
@@ -108,9 +115,11 @@ def make_genesis(seed: int) -> Genesis:
     for base, quote, depths in _PAIRS:
         for rank, depth in enumerate(depths):
             for order, venue in enumerate(VENUES):
+                if venue.kind in _FOR_MAIN_PAIRS and (rank or (base, quote) not in _MAIN_PAIRS):
+                    continue
                 # Depths and fees differ, so that which venue is best depends on the size.
                 tier = (rank * len(VENUES) + order) % len(_FEES_PPM)
-                dollars = depth * (100 - 23 * order) * 10**13
+                dollars = depth * _DEPTH_PERCENT.get(venue.kind, 50) * 10**13
                 pools.append(_make_pool(venue, base, quote, dollars, tier, accounts))
 
     for token in TOKENS:

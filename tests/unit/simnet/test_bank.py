@@ -46,7 +46,6 @@ from tests.simnet_wallets import (
 )
 
 KINDS = [venue.kind for venue in VENUES]
-SLIPPAGE = {venue.kind: venue.slippage_errors[Side.SELL] for venue in VENUES}
 ALICE = SigningWallet(1)
 BOB = SigningWallet(2)
 USDC_MINT = Pubkey.from_string(USDC.mint)
@@ -362,11 +361,10 @@ async def test_a_swap_gives_what_the_curve_says(
         # The second and third meet the pool that the ones before left behind.
         given, got = quoted(net, kind, paid, received, side, amount)
         sol, usdc = net.lamports(ALICE.pubkey), net.tokens(ALICE.token_account(USDC))
+        threshold = got if side is Side.SELL else given
+        pool = net.pool(kind, SOL, USDC)
         raw = ALICE.sign(
-            ALICE.swap(
-                net.pool(kind, SOL, USDC), paid, received, side, amount, got if side is Side.SELL else given
-            ),
-            net.blockhash,
+            ALICE.swap(pool, paid, received, side, amount, threshold, net.accounts_of(pool)), net.blockhash
         )
         assert await net.land(raw) is None
         sol_change, usdc_change = (-given, got) if paid == SOL else (got, -given)
@@ -382,10 +380,13 @@ async def test_a_swap_that_misses_its_threshold_by_one_unit_reverts_with_its_pro
     given, got = quoted(net, kind, SOL, USDC, side, 10**8)
     threshold = got + 1 if side is Side.SELL else given - 1
     pool = net.pool(kind, SOL, USDC)
-    raw = ALICE.sign(ALICE.swap(pool, SOL, USDC, side, 10**8, threshold), net.blockhash)
+    raw = ALICE.sign(
+        ALICE.swap(pool, SOL, USDC, side, 10**8, threshold, net.accounts_of(pool)), net.blockhash
+    )
     error = await net.land(raw)
-    assert error == {"InstructionError": [4, {"Custom": SLIPPAGE[kind]}]}
-    assert error_text(error) == (f"Error processing Instruction 4: custom program error: {SLIPPAGE[kind]:#x}")
+    code = pool.venue.slippage_errors[side]
+    assert error == {"InstructionError": [4, {"Custom": code}]}
+    assert error_text(error) == (f"Error processing Instruction 4: custom program error: {code:#x}")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -393,7 +394,9 @@ async def test_a_swap_of_more_than_one_has_is_the_token_programs_error_1_and_the
     net: OpenChain, kind: str
 ) -> None:
     pool = net.pool(kind, SOL, USDC)
-    raw = ALICE.sign(ALICE.swap(pool, USDC, SOL, Side.SELL, 10**12 + 1, 1), net.blockhash)
+    await net.fund(BOB, SOL, 10**9)
+    await net.fund(BOB, USDC, 10**9)
+    raw = BOB.sign(BOB.swap(pool, USDC, SOL, Side.SELL, 10**9 + 1, 1, net.accounts_of(pool)), net.blockhash)
     outcome, _ = net.chain.simulate(Transaction(raw), "processed")
     assert outcome.error == {"InstructionError": [1, {"Custom": 1}]}
     assert outcome.meta is not None
@@ -428,7 +431,8 @@ async def test_a_swap_with_a_foreign_account_is_refused(
 @pytest.mark.parametrize("kind", KINDS)
 async def test_nobody_swaps_another_wallets_tokens(net: OpenChain, kind: str) -> None:
     await net.fund(BOB, USDC, 10**9)
-    instructions = ALICE.swap(net.pool(kind, SOL, USDC), USDC, SOL, Side.SELL, 10**6, 1)
+    pool = net.pool(kind, SOL, USDC)
+    instructions = ALICE.swap(pool, USDC, SOL, Side.SELL, 10**6, 1, net.accounts_of(pool))
     source = [
         position
         for position, meta in enumerate(instructions[1].accounts)
@@ -447,8 +451,9 @@ async def test_no_token_is_made_or_lost_by_swaps_and_the_market(tmp_path: Path) 
         wrapped = 0
         for pool in net.pools:
             if SOL in (pool.base, pool.quote):
+                other = _other(pool.base, pool.quote)
                 raw = ALICE.sign(
-                    ALICE.swap(pool, SOL, _other(pool.base, pool.quote), Side.SELL, 10**8, 1), net.blockhash
+                    ALICE.swap(pool, SOL, other, Side.SELL, 10**8, 1, net.accounts_of(pool)), net.blockhash
                 )
                 assert await net.land(raw) is None
                 # What is wrapped is new wrapped SOL; what comes out as USDC and so on is not.
