@@ -65,7 +65,7 @@ class Sockets:
             connection.close(_SERVICE_RESTART, "restarting")
         try:
             async with asyncio.timeout(_GOODBYE_SECONDS):
-                while self._open:
+                if self._open:
                     await self._all_gone.wait()
         except TimeoutError:
             for connection in list(self._open):
