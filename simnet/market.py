@@ -68,12 +68,17 @@ class Market:
 
     def push(self, view: View, pool: GenesisPool, bps: int, clock: Clock) -> None:
         """Move the price of the pool's base token by so many basis points, in as many trades as it takes."""
-        now = self.price(view, pool)
+        before = self.price(view, pool)
         factor = 1 + bps / 10_000
-        target = now * factor if pool.a_is_base else now / factor
+        aim = target = before * factor if pool.a_is_base else before / factor
         for _ in range(_PUSH_TRADES):
-            if not self._trade(view, pool, target, clock):
+            if not self._trade(view, pool, aim, clock):
                 return
+            now = self.price(view, pool)
+            if (now >= target) is (target > before):
+                return
+            # Fees that grow with the price's way keep the trader from going all of it.
+            aim *= target / now
 
     def price(self, view: View, pool: GenesisPool) -> float:
         """Return what the pool asks for its token a in its token b, in base units, before fees."""
@@ -100,12 +105,10 @@ class Market:
         moves = target / _ratio(state)
         if abs(moves - 1) < _LEAST_MOVE:
             return False
-        # On a constant product this lands on the target, but for the fee.
         a_to_b = moves < 1
-        vault_in, vault_out = (keys.vault_a, keys.vault_b) if a_to_b else (keys.vault_b, keys.vault_a)
         mint_in, mint_out = (keys.mint_a, keys.mint_b) if a_to_b else (keys.mint_b, keys.mint_a)
-        depth = token_balance(_existing(view, bytes(vault_in)))
-        amount = int(depth * (sqrt(1 / moves if a_to_b else moves) - 1))
+        vault_in, vault_out = (keys.vault_a, keys.vault_b) if a_to_b else (keys.vault_b, keys.vault_a)
+        amount = _amount_until(state, a_to_b, target, pool.fee_ppm, clock)
         try:
             swap = state.swap_exact_in(a_to_b, amount, clock)
         except SwapError:
@@ -180,6 +183,23 @@ class _Noise:
 def _ratio(state: Pool) -> float:
     output, input_ = state.price(True)
     return output / input_
+
+
+def _amount_until(state: Pool, a_to_b: bool, target: float, fee_ppm: int, clock: Clock) -> int:
+    """Return the input, fee included, that brings the price of token a in token b to the target.
+
+    More precisely: until the next unit would get the target price less the pool's usual fee; for so long it
+    pays to trade. A pool in bins ends within a bin of it.
+    """
+    wanted = (target if a_to_b else 1 / target) * (1 - fee_ppm / 1_000_000)
+    # Segments count in 1/sqrt(output per input).
+    end = 1 / sqrt(wanted)
+    amount = 0.0
+    for segment in state.segments(a_to_b, clock):
+        if segment.start >= end:
+            break
+        amount += segment.jump or segment.slope * (min(segment.end, end) - segment.start)
+    return int(amount)
 
 
 def _existing(view: View, address: bytes) -> Account:
