@@ -116,10 +116,12 @@ class Settlement:
             # Slots that pass while a look-up is under way are worth one more together.
             await self._look.wait()
             self._look.clear()
-            if not self._open:
+            # Whose outcome is known leaves when its order's task runs next, which may be after this.
+            entries = [entry for entry in self._open.values() if not entry.outcome.done()]
+            if not entries:
                 continue
             try:
-                await self._look_up(list(self._open.values()))
+                await self._look_up(entries)
             except EngineError as error:
                 node_errors_total.labels("settlement").inc()
                 logger.warning("open transactions cannot be looked up: %s", error)

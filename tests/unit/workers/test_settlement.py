@@ -350,3 +350,45 @@ async def test_an_order_without_a_transaction_cannot_be_settled(chain: Chain) ->
         settlement = Settlement(client, WALLET, commitment="confirmed", resend_seconds=1)
         with pytest.raises(ValueError, match="has no open transaction"):
             await settlement.settle(Order(UUID(int=1), ORDER.spec))
+
+
+class _SlotWhileReading:
+    """A node on which the next slot passes while a landed transaction is read."""
+
+    def __init__(self, client: NodeClient) -> None:
+        self._client = client
+        self._slots: asyncio.Queue[int] = asyncio.Queue()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+    async def pass_slot(self) -> None:
+        """Announce a slot and return once it was noticed."""
+        self._slots.put_nowait(1)
+        await self._slots.join()
+
+    async def slots(self) -> AsyncIterator[int]:
+        while True:
+            yield await self._slots.get()
+            self._slots.task_done()
+
+    async def transactions(self, *arguments: Any) -> Any:
+        found = await self._client.transactions(*arguments)
+        await self.pass_slot()
+        return found
+
+
+async def test_what_is_proved_is_not_looked_up_again(chain: Chain) -> None:
+    chain.landed()
+    nodes: list[_SlotWhileReading] = []
+
+    def node(client: NodeClient) -> _SlotWhileReading:
+        nodes.append(_SlotWhileReading(client))
+        return nodes[0]
+
+    async with settling(chain, node) as outcome:
+        await nodes[0].pass_slot()
+        assert isinstance(await result(outcome), Landed)
+        # What would be asked for the slot that passed meanwhile has been asked before this is answered.
+        await nodes[0].slot()
+    assert chain.fake.calls["getTransaction"] == chain.fake.calls["getSignatureStatuses"] == 1
