@@ -75,7 +75,7 @@ class Sockets:
         self._allowed_origins = frozenset(allowed_origins)
         self._loop = asyncio.get_running_loop()
         self._unwritten: list[Socket] = []
-        self._event_count = 0
+        self.unwritten_event_count = 0
         self._rounds: list[set[Socket]] = [set() for _ in range(PING_ROUNDS)]
         self._round = 0
         """The next to be pinged."""
@@ -111,16 +111,15 @@ class Sockets:
         return self._loop.call_later(seconds, action)
 
     def write_soon(self, socket: Socket) -> None:
-        """Have the socket write an event at the end of this turn of the loop."""
-        self._event_count += 1
+        """Have the socket write its events at the end of this turn of the loop."""
         if not self._unwritten:
             self._loop.call_soon(self._write)
         self._unwritten.append(socket)
 
     def _write(self) -> None:
         sockets, self._unwritten = self._unwritten, []
-        events_sent_total.inc(self._event_count)
-        self._event_count = 0
+        events_sent_total.inc(self.unwritten_event_count)
+        self.unwritten_event_count = 0
         for socket in sockets:
             socket.write()
 
@@ -222,6 +221,7 @@ class Socket(asyncio.Protocol):
         if not self._unwritten:
             self._sockets.write_soon(self)
         self._unwritten += text_frame(text)
+        self._sockets.unwritten_event_count += 1
 
     def _on_end(self, error: OrderError | None) -> None:
         if error is None:
