@@ -1,4 +1,4 @@
-"""Meteora DAMM v2, pools in compounding mode: accounts, swap instructions and errors.
+"""Meteora DAMM v2, pools in a price range and compounding ones: accounts, swap instructions and errors.
 
 Source: layouts and account lists as @meteora-ag/cp-amm-sdk 1.5.0 and the compiled program have them.
 The curve is in engine/domain/pools/meteora_damm_v2.py.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isqrt
 from typing import Annotated, ClassVar, Final
 
@@ -20,12 +20,14 @@ from engine.domain.pools.meteora_damm_v2 import (
     ActivationType,
     BaseFee,
     BaseFeeMode,
+    CollectFeeMode,
     DynamicFee,
     MeteoraDammV2Pool,
+    RateLimiter,
 )
 from engine.domain.pools.pool import Swap, SwapRefusal
 from engine.solana.accounts import TOKEN_ACCOUNT, TokenAccount
-from engine.solana.programs import TOKEN_PROGRAM, program_address
+from engine.solana.programs import INSTRUCTIONS_SYSVAR, TOKEN_PROGRAM, program_address
 from engine.solana.wire import (
     Layout,
     account_discriminator,
@@ -45,23 +47,33 @@ POOL_AUTHORITY: Final = program_address(PROGRAM, b"pool_authority")
 """Owns every pool's vaults."""
 EVENT_AUTHORITY: Final = program_address(PROGRAM, b"__event_authority")
 
-COMPOUNDING: Final = 2
-"""The collect_fee_mode of constant-product pools. The others trade in a price range."""
+_RATE_LIMITER: Final = 2
+"""The base_fee_mode of pools whose fee grows with the amount. 0 and 1 are those of BaseFee."""
+_COLLECT_FEE_MODES: Final = frozenset(CollectFeeMode)
+_BASE_FEE_MODES: Final = (BaseFeeMode.LINEAR, BaseFeeMode.EXPONENTIAL, _RATE_LIMITER)
+_U32_MAX: Final = 2**32 - 1
 
 _NO_KEY: Final = Pubkey.default()
 
 
 @dataclass(frozen=True, slots=True)
 class PoolAccount:
-    """The program's `Pool`. The base fee's fields are those of its time schedulers (modes 0 and 1)."""
+    """The program's `Pool`.
+
+    The base fee's fields have the names they have in time schedulers (modes 0 and 1); a rate limiter (mode 2)
+    keeps other things in them.
+    """
 
     cliff_fee_numerator: u64 = 0
     """Per 10**9."""
     base_fee_mode: u8 = 0
     padding_base_fee_0: Annotated[bytes, raw(5)] = bytes(5)
     number_of_period: u16 = 0
+    """Of a rate limiter: fee_increment_bps."""
     period_frequency: u64 = 0
+    """Of a rate limiter: max_limiter_duration, and in the upper 32 bits max_fee_bps."""
     reduction_factor: u64 = 0
+    """Of a rate limiter: reference_amount."""
     padding_base_fee_1: u64 = 0
     protocol_fee_percent: u8 = 0
     padding_a: u8 = 0
@@ -163,21 +175,38 @@ _read_dynamic_fee = POOL.reader(
 )
 _read_state = POOL.reader(
     "liquidity",
+    "protocol_a_fee",
     "protocol_b_fee",
+    "sqrt_min_price",
+    "sqrt_max_price",
     "sqrt_price",
     "activation_point",
     "activation_type",
     "pool_status",
+    "collect_fee_mode",
     "fee_version",
+    "fee_a_per_liquidity",
     "fee_b_per_liquidity",
+    "metrics_total_lp_a_fee",
     "metrics_total_lp_b_fee",
     "token_a_amount",
     "token_b_amount",
 )
-_read_protocol_fees = POOL.reader("protocol_b_fee", "metrics_total_protocol_b_fee")
+_read_protocol_fees = POOL.reader(
+    "protocol_a_fee",
+    "protocol_b_fee",
+    "metrics_total_protocol_a_fee",
+    "metrics_total_protocol_b_fee",
+)
 
 
-class MeteoraDammV2(Venue[PoolKeys]):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeteoraDammV2Keys(PoolKeys):
+    has_rate_limiter: bool = False
+    """Swaps b to a then have to show that no other one of the pool is in their transaction."""
+
+
+class MeteoraDammV2(Venue[MeteoraDammV2Keys]):
     name: ClassVar[str] = "Meteora"
     kind: ClassVar[str] = "meteora_damm_v2"
     program: ClassVar[Pubkey] = PROGRAM
@@ -186,32 +215,33 @@ class MeteoraDammV2(Venue[PoolKeys]):
     compute_units: ClassVar[int] = 80_000
     slippage_errors: ClassVar[Mapping[Side, int]] = {Side.SELL: 6002, Side.BUY: 6002}
 
-    def keys(self, pool: Pubkey, data: bytes) -> PoolKeys | None:
+    def keys(self, pool: Pubkey, data: bytes) -> MeteoraDammV2Keys | None:
         """Return the pool's addresses; None where it is not one this venue swaps exactly.
 
-        Those have Token-2022 mints, a price range, or a base fee by size or market cap.
+        Those have Token-2022 mints or a base fee by market cap.
         """
         account = POOL.decode(data)
         if (
-            account.collect_fee_mode != COMPOUNDING
-            or account.base_fee_mode not in (BaseFeeMode.LINEAR, BaseFeeMode.EXPONENTIAL)
+            account.collect_fee_mode not in _COLLECT_FEE_MODES
+            or account.base_fee_mode not in _BASE_FEE_MODES
             or account.token_a_flag
             or account.token_b_flag
         ):
             return None
-        return PoolKeys(
+        return MeteoraDammV2Keys(
             pool=pool,
             mint_a=account.token_a_mint,
             mint_b=account.token_b_mint,
             vault_a=account.token_a_vault,
             vault_b=account.token_b_vault,
+            has_rate_limiter=account.base_fee_mode == _RATE_LIMITER,
         )
 
-    def quote_accounts(self, keys: PoolKeys, accounts: Mapping[Pubkey, bytes]) -> tuple[Pubkey, ...]:
-        # A compounding pool keeps its amounts itself: no vault is needed.
+    def quote_accounts(self, keys: MeteoraDammV2Keys, accounts: Mapping[Pubkey, bytes]) -> tuple[Pubkey, ...]:
+        # A pool keeps its amounts itself: no vault is needed.
         return (keys.pool,)
 
-    def pool(self, keys: PoolKeys, accounts: Mapping[Pubkey, bytes]) -> MeteoraDammV2Pool:
+    def pool(self, keys: MeteoraDammV2Keys, accounts: Mapping[Pubkey, bytes]) -> MeteoraDammV2Pool:
         data = accounts[keys.pool]
         (
             cliff_fee_numerator,
@@ -225,28 +255,45 @@ class MeteoraDammV2(Venue[PoolKeys]):
         ) = _read_fees(data)
         (
             liquidity,
+            protocol_a_fee,
             protocol_b_fee,
+            sqrt_min_price,
+            sqrt_max_price,
             sqrt_price,
             activation_point,
             activation_type,
             pool_status,
+            collect_fee_mode,
             fee_version,
+            fee_a_per_liquidity,
             fee_b_per_liquidity,
+            lp_a_fee,
             lp_b_fee,
             token_a_amount,
             token_b_amount,
         ) = _read_state(data)
-        return MeteoraDammV2Pool(
-            token_a_amount=token_a_amount,
-            token_b_amount=token_b_amount,
-            sqrt_price=sqrt_price,
-            base_fee=BaseFee(
+        base_fee: BaseFee | RateLimiter
+        if base_fee_mode == _RATE_LIMITER:
+            base_fee = RateLimiter(
+                cliff_fee_numerator,
+                fee_increment_bps=number_of_period,
+                max_limiter_duration=period_frequency & _U32_MAX,
+                max_fee_bps=period_frequency >> 32,
+                reference_amount=reduction_factor,
+            )
+        else:
+            base_fee = BaseFee(
                 BaseFeeMode(base_fee_mode),
                 cliff_fee_numerator,
                 number_of_period,
                 period_frequency,
                 reduction_factor,
-            ),
+            )
+        return MeteoraDammV2Pool(
+            token_a_amount=token_a_amount,
+            token_b_amount=token_b_amount,
+            sqrt_price=sqrt_price,
+            base_fee=base_fee,
             dynamic_fee=DynamicFee(*_read_dynamic_fee(data)) if has_dynamic_fee else None,
             protocol_fee_percent=protocol_fee_percent,
             compounding_fee_bps=compounding_fee_bps,
@@ -258,24 +305,34 @@ class MeteoraDammV2(Venue[PoolKeys]):
             protocol_b_fee=protocol_b_fee,
             lp_b_fee=lp_b_fee,
             fee_b_per_liquidity=int.from_bytes(fee_b_per_liquidity, "little"),
+            collect_fee_mode=CollectFeeMode(collect_fee_mode),
+            sqrt_min_price=sqrt_min_price,
+            sqrt_max_price=sqrt_max_price,
+            protocol_a_fee=protocol_a_fee,
+            lp_a_fee=lp_a_fee,
+            fee_a_per_liquidity=int.from_bytes(fee_a_per_liquidity, "little"),
         )
 
     def written(
-        self, keys: PoolKeys, accounts: Mapping[Pubkey, bytes], a_to_b: bool, swap: Swap
+        self, keys: MeteoraDammV2Keys, accounts: Mapping[Pubkey, bytes], a_to_b: bool, swap: Swap
     ) -> dict[Pubkey, bytes]:
         before = accounts[keys.pool]
         after = swap.pool
         assert isinstance(after, MeteoraDammV2Pool)
-        protocol_b_fee, protocol_b_fee_total = _read_protocol_fees(before)
+        protocol_a_fee, protocol_b_fee, protocol_a_total, protocol_b_total = _read_protocol_fees(before)
         changes = {
             "sqrt_price": after.sqrt_price,
             "token_a_amount": after.token_a_amount,
             "token_b_amount": after.token_b_amount,
+            "protocol_a_fee": after.protocol_a_fee,
             "protocol_b_fee": after.protocol_b_fee,
+            "fee_a_per_liquidity": after.fee_a_per_liquidity.to_bytes(32, "little"),
             "fee_b_per_liquidity": after.fee_b_per_liquidity.to_bytes(32, "little"),
+            "metrics_total_lp_a_fee": after.lp_a_fee,
             "metrics_total_lp_b_fee": after.lp_b_fee,
-            # The total also counts what the protocol has collected since.
-            "metrics_total_protocol_b_fee": protocol_b_fee_total + after.protocol_b_fee - protocol_b_fee,
+            # The totals also count what the protocol has collected since.
+            "metrics_total_protocol_a_fee": protocol_a_total + after.protocol_a_fee - protocol_a_fee,
+            "metrics_total_protocol_b_fee": protocol_b_total + after.protocol_b_fee - protocol_b_fee,
         }
         dynamic_fee = after.dynamic_fee
         if dynamic_fee is not None:
@@ -289,7 +346,7 @@ class MeteoraDammV2(Venue[PoolKeys]):
 
     def swap_instruction(
         self,
-        keys: PoolKeys,
+        keys: MeteoraDammV2Keys,
         accounts: Mapping[Pubkey, bytes],
         *,
         a_to_b: bool,
@@ -300,8 +357,9 @@ class MeteoraDammV2(Venue[PoolKeys]):
         input_account: Pubkey,
         output_account: Pubkey,
     ) -> Instruction:
-        # The direction is the mint of input_account: a_to_b is not written anywhere.
+        # The direction is the mint of input_account.
         mode = _EXACT_IN if side is Side.SELL else _EXACT_OUT
+        shows_transaction = keys.has_rate_limiter and not a_to_b
         return Instruction(
             PROGRAM,
             _SWAP2_ARGUMENTS.pack(SWAP2, amount, threshold_amount, mode),
@@ -321,6 +379,7 @@ class MeteoraDammV2(Venue[PoolKeys]):
                 AccountMeta(PROGRAM, False, False),
                 AccountMeta(EVENT_AUTHORITY, False, False),
                 AccountMeta(PROGRAM, False, False),
+                *([AccountMeta(INSTRUCTIONS_SYSVAR, False, False)] if shows_transaction else []),
             ],
         )
 
@@ -352,41 +411,92 @@ class MeteoraDammV2(Venue[PoolKeys]):
     def new_pool(
         self, mint_a: Pubkey, mint_b: Pubkey, amount_a: int, amount_b: int, fee_ppm: int, *, index: int = 0
     ) -> tuple[Pubkey, dict[Pubkey, NewAccount]]:
-        config = program_address(PROGRAM, b"config", index.to_bytes(8, "little"))
-        high, low = sorted((bytes(mint_a), bytes(mint_b)), reverse=True)
-        pool = program_address(PROGRAM, b"pool", bytes(config), high, low)
-        vault_a, vault_b = (
-            program_address(PROGRAM, b"token_vault", bytes(mint), bytes(pool)) for mint in (mint_a, mint_b)
-        )
         sqrt_price = isqrt((amount_b << 128) // amount_a)
-        account = PoolAccount(
-            cliff_fee_numerator=fee_ppm * 1000,
+        return self._new_pool(
+            PoolAccount(
+                cliff_fee_numerator=fee_ppm * 1000,
+                compounding_fee_bps=5000,
+                token_a_mint=mint_a,
+                token_b_mint=mint_b,
+                liquidity=isqrt(amount_a * amount_b) << 64,
+                sqrt_max_price=2**128 - 1,
+                sqrt_price=sqrt_price,
+                collect_fee_mode=CollectFeeMode.COMPOUNDING,
+                token_a_amount=amount_a,
+                token_b_amount=amount_b,
+            ),
+            index,
+        )
+
+    def new_range_pool(
+        self, mint_a: Pubkey, mint_b: Pubkey, amount_a: int, amount_b: int, fee_ppm: int, *, index: int = 0
+    ) -> tuple[Pubkey, dict[Pubkey, NewAccount]]:
+        """Return a pool that trades from a fifth below to a quarter above its price, with a dynamic fee.
+
+        Otherwise it is as new_pool makes it; its amounts are at most the given ones.
+        """
+        sqrt_price = isqrt((amount_b << 128) // amount_a)
+        sqrt_min_price, sqrt_max_price = (isqrt(sqrt_price**2 * up // down) for up, down in ((4, 5), (5, 4)))
+        liquidity = min(
+            amount_a * sqrt_price * sqrt_max_price // (sqrt_max_price - sqrt_price),
+            (amount_b << 128) // (sqrt_price - sqrt_min_price),
+        )
+        return self._new_pool(
+            PoolAccount(
+                cliff_fee_numerator=fee_ppm * 1000,
+                # The SDK's for a base fee of 1 %: a fifth of that comes on top at most.
+                dynamic_fee_initialized=1,
+                dynamic_fee_max_volatility_accumulator=14_460_000,
+                dynamic_fee_variable_fee_control=956,
+                dynamic_fee_bin_step=1,
+                dynamic_fee_filter_period=10,
+                dynamic_fee_decay_period=120,
+                dynamic_fee_reduction_factor=5000,
+                dynamic_fee_bin_step_u128=1_844_674_407_370_955,
+                dynamic_fee_sqrt_price_reference=sqrt_price,
+                token_a_mint=mint_a,
+                token_b_mint=mint_b,
+                liquidity=liquidity,
+                sqrt_min_price=sqrt_min_price,
+                sqrt_max_price=sqrt_max_price,
+                sqrt_price=sqrt_price,
+                collect_fee_mode=CollectFeeMode.OUTPUT,
+                token_a_amount=liquidity * (sqrt_max_price - sqrt_price) // (sqrt_price * sqrt_max_price),
+                token_b_amount=liquidity * (sqrt_price - sqrt_min_price) >> 128,
+            ),
+            index,
+        )
+
+    def _new_pool(self, account: PoolAccount, index: int) -> tuple[Pubkey, dict[Pubkey, NewAccount]]:
+        """Return such a pool with what all new ones have in common."""
+        mints = (account.token_a_mint, account.token_b_mint)
+        config = program_address(PROGRAM, b"config", index.to_bytes(8, "little"))
+        pool = program_address(PROGRAM, b"pool", bytes(config), *sorted(map(bytes, mints), reverse=True))
+        vault_a, vault_b = (
+            program_address(PROGRAM, b"token_vault", bytes(mint), bytes(pool)) for mint in mints
+        )
+        whole = replace(
+            account,
             protocol_fee_percent=20,
             referral_fee_percent=20,
-            compounding_fee_bps=5000,
-            init_sqrt_price=sqrt_price,
-            token_a_mint=mint_a,
-            token_b_mint=mint_b,
+            init_sqrt_price=account.sqrt_price,
             token_a_vault=vault_a,
             token_b_vault=vault_b,
-            liquidity=isqrt(amount_a * amount_b) << 64,
-            sqrt_max_price=2**128 - 1,
-            sqrt_price=sqrt_price,
             activation_type=ActivationType.TIMESTAMP,
-            collect_fee_mode=COMPOUNDING,
             fee_version=1,
-            token_a_amount=amount_a,
-            token_b_amount=amount_b,
             layout_version=1,
         )
         return pool, {
-            pool: NewAccount(PROGRAM, POOL.encode(account)),
-            vault_a: NewAccount(
-                TOKEN_PROGRAM, TOKEN_ACCOUNT.encode(TokenAccount(mint_a, POOL_AUTHORITY, amount_a))
-            ),
-            vault_b: NewAccount(
-                TOKEN_PROGRAM, TOKEN_ACCOUNT.encode(TokenAccount(mint_b, POOL_AUTHORITY, amount_b))
-            ),
+            pool: NewAccount(PROGRAM, POOL.encode(whole)),
+            **{
+                vault: NewAccount(
+                    TOKEN_PROGRAM, TOKEN_ACCOUNT.encode(TokenAccount(mint, POOL_AUTHORITY, amount))
+                )
+                for vault, mint, amount in (
+                    (vault_a, whole.token_a_mint, whole.token_a_amount),
+                    (vault_b, whole.token_b_mint, whole.token_b_amount),
+                )
+            },
         }
 
     def error_code(self, refusal: SwapRefusal) -> int:
