@@ -5,7 +5,7 @@ Everything follows from the seed: the same seed makes the same addresses and the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, Final
@@ -14,8 +14,8 @@ from solders.keypair import Keypair
 from solders.pubkey import Pubkey
 
 from engine.domain.tokens import BONK, JUP, RAY, SOL, TOKENS, USDC, USDT, Token
-from engine.venues import VENUES
-from engine.venues.venue import PoolKeys, Venue
+from engine.venues import VENUES, meteora_damm_v2
+from engine.venues.venue import NewAccount, PoolKeys, Venue
 from simnet.accounts import (
     TOKEN,
     Account,
@@ -55,10 +55,20 @@ _PAIRS: Final[tuple[tuple[Token, Token, tuple[int, ...]], ...]] = (
 )
 
 _MAIN_PAIRS: Final = frozenset({(SOL, USDC), (SOL, BONK), (USDT, USDC)})
-_FOR_MAIN_PAIRS: Final = frozenset({"meteora_dlmm", "raydium_clmm"})
-"""Kinds that trade the main pairs alone, with one pool: who follows it reads arrays of 10 kB every slot."""
-_DEPTH_PERCENT: Final[Mapping[str, int]] = {"meteora_damm_v2": 100, "meteora_dlmm": 10, "raydium_cpmm": 77}
-"""How much of a pair's depth a venue has, by kind; others half of it. In bins it goes ten times as far."""
+_FOR_MAIN_PAIRS: Final = frozenset({"meteora_dlmm", "raydium_amm_v4", "raydium_clmm"})
+"""Kinds that trade the main pairs alone, with one pool: most have arrays of 10 kB to be read every slot."""
+_DEPTH_PERCENT: Final[Mapping[str, int]] = {
+    "meteora_damm_v2": 100,
+    "meteora_dlmm": 10,
+    "raydium_amm_v4": 60,
+    "raydium_clmm": 8,
+    "raydium_cpmm": 77,
+}
+"""How much of a pair's depth a venue has, by kind; others half of it. In bins and ticks it goes farther."""
+_RANGE_DEPTH_PERCENT: Final = 9
+"""The same of the one pool for each main pair that Meteora DAMM v2 trades in a price range."""
+_RANGE_TIER: Final = 3
+"""Its configuration: one that no pool of the same program and pair has."""
 
 _FAUCET_LAMPORTS: Final = 500_000_000 * 10**9
 _MARKET_HOLDS: Final = 10**18
@@ -120,7 +130,11 @@ def make_genesis(seed: int) -> Genesis:
                 # Depths and fees differ, so that which venue is best depends on the size.
                 tier = (rank * len(VENUES) + order) % len(_FEES_PPM)
                 dollars = depth * _DEPTH_PERCENT.get(venue.kind, 50) * 10**13
-                pools.append(_make_pool(venue, base, quote, dollars, tier, accounts))
+                pools.append(_make_pool(venue, venue.new_pool, base, quote, dollars, tier, accounts))
+        if (base, quote) in _MAIN_PAIRS:
+            dollars = depths[0] * _RANGE_DEPTH_PERCENT * 10**13
+            make = meteora_damm_v2.VENUE.new_range_pool
+            pools.append(_make_pool(meteora_damm_v2.VENUE, make, base, quote, dollars, _RANGE_TIER, accounts))
 
     for token in TOKENS:
         supply = sum(
@@ -137,10 +151,17 @@ def _key(token: Token) -> bytes:
 
 
 def _make_pool(
-    venue: Venue[Any], base: Token, quote: Token, picodollars: int, tier: int, accounts: dict[bytes, Account]
+    venue: Venue[Any],
+    make: Callable[..., tuple[Pubkey, dict[Pubkey, NewAccount]]],
+    base: Token,
+    quote: Token,
+    picodollars: int,
+    tier: int,
+    accounts: dict[bytes, Account],
 ) -> GenesisPool:
+    """Return a new pool that `make`, of its venue, makes; what it consists of is added to the accounts."""
     base_amount, quote_amount = (picodollars * 10**token.decimals // PRICES[token] for token in (base, quote))
-    pool, made = venue.new_pool(
+    pool, made = make(
         Pubkey.from_string(base.mint),
         Pubkey.from_string(quote.mint),
         base_amount,

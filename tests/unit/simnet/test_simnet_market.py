@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from engine.domain.pools.meteora_damm_v2 import CollectFeeMode
 from engine.domain.pools.pool import Clock
 from engine.domain.tokens import SOL, USDC
 from engine.venues import VENUES
+from engine.venues.meteora_damm_v2 import POOL
 from simnet.bank import View
 from simnet.chain import FIRST_SLOT
 from simnet.genesis import make_genesis
@@ -55,6 +57,12 @@ def test_every_venue_trades_the_main_pairs_and_every_pair_is_traded_on_two_at_le
         kinds.setdefault((pool.base.symbol, pool.quote.symbol), set()).add(pool.venue.kind)
     for main_pair in (("SOL", "USDC"), ("SOL", "BONK"), ("USDT", "USDC")):
         assert kinds[main_pair] == {venue.kind for venue in VENUES}
+        modes = {
+            POOL.decode(genesis.accounts[bytes(pool.keys.pool)].data).collect_fee_mode
+            for pool in genesis.pools
+            if pool.venue.kind == "meteora_damm_v2" and (pool.base.symbol, pool.quote.symbol) == main_pair
+        }
+        assert modes == {CollectFeeMode.COMPOUNDING, CollectFeeMode.OUTPUT}
     assert all(len(traded_on) >= 2 for traded_on in kinds.values())
     assert len({pool.keys.pool for pool in genesis.pools}) == len(genesis.pools)
 
