@@ -269,3 +269,25 @@ async def test_market_goes_on_after_simnet_was_killed(tmp_path: Path) -> None:
             assert _route(market, SPECS[0]).output_amount > 0
     finally:
         await simnet.kill()
+
+
+@pytest.mark.parametrize("venue", VENUES, ids=lambda venue: venue.kind)
+async def test_pool_whose_price_went_far_is_quoted_as_exactly_as_before(
+    simnet: Simnet, node: NodeClient, wallet: Wallet, venue: Venue[Any]
+) -> None:
+    async with _market(node, wallet, [venue]) as market:
+        for bps, spec in ((900, SPECS[1]), (-1_000, SPECS[0]), (90, SPECS[4])):
+            # So far that other tick and bin arrays are the next ones.
+            await simnet.ask("simnet_move_price", {"pair": "SOL/USDC", "bps": bps})
+            moved_at = await node.slot()
+            # In one refresh the new arrays are found, in the next they are read.
+            while market.slot <= moved_at + 2:
+                await market.next_refresh()
+            await market.next_refresh()
+            route = _route(market, spec)
+            status, record = await _settled(node, _build(market, wallet, spec, route))
+            assert status.err is None
+            assert record.exchanged(str(wallet.pubkey), spec.input_token.mint, spec.output_token.mint) == (
+                route.input_amount,
+                route.output_amount,
+            )
