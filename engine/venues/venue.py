@@ -73,6 +73,8 @@ class NewAccount:
     data: bytes
 
 
+_TOKEN_INSUFFICIENT_FUNDS: Final = 1
+"""Of the token program, which a swap calls, and whose error then is the swap's."""
 _AMOUNT_AT: Final = TOKEN_ACCOUNT.offset("amount")
 
 Keys = TypeVar("Keys", bound=PoolKeys)
@@ -178,10 +180,17 @@ class Venue(ABC, Generic[Keys]):
 
     slippage_errors: ClassVar[Mapping[Side, int]]
     """The custom error of a swap that misses its threshold: gives too little (SELL), costs too much (BUY)."""
+    price_moved_errors: ClassVar[frozenset[int]] = frozenset()
+    """Other custom errors of a swap that was fine when it was quoted: the price has left its arrays since."""
 
-    def failure_reason(self, error: int) -> tuple[FailureReason, str]:
-        """Return what a custom error of this program means for the order, with a sentence for its user."""
-        if error in self.slippage_errors.values():
+    def failure_reason(self, error: int, data: bytes = b"") -> tuple[FailureReason, str]:
+        """Return what a custom error of this program means for the order, with a sentence for its user.
+
+        `data` is the swap instruction's, for programs whose errors mean one thing or the other.
+        """
+        if error == _TOKEN_INSUFFICIENT_FUNDS:
+            return FailureReason.INSUFFICIENT_FUNDS, "the wallet has too little of the input token"
+        if error in self.slippage_errors.values() or error in self.price_moved_errors:
             return (
                 FailureReason.SLIPPAGE_EXCEEDED,
                 f"the price on {self.name} moved beyond the slippage allowed",

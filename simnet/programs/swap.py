@@ -3,33 +3,53 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Final
 
 from solders.pubkey import Pubkey
 
 from engine.domain.order import Side
-from engine.domain.pools.pool import Swap, SwapError
+from engine.domain.pools.pool import Swap, SwapError, SwapRefusal
 from engine.solana.wire import WireError
 from engine.venues.venue import PoolKeys, SwapCall, Venue
-from simnet.accounts import TOKEN, Account, is_token_account, token_mint, token_owner
+from simnet.accounts import TOKEN, Account, is_token_account, token_balance, token_mint, token_owner
 from simnet.bank import Call, Program, ProgramError, log_failure
 from simnet.programs.token import OWNER_MISMATCH, move, read_token_account
 
-# Anchor's own errors.
-_DATA_DOES_NOT_DESERIALIZE: Final = 102
-_ADDRESS_MISMATCH: Final = 2012
-_NOT_ENOUGH_KEYS: Final = 3005
-_NOT_WRITABLE: Final = 3006
-_WRONG_DISCRIMINATOR: Final = 3002
-_WRONG_OWNER_PROGRAM: Final = 3007
-_NOT_SIGNER: Final = 3010
-_NOT_INITIALIZED: Final = 3012
-_UNKNOWN_INSTRUCTION: Final = 101
-
 _OWNER, _INPUT, _OUTPUT = (Pubkey.from_bytes(bytes([number]) * 32) for number in (1, 2, 3))
 """Stand for the user's own accounts in a shape."""
+_USERS_OWN: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Errors:
+    """What a program ends with where it cannot even try a swap; Anchor's own errors unless it has others."""
+
+    unknown_instruction: int | str = 101
+    data: int | str = 102
+    """Too little of it."""
+    address: int | str = 2012
+    """An account that is not the pool's."""
+    addresses: Mapping[int, int | str] = field(default_factory=dict)
+    """The same for an account at some position, where that has its own error."""
+    wrong_kind: int | str = 3002
+    """A pool that is none."""
+    too_few_accounts: int | str = 3005
+    not_writable: int | str = 3006
+    wrong_owner: int | str = 3007
+    not_signer: int | str = 3010
+    not_initialized: int | str = 3012
+    arrays: int | str | None = None
+    """A swap that comes farther than the arrays it names; None: as one that the pool has too little for."""
+    funds: int | None = None
+    """A wallet that has too little; None: the token program says so."""
+    pays_first: bool = False
+    """Tokens are moved before it is looked at whether the swap misses its threshold."""
+    slippage_log: str = (
+        "Program log: AnchorError occurred. Error Code: ExceededSlippage. Error Number: {}. "
+        "Error Message: Exceeds desired slippage limit."
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +72,12 @@ class _Shape:
 class SwapProgram(Program):
     """A venue's program. It runs swaps and nothing else: pools are made in genesis."""
 
-    def __init__(self, venue: Venue[Any], address_errors: Mapping[int, int]) -> None:
-        """`address_errors` has the program's error for a foreign account at a position, where not 2012."""
+    def __init__(self, venue: Venue[Any], errors: Errors) -> None:
         self.venue = venue
         self.address = bytes(venue.program)
         self.compute_units = venue.compute_units * 3 // 4
         self.slippage_error = venue.slippage_errors[Side.SELL]
-        self._address_errors = address_errors
+        self._errors = errors
         self._keys: dict[Pubkey, PoolKeys] = {}
         self._shapes: dict[tuple[Pubkey, bool], _Shape] = {}
 
@@ -68,17 +87,12 @@ class SwapProgram(Program):
         shape = self._shape(keys, asked.a_to_b)
         self._check_accounts(call, shape, asked)
         swap, written = self._swap(call, keys, shape, asked)
-        if asked.side is Side.SELL:
-            missed = swap.output_amount < asked.threshold_amount
-        else:
-            missed = swap.input_amount > asked.threshold_amount
-        if missed:
-            error = self.venue.slippage_errors[asked.side]
-            raise ProgramError(
-                error,
-                "Program log: AnchorError occurred. Error Code: ExceededSlippage. Error Number: "
-                f"{error}. Error Message: Exceeds desired slippage limit.",
-            )
+        if self._errors.funds is not None:
+            giver = read_token_account(call, shape.input_account)
+            if token_balance(giver) < swap.input_amount:
+                raise ProgramError(self._errors.funds)
+        if not self._errors.pays_first:
+            self._check_threshold(asked, swap)
         for key, data in written.items():
             # The vaults follow below, in step with their lamports.
             if key != keys.vault_a and key != keys.vault_b:
@@ -99,37 +113,49 @@ class SwapProgram(Program):
                 invoked, failed = log_failure(TOKEN, error.code)
                 raise ProgramError(error.code, invoked, *error.logs, failed) from None
             raise
+        if self._errors.pays_first:
+            self._check_threshold(asked, swap)
+
+    def _check_threshold(self, asked: SwapCall, swap: Swap) -> None:
+        if asked.side is Side.SELL:
+            missed = swap.output_amount < asked.threshold_amount
+        else:
+            missed = swap.input_amount > asked.threshold_amount
+        if missed:
+            error = self.venue.slippage_errors[asked.side]
+            raise ProgramError(error, self._errors.slippage_log.format(error))
 
     def _read(self, call: Call) -> SwapCall:
         mints = _Mints(call)
         try:
             asked = self.venue.read_swap([_pubkey(key) for key in call.keys], call.data, mints)
         except KeyError:
-            raise ProgramError(_NOT_INITIALIZED) from None
+            raise ProgramError(self._errors.not_initialized) from None
         except ValueError:
             raise ProgramError(self._malformed(call)) from None
         call.log("Program log: Instruction: Swap")
         return asked
 
-    def _malformed(self, call: Call) -> int:
+    def _malformed(self, call: Call) -> int | str:
+        errors = self._errors
         if len(call.data) < 8:
-            return _UNKNOWN_INSTRUCTION
+            return errors.unknown_instruction
         if len(call.data) < 24:
-            return _DATA_DOES_NOT_DESERIALIZE
-        return _NOT_ENOUGH_KEYS if len(call.keys) < 13 else _UNKNOWN_INSTRUCTION
+            return errors.data
+        return errors.too_few_accounts if len(call.keys) < 13 else errors.unknown_instruction
 
     def _pool_keys(self, call: Call, pool: Pubkey) -> PoolKeys:
         keys = self._keys.get(pool)
         if keys is None:
             account = call.account(bytes(pool))
             if account is None:
-                raise ProgramError(_NOT_INITIALIZED)
+                raise ProgramError(self._errors.not_initialized)
             if account.owner != self.address:
-                raise ProgramError(_WRONG_OWNER_PROGRAM)
+                raise ProgramError(self._errors.wrong_owner)
             try:
                 keys = self.venue.keys(pool, account.data)
             except WireError:
-                raise ProgramError(_WRONG_DISCRIMINATOR) from None
+                raise ProgramError(self._errors.wrong_kind) from None
             if keys is None:
                 raise ProgramError("UnsupportedProgramId")
             self._keys[pool] = keys
@@ -174,15 +200,15 @@ class SwapProgram(Program):
 
     def _check_accounts(self, call: Call, shape: _Shape, asked: SwapCall) -> None:
         if not call.is_signer(shape.owner):
-            raise ProgramError(_NOT_SIGNER)
+            raise ProgramError(self._errors.not_signer)
         for position, address, writable in shape.expected:
             if call.keys[position] != address:
-                raise ProgramError(self._address_errors.get(position, _ADDRESS_MISMATCH))
+                raise ProgramError(self._errors.addresses.get(position, self._errors.address))
             if writable and not call.is_writable(position):
-                raise ProgramError(_NOT_WRITABLE)
+                raise ProgramError(self._errors.not_writable)
         arrays = range(len(call.keys) - len(asked.arrays), len(call.keys))
         if not all(map(call.is_writable, (shape.input_account, shape.output_account, *arrays))):
-            raise ProgramError(_NOT_WRITABLE)
+            raise ProgramError(self._errors.not_writable)
 
     def _swap(
         self, call: Call, keys: PoolKeys, shape: _Shape, asked: SwapCall
@@ -192,7 +218,7 @@ class SwapProgram(Program):
         for key, address in shape.reads:
             account = call.account(address)
             if account is None:
-                raise ProgramError(_NOT_INITIALIZED)
+                raise ProgramError(self._errors.not_initialized)
             accounts[key] = account.data
         for key in asked.arrays:
             account = call.account(bytes(key))
@@ -205,10 +231,31 @@ class SwapProgram(Program):
             else:
                 swap = pool.swap_exact_out(asked.a_to_b, asked.amount, call.clock)
         except SwapError as refused:
-            raise ProgramError(
-                self.venue.error_code(refused.reason), f"Program log: Error: the pool {refused}"
-            ) from None
+            error: int | str = self.venue.error_code(refused.reason)
+            if (
+                self._errors.arrays is not None
+                and refused.reason is SwapRefusal.INSUFFICIENT_LIQUIDITY
+                and not self._arrays_ahead(keys, accounts, asked) <= set(asked.arrays)
+            ):
+                error = self._errors.arrays
+            raise ProgramError(error, f"Program log: Error: the pool {refused}") from None
         return swap, self.venue.written(keys, accounts, asked.a_to_b, swap)
+
+    def _arrays_ahead(self, keys: PoolKeys, accounts: Mapping[Pubkey, bytes], asked: SwapCall) -> set[Pubkey]:
+        """Return the arrays that the engine would name in a swap of that direction."""
+        instruction = self.venue.swap_instruction(
+            keys,
+            accounts,
+            a_to_b=asked.a_to_b,
+            side=asked.side,
+            amount=asked.amount,
+            threshold_amount=asked.threshold_amount,
+            owner=asked.owner,
+            input_account=asked.input_account,
+            output_account=asked.output_account,
+        )
+        fixed = len(self._shape(keys, asked.a_to_b).expected) + _USERS_OWN
+        return {meta.pubkey for meta in instruction.accounts[fixed:]}
 
 
 _pubkey = lru_cache(maxsize=65_536)(Pubkey.from_bytes)

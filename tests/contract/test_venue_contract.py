@@ -86,6 +86,14 @@ def test_quote_accounts_are_enough_to_quote(venue: Venue[Any]) -> None:
     assert venue.pool(made.keys, only_those) == venue.pool(made.keys, made.data)
 
 
+def test_all_accounts_are_found_from_the_pools_address_on(venue: Venue[Any]) -> None:
+    made = Made(venue)
+    found = venue.accounts(made.keys, made.data.get)
+    assert found.items() <= made.data.items()
+    assert {*venue.quote_accounts(made.keys, found), made.keys.vault_a, made.keys.vault_b} >= found.keys()
+    assert venue.pool(made.keys, found) == venue.pool(made.keys, made.data)
+
+
 @pytest.mark.parametrize("sells_sol", [True, False])
 def test_swap_costs_about_what_the_pool_says(venue: Venue[Any], sells_sol: bool) -> None:
     made = Made(venue)
@@ -152,7 +160,12 @@ def test_swap_instruction_reads_back_as_what_it_was_made_of(
     read = venue.read_swap(
         [meta.pubkey for meta in instruction.accounts],
         bytes(instruction.data),
-        {input_account: input_mint, output_account: output_mint},
+        {
+            input_account: input_mint,
+            output_account: output_mint,
+            made.keys.vault_a: made.keys.mint_a,
+            made.keys.vault_b: made.keys.mint_b,
+        },
     )
     assert {name: getattr(read, name) for name in asked} == asked
     assert read.pool == made.address
@@ -181,8 +194,18 @@ def test_missed_threshold_is_slippage_and_other_errors_are_rejections(venue: Ven
         reason, message = venue.failure_reason(venue.slippage_errors[side])
         assert reason is FailureReason.SLIPPAGE_EXCEEDED
         assert venue.name in message
+    for error in venue.price_moved_errors:
+        assert venue.failure_reason(error)[0] is FailureReason.SLIPPAGE_EXCEEDED
     for refusal in SwapRefusal:
-        assert venue.failure_reason(venue.error_code(refusal))[0] is FailureReason.VENUE_REJECTED
+        error = venue.error_code(refusal)
+        if error not in venue.price_moved_errors:
+            assert venue.failure_reason(error)[0] in (
+                FailureReason.VENUE_REJECTED,
+                # Some programs have one error for a pool and for a wallet that has too little.
+                FailureReason.INSUFFICIENT_FUNDS,
+            )
+    disabled = venue.error_code(SwapRefusal.DISABLED)
+    assert venue.failure_reason(disabled)[0] is FailureReason.VENUE_REJECTED
 
 
 def test_asking_for_more_than_the_pool_holds_is_refused(venue: Venue[Any]) -> None:
