@@ -11,13 +11,14 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from math import floor, log
 from typing import Annotated, ClassVar, Final, NamedTuple
 
 from solders.instruction import AccountMeta, Instruction
 from solders.pubkey import Pubkey
 
-from engine.domain.order import FailureReason, Side
+from engine.domain.order import Side
 from engine.domain.pools.meteora_dlmm import (
     ActivationType,
     Bin,
@@ -252,24 +253,23 @@ def bin_array_address(pool: Pubkey, index: int) -> Pubkey:
     return program_address(PROGRAM, b"bin_array", bytes(pool), index.to_bytes(8, "little", signed=True))
 
 
-def bin_array_indexes(data: bytes, extension: bytes | None, *, down: bool, count: int) -> list[int]:
-    """Return the next bin arrays that hold liquidity, from the active bin's own on, in the order of a swap.
+def bin_array_indexes(
+    start: int, bitmap: bytes, extension: bytes | None, *, down: bool, count: int
+) -> list[int]:
+    """Return the next bin arrays that hold liquidity, from that of index `start` on, in the order of a swap.
 
-    `data` is the pool's account, `extension` its bitmap's; None if it has none. Down is x to y.
+    `bitmap` is the pool's own, `extension` the account with the rest; None if there is none. Down is x to y.
     """
-    active_id, bitmap = _read_arrays(data)
-    start = active_id // BINS_IN_ARRAY
-    bits = int.from_bytes(bitmap, "little") << _EXTENDED_HALF - _BITMAP_HALF
+    bits, half = int.from_bytes(bitmap, "little"), _BITMAP_HALF
     if extension is not None:
-        positive, negative = (int.from_bytes(half, "little") for half in _read_extension(extension))
-        bits |= positive << _EXTENDED_HALF + _BITMAP_HALF
-        if negative:
-            # Its bits run away from price one, downwards.
-            bits |= int(f"{negative:0{_EXTENDED_HALF - _BITMAP_HALF}b}"[::-1], 2)
-    elif not -_BITMAP_HALF <= start < _BITMAP_HALF:
+        positive, negative = (int.from_bytes(part, "little") for part in _read_extension(extension))
+        # The negative part runs away from price one, downwards.
+        downwards = int(f"{negative:0{_EXTENDED_HALF - _BITMAP_HALF}b}"[::-1], 2)
+        bits = (positive << 2 * _BITMAP_HALF | bits) << _EXTENDED_HALF - _BITMAP_HALF | downwards
+        half = _EXTENDED_HALF
+    if not -half <= start < half:
         return []
-    found = nearest_set_bits(bits, start + _EXTENDED_HALF, down=down, count=count)
-    return [position - _EXTENDED_HALF for position in found]
+    return [position - half for position in nearest_set_bits(bits, start + half, down=down, count=count)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -289,6 +289,8 @@ class MeteoraDlmm(Venue[MeteoraDlmmKeys]):
     compute_units: ClassVar[int] = 250_000
     # ExceededAmountSlippageTolerance, InsufficientInAmount.
     slippage_errors: ClassVar[Mapping[Side, int]] = {Side.SELL: 6003, Side.BUY: 6104}
+    # Anchor's AccountNotEnoughKeys: the swap came to a bin array that it does not name.
+    price_moved_errors: ClassVar[frozenset[int]] = frozenset({3005})
 
     def keys(self, pool: Pubkey, data: bytes) -> MeteoraDlmmKeys | None:
         """Return the pool's addresses; None if a mint is Token-2022, whose transfer fees are not modelled."""
@@ -307,8 +309,8 @@ class MeteoraDlmm(Venue[MeteoraDlmmKeys]):
 
     def quote_accounts(self, keys: MeteoraDlmmKeys, accounts: Mapping[Pubkey, bytes]) -> tuple[Pubkey, ...]:
         # Both begin with the active bin's own array, where that holds anything.
-        arrays = dict.fromkeys((*_arrays(keys, accounts, True), *_arrays(keys, accounts, False)))
-        return (keys.pool, keys.bitmap_extension, *arrays)
+        upwards, downwards = _arrays(keys, accounts)
+        return (keys.pool, keys.bitmap_extension, *(upwards | downwards).values())
 
     def pool(self, keys: MeteoraDlmmKeys, accounts: Mapping[Pubkey, bytes]) -> MeteoraDlmmPool:
         data = accounts[keys.pool]
@@ -428,7 +430,7 @@ class MeteoraDlmm(Venue[MeteoraDlmmKeys]):
                 AccountMeta(MEMO_PROGRAM, False, False),
                 AccountMeta(EVENT_AUTHORITY, False, False),
                 AccountMeta(PROGRAM, False, False),
-                *(AccountMeta(array, False, True) for array in _arrays(keys, accounts, a_to_b)),
+                *(AccountMeta(one, False, True) for one in _arrays(keys, accounts)[a_to_b].values()),
             ],
         )
 
@@ -503,22 +505,31 @@ class MeteoraDlmm(Venue[MeteoraDlmmKeys]):
     def error_code(self, refusal: SwapRefusal) -> int:
         return _ERROR_CODES[refusal]
 
-    def failure_reason(self, error: int) -> tuple[FailureReason, str]:
-        if error == _ARRAY_NOT_NAMED:
-            return (
-                FailureReason.SLIPPAGE_EXCEEDED,
-                f"the price on {self.name} moved beyond the bins that the transaction names",
-            )
-        return super().failure_reason(error)
+
+@lru_cache(maxsize=4096)
+def _places(
+    pool: Pubkey, start: int, bitmap: bytes, extension: bytes | None
+) -> tuple[dict[int, Pubkey], dict[int, Pubkey]]:
+    """Return the bin arrays that swaps y to x come through, and those of x to y: addresses by their index."""
+    upwards, downwards = (
+        {
+            index: bin_array_address(pool, index)
+            for index in bin_array_indexes(start, bitmap, extension, down=down, count=ARRAYS_AHEAD)
+        }
+        for down in (False, True)
+    )
+    return upwards, downwards
 
 
-def _arrays(keys: MeteoraDlmmKeys, accounts: Mapping[Pubkey, bytes], a_to_b: bool) -> list[Pubkey]:
-    """Return the bin arrays that a swap comes through; none while the pool is unknown."""
+def _arrays(
+    keys: MeteoraDlmmKeys, accounts: Mapping[Pubkey, bytes]
+) -> tuple[dict[int, Pubkey], dict[int, Pubkey]]:
+    """Return the same for a pool as it is now; none while it is unknown."""
     data = accounts.get(keys.pool)
     if data is None:
-        return []
-    indexes = bin_array_indexes(data, accounts.get(keys.bitmap_extension), down=a_to_b, count=ARRAYS_AHEAD)
-    return [bin_array_address(keys.pool, index) for index in indexes]
+        return {}, {}
+    active_id, bitmap = _read_arrays(data)
+    return _places(keys.pool, active_id // BINS_IN_ARRAY, bitmap, accounts.get(keys.bitmap_extension))
 
 
 def _bins(keys: MeteoraDlmmKeys, accounts: Mapping[Pubkey, bytes]) -> tuple[Bin, ...]:
@@ -527,25 +538,23 @@ def _bins(keys: MeteoraDlmmKeys, accounts: Mapping[Pubkey, bytes]) -> tuple[Bin,
     They end at an array that is not known, and with a bin that limit orders lie in: a swap fills these once
     it has taken all else from the bin, which the curve does not know. Raises WireError.
     """
-    data = accounts[keys.pool]
-    extension = accounts.get(keys.bitmap_extension)
-    active_id, bin_step = _read_place(data)
+    active_id, bin_step = _read_place(accounts[keys.pool])
     arrays: dict[int, _Array] = {}
-    for down in (True, False):
-        for index in bin_array_indexes(data, extension, down=down, count=ARRAYS_AHEAD):
-            array = accounts.get(bin_array_address(keys.pool, index))
-            if array is None:
+    for places in _arrays(keys, accounts):
+        for index, address in places.items():
+            data = accounts.get(address)
+            if data is None:
                 break
-            arrays[index] = _read_array(array, index, bin_step)
+            arrays[index] = _read_array(data, index, bin_step)
     held = [arrays[index] for index in sorted(arrays)]
-    bins = [one for array in held for one in array.bins]
+    bins = tuple(chain.from_iterable(array.bins for array in held))
     last = min((bin_id for array in held for bin_id in array.asks if bin_id >= active_id), default=None)
     first = max((bin_id for array in held for bin_id in array.bids if bin_id <= active_id), default=None)
     if last is not None:
-        del bins[bisect_left(bins, (last + 1,)) :]
+        bins = bins[: bisect_left(bins, (last + 1,))]
     if first is not None:
-        del bins[: bisect_left(bins, (first,))]
-    return tuple(bins)
+        bins = bins[bisect_left(bins, (first,)) :]
+    return bins
 
 
 class _Array(NamedTuple):
@@ -646,8 +655,6 @@ _NEW_BINS_ASIDE: Final = 69
 _NEW_MAX_BIN_ID: Final = 21_835
 """What the program allows at that bin step: prices that 128 bits hold."""
 _MULTI_REWARD: Final = 3
-_ARRAY_NOT_NAMED: Final = 3005
-"""Anchor's AccountNotEnoughKeys: the swap came to a bin array that the transaction does not name."""
 
 _ERROR_CODES: Final[Mapping[SwapRefusal, int]] = {
     SwapRefusal.ZERO_AMOUNT: 6002,  # InvalidInput
