@@ -25,7 +25,7 @@ from engine.domain.pools.meteora_damm_v2 import (
     MeteoraDammV2Pool,
     RateLimiter,
 )
-from engine.domain.pools.pool import Swap, SwapRefusal
+from engine.domain.pools.pool import Clock, Pool, Swap, SwapRefusal
 from engine.solana.accounts import TOKEN_ACCOUNT, TokenAccount
 from engine.solana.programs import INSTRUCTIONS_SYSVAR, TOKEN_PROGRAM, program_address
 from engine.solana.wire import (
@@ -399,14 +399,20 @@ class MeteoraDammV2(Venue[MeteoraDammV2Keys]):
         return SwapCall(
             pool=accounts[1],
             a_to_b=mint_of[accounts[2]] == accounts[6],
-            # Without a price range a partial fill always fills whole.
             side=Side.BUY if mode == _EXACT_OUT else Side.SELL,
             amount=amount,
             threshold_amount=threshold_amount,
             owner=accounts[8],
             input_account=accounts[2],
             output_account=accounts[3],
+            partial_fill=mode == _PARTIAL_FILL,
         )
+
+    def swap(self, pool: Pool, call: SwapCall, clock: Clock) -> Swap:
+        if not call.partial_fill:
+            return super().swap(pool, call, clock)
+        assert isinstance(pool, MeteoraDammV2Pool)
+        return pool.swap_partial_fill(call.a_to_b, call.amount, clock)
 
     def new_pool(
         self, mint_a: Pubkey, mint_b: Pubkey, amount_a: int, amount_b: int, fee_ppm: int, *, index: int = 0

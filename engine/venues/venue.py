@@ -17,7 +17,7 @@ from solders.instruction import Instruction
 from solders.pubkey import Pubkey
 
 from engine.domain.order import FailureReason, Side
-from engine.domain.pools.pool import Pool, Swap, SwapRefusal
+from engine.domain.pools.pool import Clock, Pool, Swap, SwapRefusal
 from engine.solana.accounts import TOKEN_ACCOUNT, token_amount
 from engine.solana.programs import TOKEN_PROGRAM
 
@@ -62,6 +62,8 @@ class SwapCall:
     output_account: Pubkey
     arrays: tuple[Pubkey, ...] = ()
     """The accounts it ends with where the pool's price decides on them: its tick or bin arrays."""
+    partial_fill: bool = False
+    """Of an input, spend no more than the pool's price range takes, instead of refusing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +166,11 @@ class Venue(ABC, Generic[Keys]):
         `mint_of` gives the mint of the token accounts it names. Raises ValueError for anything else than
         a swap instruction, and KeyError for a token account that `mint_of` lacks.
         """
+
+    def swap(self, pool: Pool, call: SwapCall, clock: Clock) -> Swap:
+        """Return the swap that an instruction asks for; its threshold is not looked at. Raises SwapError."""
+        swap_of = pool.swap_exact_in if call.side is Side.SELL else pool.swap_exact_out
+        return swap_of(call.a_to_b, call.amount, clock)
 
     @abstractmethod
     def new_pool(

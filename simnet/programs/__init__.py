@@ -18,8 +18,8 @@ _ERRORS: Final = {
     "raydium_cpmm": Errors(addresses={6: 6008, 7: 6008}),
     # Vaults fail has_one, mints a token constraint, token programs theirs, the event authority its seeds.
     "meteora_damm_v2": Errors(addresses={4: 2001, 5: 2001, 6: 2014, 7: 2014, 9: 2021, 10: 2021, 12: 2006}),
-    # AccountNotEnoughKeys.
-    "meteora_dlmm": Errors(arrays=3005),
+    # Reserves and the oracle fail has_one; a bin array that is not named is one account too few.
+    "meteora_dlmm": Errors(addresses={2: 2001, 3: 2001, 8: 2001, 13: 3008, 14: 2006}, arrays=3005),
     # 6021 InvalidInputPoolVault; programs fail as such; 6023 NotEnoughTickArrayAccount.
     "raydium_clmm": Errors(addresses={5: 6021, 6: 6021, 8: 3008, 9: 3008}, arrays=6023, pays_first=True),
     # A native program. 1 InvalidProgramAddress, 3 ExpectedAccount, 4 InvalidCoinVault, 5 InvalidPCVault,

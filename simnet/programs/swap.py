@@ -226,10 +226,7 @@ class SwapProgram(Program):
                 accounts[key] = account.data
         pool = self.venue.pool(keys, accounts)
         try:
-            if asked.side is Side.SELL:
-                swap = pool.swap_exact_in(asked.a_to_b, asked.amount, call.clock)
-            else:
-                swap = pool.swap_exact_out(asked.a_to_b, asked.amount, call.clock)
+            swap = self.venue.swap(pool, asked, call.clock)
         except SwapError as refused:
             error: int | str = self.venue.error_code(refused.reason)
             if (

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from solders.instruction import AccountMeta, Instruction
 from solders.pubkey import Pubkey
 
-from engine.domain.order import Side
+from engine.domain.order import FailureReason, Side
 from engine.domain.pools.pool import Clock
 from engine.domain.tokens import BONK, SOL, TOKENS, USDC, USDT, Token
 from engine.solana.accounts import MINT
@@ -420,6 +420,11 @@ async def test_a_swap_of_more_than_one_has_is_the_token_programs_error_1_and_the
         ("meteora_damm_v2", 0, 2012),
         ("meteora_damm_v2", 4, 2001),
         ("meteora_damm_v2", 12, 2006),
+        ("meteora_dlmm", 2, 2001),
+        ("meteora_dlmm", 8, 2001),
+        ("meteora_dlmm", 13, 3008),
+        ("meteora_dlmm", 14, 2006),
+        ("meteora_dlmm", 1, 2012),
     ],
 )
 async def test_a_swap_with_a_foreign_account_is_refused(
@@ -430,6 +435,26 @@ async def test_a_swap_with_a_foreign_account_is_refused(
     assert await net.land(ALICE.sign(instructions, net.blockhash)) == {
         "InstructionError": [1, {"Custom": code}]
     }
+
+
+@pytest.mark.parametrize(("kind", "code"), [("meteora_dlmm", 3005), ("raydium_clmm", 6023)])
+async def test_a_swap_that_comes_farther_than_its_arrays_ends_with_its_programs_own_code(
+    net: OpenChain, kind: str, code: int
+) -> None:
+    pool = net.pool(kind, SOL, USDC)
+    accounts = net.accounts_of(pool)
+    amount = net.tokens(pool.keys.vault_a if pool.a_is_base else pool.keys.vault_b) * 9 // 10
+    instructions = ALICE.swap(pool, USDC, SOL, Side.BUY, amount, 10**12, accounts)
+    whole = instructions[1]
+    mints = {ALICE.token_account(USDC): USDC_MINT, ALICE.token_account(SOL): WRAPPED_SOL_MINT}
+    named = [meta.pubkey for meta in whole.accounts]
+    arrays = pool.venue.read_swap(named, bytes(whole.data), mints).arrays
+    assert len(arrays) > 1
+    instructions[1] = Instruction(whole.program_id, whole.data, whole.accounts[: 1 - len(arrays)])
+    assert await net.land(ALICE.sign(instructions, net.blockhash)) == {
+        "InstructionError": [1, {"Custom": code}]
+    }
+    assert pool.venue.failure_reason(code)[0] is FailureReason.SLIPPAGE_EXCEEDED
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from base64 import b64decode
+from dataclasses import replace
 from math import isqrt
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from solders.pubkey import Pubkey
 
 from engine.domain.order import Side
-from engine.domain.pools.meteora_damm_v2 import CollectFeeMode, RateLimiter
+from engine.domain.pools.meteora_damm_v2 import CollectFeeMode, MeteoraDammV2Pool, RateLimiter
 from engine.domain.pools.pool import Clock, Swap, SwapError
 from engine.solana.accounts import TOKEN_ACCOUNT, token_amount
 from engine.solana.programs import INSTRUCTIONS_SYSVAR
@@ -91,6 +92,7 @@ def test_swap_instruction_reads_as_the_sdk_meant_it(case: dict[str, Any]) -> Non
     assert call.a_to_b is inputs["a_to_b"]
     assert call.side is (Side.BUY if inputs.get("swap_mode") == 2 else Side.SELL)
     assert (str(call.amount), str(call.threshold_amount)) == tuple(inputs[name] for name in amounts)
+    assert call.partial_fill is (inputs.get("swap_mode") == 1)
     assert str(call.owner) == inputs["payer"]
     assert str(call.pool) == inputs["pool"]
 
@@ -165,7 +167,7 @@ def _outcome(
     pool = VENUE.pool(keys, accounts)
     sells = call.side is Side.SELL
     try:
-        swap = (pool.swap_exact_in if sells else pool.swap_exact_out)(call.a_to_b, call.amount, clock)
+        swap = VENUE.swap(pool, call, clock)
     except SwapError as error:
         return VENUE.error_code(error.reason)
     misses = (
@@ -246,6 +248,22 @@ def test_swap_that_would_leave_the_range_ends_with_the_programs_code(a_to_b: boo
     with pytest.raises(SwapError) as refused:
         VENUE.pool(keys, data).swap_exact_in(a_to_b, 10**13, NOW)
     assert VENUE.error_code(refused.value.reason) == 6015
+
+
+@pytest.mark.parametrize("a_to_b", [True, False])
+def test_partial_fill_spends_what_the_range_takes(a_to_b: bool) -> None:
+    keys, data = _range_pool()
+    pool = VENUE.pool(keys, data)
+    whole = SwapCall(keys.pool, a_to_b, Side.SELL, 10**13, 0, MINT_A, MINT_A, MINT_B)
+    with pytest.raises(SwapError):
+        VENUE.swap(pool, whole, NOW)
+    swap = VENUE.swap(pool, replace(whole, partial_fill=True), NOW)
+    assert 0 < swap.input_amount < whole.amount
+    assert isinstance(swap.pool, MeteoraDammV2Pool)
+    assert swap.pool.sqrt_price == (pool.sqrt_min_price if a_to_b else pool.sqrt_max_price)
+    assert VENUE.swap(pool, replace(whole, amount=10**6, partial_fill=True), NOW) == VENUE.swap(
+        pool, replace(whole, amount=10**6), NOW
+    )
 
 
 def test_rate_limiter_is_read_and_its_swaps_show_their_transaction() -> None:
