@@ -16,14 +16,16 @@ from uuid import uuid4
 import aiohttp
 import pytest
 from solders.keypair import Keypair
+from solders.pubkey import Pubkey
 
 from engine.domain.errors import NodeUnavailable
 from engine.domain.order import Attempt, FailureReason, OrderSpec, Route, Side
+from engine.domain.pools.meteora_damm_v2 import CollectFeeMode
 from engine.domain.tokens import BONK, SOL, USDC, USDT, Token
 from engine.market import Market, explain_error
 from engine.solana.rpc import NodeClient, SignatureStatus, TransactionRecord
 from engine.solana.transactions import FEE_RESERVE, Wallet, build_swap
-from engine.venues import VENUES
+from engine.venues import VENUES, meteora_damm_v2
 from engine.venues.venue import Venue
 
 RICH = {SOL: 1_000 * 10**9, USDC: 100_000 * 10**6, USDT: 100_000 * 10**6, BONK: 10**9 * 10**5}
@@ -213,6 +215,22 @@ async def test_what_is_quoted_is_what_is_exchanged(
         ):
             held = RICH[token] - FEE_RESERVE if token == SOL else RICH[token]
             assert market.wallet_balance(token) - held == change - (record.fee if token == SOL else 0)
+
+
+async def test_pool_in_a_price_range_is_traded(node: NodeClient, wallet: Wallet) -> None:
+    spec = SPECS[1]
+    async with _market(node, wallet, [meteora_damm_v2.VENUE]) as market:
+        route = _route(market, spec)
+        # Its fee is the lowest.
+        _, (pool,) = await node.multiple_accounts([Pubkey.from_string(route.legs[0].pool)])
+        assert pool is not None
+        assert meteora_damm_v2.POOL.decode(pool.data).collect_fee_mode == CollectFeeMode.OUTPUT
+        status, record = await _settled(node, _build(market, wallet, spec, route))
+        assert status.err is None
+        assert record.exchanged(str(wallet.pubkey), spec.input_token.mint, spec.output_token.mint) == (
+            route.input_amount,
+            route.output_amount,
+        )
 
 
 @pytest.mark.parametrize("spec", [SPECS[0], SPECS[3]], ids=["sell", "buy"])
