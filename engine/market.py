@@ -35,7 +35,7 @@ from engine.solana.rpc import MAX_ACCOUNTS, NodeClient
 from engine.solana.transactions import (
     FEE_RESERVE,
     Blockhash,
-    program_of_instruction,
+    called_instruction,
     swap_instructions,
 )
 from engine.solana.wire import WireError
@@ -403,7 +403,9 @@ class Market:
         return Clock(sysvar.slot, sysvar.unix_timestamp)
 
 
-_TOKEN_INSUFFICIENT_FUNDS: Final = 1
+_MOVE_TOKENS: Final = frozenset({TOKEN_PROGRAM, SYSTEM_PROGRAM, ASSOCIATED_TOKEN_PROGRAM})
+_INSUFFICIENT_FUNDS: Final = 1
+"""An error of each of these."""
 _FUNDS_ERRORS: Final = frozenset({"InsufficientFundsForFee", "InsufficientFundsForRent", "AccountNotFound"})
 
 
@@ -420,15 +422,13 @@ def explain_error(err: Any, raw_transaction: bytes) -> tuple[FailureReason, str]
     if name != "InstructionError":
         return FailureReason.TRANSACTION_REVERTED, f"the transaction was reverted: {err}"
     index, cause = err["InstructionError"]
-    program = program_of_instruction(raw_transaction, index)
+    program, data = called_instruction(raw_transaction, index) or (None, b"")
     code = cause.get("Custom") if isinstance(cause, dict) else None
     venue = None if program is None else VENUE_BY_PROGRAM.get(program)
-    # A swap calls the token program, whose own error 1 then ends the swap.
-    moves_tokens = venue is not None or program in (TOKEN_PROGRAM, SYSTEM_PROGRAM, ASSOCIATED_TOKEN_PROGRAM)
-    if moves_tokens and code == _TOKEN_INSUFFICIENT_FUNDS:
-        return FailureReason.INSUFFICIENT_FUNDS, "the wallet has too little of the input token"
     if venue is not None and isinstance(code, int):
-        return venue.failure_reason(code)
+        return venue.failure_reason(code, data)
+    if program in _MOVE_TOKENS and code == _INSUFFICIENT_FUNDS:
+        return FailureReason.INSUFFICIENT_FUNDS, "the wallet has too little of the input token"
     return (
         FailureReason.TRANSACTION_REVERTED,
         f"the transaction was reverted: instruction {index} ended with {cause}",

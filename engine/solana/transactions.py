@@ -164,13 +164,17 @@ def build_swap(
     )
 
 
-def program_of_instruction(raw_transaction: bytes, index: int) -> Pubkey | None:
-    """Return the program that a transaction's instruction calls; None if it has no such instruction."""
+def called_instruction(raw_transaction: bytes, index: int) -> tuple[Pubkey, bytes] | None:
+    """Return the program that a transaction's instruction calls, and the instruction's data.
+
+    None if there is no such instruction.
+    """
     message = VersionedTransaction.from_bytes(raw_transaction).message
     instructions = message.instructions
     if not 0 <= index < len(instructions):
         return None
-    return message.account_keys[instructions[index].program_id_index]
+    called = instructions[index]
+    return message.account_keys[called.program_id_index], bytes(called.data)
 
 
 # What does not change from order to order is made once.

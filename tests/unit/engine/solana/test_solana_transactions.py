@@ -33,7 +33,7 @@ from engine.solana.transactions import (
     Wallet,
     WalletError,
     build_swap,
-    program_of_instruction,
+    called_instruction,
     swap_instructions,
 )
 from tests.published_vectors import solana_cases
@@ -196,10 +196,13 @@ def test_transaction_too_large_for_the_network_is_refused() -> None:
         )
 
 
-def test_program_of_an_instruction_is_found_by_its_index() -> None:
+def test_called_program_and_its_data_are_found_by_the_instructions_index() -> None:
     raw_transaction = _built(USDC_MINT, USDT_MINT).raw_transaction
-    assert program_of_instruction(raw_transaction, 3) == VENUE_PROGRAM
-    assert program_of_instruction(raw_transaction, 99) is None
+    called = called_instruction(raw_transaction, 3)
+    assert called is not None
+    assert called[0] == VENUE_PROGRAM
+    assert called[1] in raw_transaction
+    assert called_instruction(raw_transaction, 99) is None
 
 
 # ---- Wallet --------------------------------------------------------------------------------------
