@@ -13,6 +13,7 @@ from uuid import UUID
 import psycopg
 import pytest
 
+from engine.coalesce import Coalescer
 from engine.domain.errors import StoreUnavailable
 from engine.domain.lifecycle import CANCELLABLE, Cancelled, Claimed, Fact, Routed, Signed
 from engine.domain.order import FailureReason, Order, OrderSpec, OrderStatus, RoutingDecision, Side
@@ -478,12 +479,12 @@ async def test_a_claim_whose_answer_was_lost_is_found_by_the_sweep(
 async def test_claims_that_could_not_be_asked_are_not_executed(
     worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def away(_: object) -> Order:
+    async def away(_: object) -> list[Order]:
         raise StoreUnavailable("PostgreSQL cannot be reached")
 
     order = await submit(worker.store)
     with monkeypatch.context() as outage:
-        outage.setattr(worker.store, "claim", away)
+        outage.setattr(worker.store, "claim", Coalescer(away))
         with pytest.raises(StoreUnavailable):
             await worker.executor.take([order.order_id])
     assert not worker.executor.holds(order.order_id)
