@@ -66,6 +66,9 @@ ARRAYS_AHEAD: Final = 3
 Each is an account to read and, in its direction, one to name in the transaction.
 """
 
+MAX_BINS: Final = 40
+"""So many a swap may come through. The program was seen to use 52,000 compute units for two, 223,000 for 30."""
+
 _NO_KEY: Final = Pubkey.default()
 
 
@@ -285,8 +288,7 @@ class MeteoraDlmm(Venue[MeteoraDlmmKeys]):
     program: ClassVar[Pubkey] = PROGRAM
     pool_filter: ClassVar[AccountFilter] = AccountFilter(LB_PAIR.size, LB_PAIR.discriminator)
     mints_slice: ClassVar[tuple[int, int]] = (LB_PAIR.offset("token_x_mint"), 64)
-    # 52,000 were seen for two bins, 223,000 for thirty.
-    compute_units: ClassVar[int] = 250_000
+    compute_units: ClassVar[int] = 320_000
     # ExceededAmountSlippageTolerance, InsufficientInAmount.
     slippage_errors: ClassVar[Mapping[Side, int]] = {Side.SELL: 6003, Side.BUY: 6104}
     # Anchor's AccountNotEnoughKeys: the swap came to a bin array that it does not name.
@@ -361,6 +363,7 @@ class MeteoraDlmm(Venue[MeteoraDlmmKeys]):
             activation_type=ActivationType(activation_type),
             activation_point=activation_point,
             enabled=status == 0,
+            max_bins=MAX_BINS,
         )
 
     def written(

@@ -36,6 +36,7 @@ _BPS_ONE: Final = 10_000
 _Q64: Final = 1 << 64
 _U128_MAX: Final = 2**128 - 1
 _MAX_BIN_ID_BITS: Final = 19
+_ALL_BINS: Final = 1 << _MAX_BIN_ID_BITS + 1
 
 
 class CollectFeeMode(IntEnum):
@@ -147,6 +148,8 @@ class MeteoraDlmmPool:
     activation_point: int = 0
     """Slot or unix seconds from which swaps are allowed; 0 in pools of a type that opens at once."""
     enabled: bool = True
+    max_bins: int = _ALL_BINS
+    """How many bins a swap may come through: what a transaction's compute units are enough for."""
 
     def swap_exact_in(self, a_to_b: bool, input_amount: int, clock: Clock) -> Swap:
         """Spend exactly `input_amount`. Raises SwapError."""
@@ -272,9 +275,13 @@ class MeteoraDlmmPool:
             ahead = range(at if holds_active else at - 1, -1, -1)
         else:
             ahead = range(at, len(bins))
+        left = self.max_bins
         for at in ahead:
             one = bins[at]
             if one.amount_y if a_to_b else one.amount_x:
+                if not left:
+                    return
+                left -= 1
                 yield at, one, min(reference + abs(index_reference - one.bin_id) * _BPS_ONE, most)
 
     def _after(
@@ -307,6 +314,7 @@ class MeteoraDlmmPool:
             activation_type=self.activation_type,
             activation_point=self.activation_point,
             enabled=self.enabled,
+            max_bins=self.max_bins,
         )
 
 

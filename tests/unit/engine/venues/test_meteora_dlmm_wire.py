@@ -23,6 +23,7 @@ from engine.venues.meteora_dlmm import (
     BINS_IN_ARRAY,
     BITMAP_EXTENSION,
     LB_PAIR,
+    MAX_BINS,
     ORACLE,
     VENUE,
     BinArrayBitmapExtension,
@@ -522,11 +523,28 @@ def test_price_that_a_bin_does_not_tell_yet_is_computed_and_written(made: Made) 
 
 @pytest.mark.parametrize("a_to_b", [True, False])
 def test_swap_over_many_arrays_reads_back_from_the_bytes_written(made: Made, a_to_b: bool) -> None:
-    amount = 90_000 * 10**6 if a_to_b else 900 * 10**9
+    # Of 70 bins that hold it.
+    amount = 55_000 * 10**6 if a_to_b else 550 * 10**9
     swap = made.pool().swap_exact_out(a_to_b, amount, NOW)
     made.data |= VENUE.written(made.keys, made.data, a_to_b, swap)
     assert made.pool() == swap.pool
-    assert abs(made.pool().active_id - made.pair.active_id) > 50
+    assert abs(made.pool().active_id - made.pair.active_id) == 38
+
+
+@pytest.mark.parametrize("a_to_b", [True, False])
+def test_swap_through_more_bins_than_compute_units_are_asked_for_is_refused(made: Made, a_to_b: bool) -> None:
+    pool = made.pool()
+    held = [one.amount_y if a_to_b else one.amount_x for one in pool.bins]
+    reached = sum([one for one in (held[::-1] if a_to_b else held) if one][:MAX_BINS])
+    swap = pool.swap_exact_out(a_to_b, reached, NOW)
+    assert isinstance(swap.pool, MeteoraDlmmPool)
+    assert abs(swap.pool.active_id - pool.active_id) == MAX_BINS - 1
+    assert len(list(pool.segments(a_to_b, NOW))) == MAX_BINS
+    with pytest.raises(SwapError) as refused:
+        pool.swap_exact_out(a_to_b, reached + 1, NOW)
+    assert refused.value.reason is SwapRefusal.INSUFFICIENT_LIQUIDITY
+    # From there the next one goes on.
+    assert swap.pool.swap_exact_out(a_to_b, 1, NOW).output_amount == 1
 
 
 def test_array_of_another_kind_is_refused(made: Made) -> None:
