@@ -67,7 +67,7 @@ Each is an account to read and, in its direction, one to name in the transaction
 """
 
 MAX_BINS: Final = 40
-"""So many a swap may come through. The program was seen to use 52,000 compute units for two, 223,000 for 30."""
+"""So many a swap may come through. The program has used 52,000 compute units for 2, 223,000 for 30."""
 
 _NO_KEY: Final = Pubkey.default()
 
