@@ -8,7 +8,16 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from client import Order, OrderDetails, OrderEvent, OrderSpec, OrderStatus, Quote, RoutingDecision
+from client import (
+    Order,
+    OrderDetails,
+    OrderEvent,
+    OrderSpec,
+    OrderStatus,
+    Quote,
+    Route,
+    RoutingDecision,
+)
 
 _STATUS_STYLES = {
     "pending": "dim",
@@ -98,6 +107,7 @@ def print_details(console: Console, details: OrderDetails) -> None:
         ("expires", _long(spec.expire_time)),
         ("venue", order.venue),
         ("filled" if order.status == "confirmed" else "quoted", _filled(order)),
+        ("quoted", _against_quoted(details)),
         ("price", price),
         ("transaction", order.tx_hash),
         ("failed", failed),
@@ -130,9 +140,48 @@ def print_decision(console: Console, decision: RoutingDecision, spec: OrderSpec)
         table.add_column(column, justify="right", overflow="fold")
     for quote in decision.quotes:
         table.add_row(*_quote_cells(quote, sells, quote.pool in chosen), style="dim" if quote.refusal else "")
-    console.print(table)
+    if decision.quotes:
+        console.print(table)
+    else:
+        console.print(title, style="dim")
+    if decision.route:
+        _print_route(console, decision.route, spec)
     if decision.reason:
         console.print(decision.reason, style="dim", highlight=False)
+
+
+def _print_route(console: Console, route: Route, spec: OrderSpec) -> None:
+    """Print the route's legs, if there are several, and what it promises."""
+    sells = spec.side == "sell"
+    if len(route.legs) > 1:
+        table = Table(box=None, pad_edge=False, header_style="dim")
+        for title in ("leg", "pool", "swap"):
+            table.add_column(title, no_wrap=title != "swap", overflow="fold")
+        for title in ("at least" if sells else "at most", "fee", "impact %"):
+            table.add_column(title, justify="right", overflow="fold")
+        for number, leg in enumerate(route.legs, start=1):
+            table.add_row(
+                f"{number} {leg.venue}",
+                _abbreviated(leg.pool, 4),
+                f"{leg.input_amount} {leg.input_token} -> {leg.output_amount} {leg.output_token}",
+                leg.threshold_amount,
+                f"{leg.fee_amount} {leg.fee_token}",
+                _percent(leg.price_impact_ppm),
+            )
+        console.print(table)
+    token = spec.output_token if sells else spec.input_token
+    whole = route.output_amount if sells else route.input_amount
+    promises = [
+        f"{'pays' if sells else 'costs'} {whole} {token}",
+        f"{'at least' if sells else 'at most'} {route.threshold_amount}",
+        f"impact {_percent(route.price_impact_ppm)} %",
+    ]
+    if len(route.legs) == 1:
+        promises.append(f"fee {route.legs[0].fee_amount} {route.legs[0].fee_token}")
+    if route.gap_amount is not None:
+        better = f"{route.gap_amount} {token} ({route.gap_ppm / 100:.2f} bps)"
+        promises.append(f"proved within {better} of the best there is")
+    console.print("; ".join(promises), highlight=False)
 
 
 def asked(spec: OrderSpec) -> str:
@@ -151,9 +200,25 @@ def _quote_cells(quote: Quote, sells: bool, chosen: bool) -> list[Text | str]:
         *cells,
         (quote.output_amount if sells else quote.input_amount) or "",
         quote.price or "",
-        f"{quote.fee_ppm / 10_000:.2f}",
-        f"{quote.price_impact_ppm / 10_000:.2f}",
+        _percent(quote.fee_ppm),
+        _percent(quote.price_impact_ppm),
     ]
+
+
+def _percent(ppm: int) -> str:
+    return f"{ppm / 10_000:.2f}"
+
+
+def _against_quoted(details: OrderDetails) -> str | None:
+    """Say what was quoted, and how much worse or better the order was filled."""
+    slippage_ppm = details.realised_slippage_ppm
+    route = details.routing_decisions[-1].route if details.routing_decisions else None
+    if slippage_ppm is None or route is None:
+        return None
+    quoted = _swapped(route.input_amount, route.output_amount, details.order.spec)
+    if slippage_ppm == 0:
+        return f"{quoted}, and so it was filled"
+    return f"{quoted}; filled {abs(slippage_ppm) / 100:.2f} bps {'worse' if slippage_ppm > 0 else 'better'}"
 
 
 def _filled(order: Order) -> str | None:

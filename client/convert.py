@@ -121,7 +121,7 @@ def reason_of(message: pb.Order | pb.OrderEvent) -> FailureReason | None:
 
 
 def event_of(message: pb.OrderEvent) -> OrderEvent:
-    return OrderEvent(**_progress(message))
+    return OrderEvent(**_progress(message), legs=tuple(_leg_of(leg) for leg in message.legs))
 
 
 def decision_of(message: pb.RoutingDecision) -> RoutingDecision:
@@ -204,19 +204,39 @@ def _quote_of(message: pb.Quote) -> Quote:
         fee_ppm=message.fee_ppm,
         price_impact_ppm=message.price_impact_ppm,
         refusal=message.refusal or None,
+        fee_amount=message.fee_amount or None,
+        fee_token=message.fee_token or None,
     )
 
 
 def _route_of(message: pb.Route) -> Route:
     return Route(
-        legs=tuple(
-            RouteLeg(leg.venue, leg.kind, leg.pool, leg.input_amount, leg.output_amount)
-            for leg in message.legs
-        ),
+        legs=tuple(_leg_of(leg) for leg in message.legs),
         input_amount=message.input_amount,
         output_amount=message.output_amount,
         price=message.price,
         threshold_amount=message.threshold_amount,
+        price_impact_ppm=message.price_impact_ppm,
+        gap_amount=message.gap_amount or None,
+        gap_ppm=message.gap_ppm,
+        middle_token=message.middle_token or None,
+    )
+
+
+def _leg_of(message: pb.RouteLeg) -> RouteLeg:
+    return RouteLeg(
+        venue=message.venue,
+        kind=message.kind,
+        pool=message.pool,
+        input_amount=message.input_amount,
+        output_amount=message.output_amount,
+        input_token=message.input_token,
+        output_token=message.output_token,
+        threshold_amount=message.threshold_amount,
+        fee_amount=message.fee_amount,
+        fee_token=message.fee_token,
+        fee_ppm=message.fee_ppm,
+        price_impact_ppm=message.price_impact_ppm,
     )
 
 

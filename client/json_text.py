@@ -14,7 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from client.convert import EventMessage, reason_of, status_of
-from client.order import Order, OrderDetails, OrderEvent, OrderPage, RoutingDecision
+from client.order import Order, OrderDetails, OrderEvent, OrderPage, RouteLeg, RoutingDecision
 
 _encode = msgspec.json.Encoder().encode
 
@@ -29,6 +29,7 @@ EVENT_FIELDS: Final = (
     "tx_hash",
     "failure_reason",
     "failure_message",
+    "legs",
 )
 """Of OrderEvent, in the order in which they are written; `attempt` follows from the second on."""
 
@@ -73,6 +74,8 @@ def _event_bytes(event: OrderEvent | EventMessage, status: str, failure_reason: 
         found["failureReason"] = failure_reason
     if event.failure_message:
         found["failureMessage"] = event.failure_message
+    if event.legs:
+        found["legs"] = [{key: getattr(leg, name) for name, key in _keys(RouteLeg)} for leg in event.legs]
     if event.attempt > 1:
         found["attempt"] = event.attempt
     return _encode(found)
@@ -86,7 +89,10 @@ def order_json(order: Order) -> dict[str, Any]:
 
 
 def details_json(details: OrderDetails) -> dict[str, Any]:
-    return order_json(details.order) | {"routingDecisions": _plain(details.routing_decisions)}
+    found = order_json(details.order) | {"routingDecisions": _plain(details.routing_decisions)}
+    if details.realised_slippage_ppm is not None:
+        found["realisedSlippagePpm"] = details.realised_slippage_ppm
+    return found
 
 
 def page_json(page: OrderPage) -> dict[str, Any]:

@@ -151,6 +151,8 @@ class OrderEvent:
     """Why it FAILED; on a ROUTING event of a later attempt, why the one before did not succeed."""
     failure_message: str | None = None
     create_time: datetime | None = None
+    legs: tuple[RouteLeg, ...] = ()
+    """On BUILDING: those of the route that was chosen. Empty otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,25 +172,56 @@ class Quote:
     price_impact_ppm: int = 0
     refusal: str | None = None
     """Why the pool cannot fill it; None if it can."""
+    fee_amount: str | None = None
+    """In fee_token; part of the input if that is its token, already deducted from the output otherwise."""
+    fee_token: str | None = None
+    """Symbol."""
 
 
 @dataclass(frozen=True, slots=True)
 class RouteLeg:
+    """One swap of a route."""
+
     venue: str
     kind: str
+    """The venue's program: "raydium_cpmm"."""
     pool: str
+    """Base58 address."""
     input_amount: str
     output_amount: str
+    input_token: str
+    """Symbol, as is the next: the order's, but for the middle token of two hops."""
+    output_token: str
+    threshold_amount: str
+    """Least output (SELL) or most input (BUY) that the program accepts on chain."""
+    fee_amount: str
+    """In fee_token; part of the input if that is its token, already deducted from the output otherwise."""
+    fee_token: str
+    """Symbol."""
+    fee_ppm: int = 0
+    price_impact_ppm: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
+    """How an order is filled, in one transaction: by one leg, by several that share it, or by two hops."""
+
     legs: tuple[RouteLeg, ...]
+    """The largest first; of two hops, the first one first."""
     input_amount: str
     output_amount: str
     price: str
     threshold_amount: str
-    """Least output (SELL) or most input (BUY) that the program accepts on chain."""
+    """Least output (SELL) or most input (BUY) that the programs accept on chain."""
+    price_impact_ppm: int = 0
+    """How far the legs move their pools' prices, on average by amount."""
+    gap_amount: str | None = None
+    """Proved: no way to share the order out over these pools is better by more than this, in tokens of the
+    output (SELL) or of the input (BUY). None in decisions from before it was reckoned."""
+    gap_ppm: int = 0
+    """The same in millionths, rounded up."""
+    middle_token: str | None = None
+    """Symbol of what the first of two hops gives and the second takes; None unless there are two."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +243,9 @@ class RoutingDecision:
 class OrderDetails:
     order: Order
     routing_decisions: tuple[RoutingDecision, ...]
-    """One for each attempt that was routed, oldest first."""
+    """One for each attempt that was routed, oldest first. The last one's route is what was quoted."""
+    realised_slippage_ppm: int | None = None
+    """How much worse than quoted a CONFIRMED order was filled, in millionths; None until then."""
 
 
 @dataclass(frozen=True, slots=True)

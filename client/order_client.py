@@ -265,7 +265,8 @@ class OrderClient:
         """
         response = await self._ask(self._stub.GetOrder, pb.GetOrderRequest(order_id=order_id))
         decisions = tuple(decision_of(decision) for decision in response.routing_decisions)
-        return OrderDetails(order_of(response.order), decisions)
+        slippage = response.realised_slippage_ppm if response.HasField("realised_slippage_ppm") else None
+        return OrderDetails(order_of(response.order), decisions, slippage)
 
     async def list_page(
         self, *, statuses: Iterable[OrderStatus] = (), page_size: int = 50, page_token: str = ""

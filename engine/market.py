@@ -21,8 +21,9 @@ from engine.domain import routing
 from engine.domain.errors import EngineError, NodeUnavailable, NoRoute
 from engine.domain.order import FailureReason, OrderSpec, Route, RoutingDecision, Side
 from engine.domain.pools.pool import Clock
-from engine.domain.routing import PoolOffer
-from engine.domain.tokens import SOL, TOKENS, Token
+from engine.domain.routing import Costs, Detour, PoolOffer
+from engine.domain.tokens import SOL, TOKENS, USDC, Token, find_token
+from engine.settings import Settings
 from engine.solana.accounts import CLOCK, token_amount
 from engine.solana.programs import (
     ASSOCIATED_TOKEN_PROGRAM,
@@ -36,6 +37,7 @@ from engine.solana.transactions import (
     FEE_RESERVE,
     Blockhash,
     called_instruction,
+    fits,
     swap_instructions,
 )
 from engine.solana.wire import WireError
@@ -48,19 +50,45 @@ STALE_SECONDS: Final = 5.0
 """Older than this, prices and balances are not traded on."""
 DISCOVERY_SECONDS: Final = 60.0
 """How often to look for pools that are new."""
+_ANYBODY: Final = Pubkey.from_bytes(bytes([7]) * 32)
+"""Stands for the wallet in transactions that are only measured."""
 _RETRY_SECONDS: Final = 0.5
 _REFRESH_SECONDS: Final = 0.05
 """Refreshes are at least so far apart. A slot takes 0.4 s; simulated ones can be shorter than is any use."""
 
 
+@dataclass(frozen=True, slots=True)
+class RouteRules:
+    """What a route may be like."""
+
+    max_legs: int = 3
+    """Swaps an order may be split into, as far as one transaction holds them."""
+    leg_lamports: int = 100_000
+    """What each further swap must gain beside its fees."""
+    priority_fee_micro_lamports: int = 0
+    """Per compute unit."""
+    middle_tokens: tuple[Token, ...] = (SOL, USDC)
+    """Where two hops may meet."""
+
+    @classmethod
+    def of(cls, settings: Settings) -> RouteRules:
+        return cls(
+            settings.max_route_legs,
+            settings.leg_lamports,
+            settings.priority_fee_micro_lamports,
+            tuple(token for name in settings.middle_tokens.split(",") if (token := find_token(name.strip()))),
+        )
+
+
 class _Listing:
     """A pool that is traded: what never changes of it, and how it is now."""
 
-    __slots__ = ("accounts", "address", "keys", "offers", "venue")
+    __slots__ = ("accounts", "address", "keys", "leg_lamports", "offers", "venue")
 
-    def __init__(self, venue: Venue[Any], keys: PoolKeys) -> None:
+    def __init__(self, venue: Venue[Any], keys: PoolKeys, leg_lamports: int) -> None:
         self.venue = venue
         self.keys = keys
+        self.leg_lamports = leg_lamports
         self.address = str(keys.pool)
         self.accounts: tuple[Pubkey, ...] = ()
         """What is read of it; changes where the price decides which tick or bin arrays are next."""
@@ -78,8 +106,8 @@ class _Listing:
             return
         name, kind, address = self.venue.name, self.venue.kind, self.address
         self.offers = (
-            PoolOffer(name, kind, address, False, pool),
-            PoolOffer(name, kind, address, True, pool),
+            PoolOffer(name, kind, address, False, pool, self.leg_lamports),
+            PoolOffer(name, kind, address, True, pool, self.leg_lamports),
         )
 
 
@@ -105,6 +133,7 @@ class Market:
         node: NodeClient,
         wallet: Pubkey | None = None,
         *,
+        rules: RouteRules = RouteRules(),
         venues: Sequence[Venue[Any]] = VENUES,
         tokens: Sequence[Token] = TOKENS,
         discovery_seconds: float = DISCOVERY_SECONDS,
@@ -113,6 +142,7 @@ class Market:
     ) -> None:
         self._node = node
         self._wallet = wallet
+        self._rules = rules
         self._venues = venues
         self._discovery_seconds = discovery_seconds
         self._unix_seconds = unix_seconds
@@ -127,6 +157,10 @@ class Market:
         self._by_address: dict[str, _Listing] = {}
         self._by_pair: dict[tuple[str, str], list[tuple[_Listing, bool]]] = {}
         self._by_account: dict[Pubkey, list[_Listing]] = {}
+        # Of this moment: worked out when first asked for, forgotten when pools or prices change.
+        self._offers: dict[tuple[str, str], list[PoolOffer]] = {}
+        self._detours: dict[tuple[str, str], list[Detour]] = {}
+        self._lamport_prices: dict[str, float] = {}
         self._reads: list[list[Pubkey]] = []
         self._texts: dict[Pubkey, str] = {}
         self._data: dict[Pubkey, bytes] = {}
@@ -198,37 +232,118 @@ class Market:
         return 0 if data is None else token_amount(data)
 
     def decide(self, spec: OrderSpec, attempt: int, slippage_bps: int) -> RoutingDecision:
-        """Quote every pool of the order's pair and choose. Raises NodeUnavailable on prices too old."""
+        """Quote every pool of the order's pair and choose a route that one transaction holds.
+
+        Raises NodeUnavailable on prices too old.
+        """
         moment = self._now()
-        pair = self._by_pair.get((spec.input_token.mint, spec.output_token.mint), ())
-        offers = [listing.offers[a_to_b] for listing, a_to_b in pair if listing.offers is not None]
-        return routing.decide(spec, attempt, moment.slot, moment.clock, offers, slippage_bps)
+        offers = self._offers_of(spec.input_token.mint, spec.output_token.mint)
+        detours = self._detours_of(spec.input_token.mint, spec.output_token.mint)
+        priced = spec.output_token if spec.side is Side.SELL else spec.input_token
+        lamport_price = self._lamport_price(priced.mint)
+        max_legs = self._rules.max_legs
+        while True:
+            decision = routing.decide(
+                spec,
+                attempt,
+                moment.slot,
+                moment.clock,
+                offers,
+                slippage_bps,
+                Costs(max_legs, lamport_price),
+                detours,
+            )
+            route = decision.route
+            if route is None or len(route.legs) == 1 or self._fits(spec, route):
+                return decision
+            max_legs = len(route.legs) - 1
+
+    def _offers_of(self, input_mint: str, output_mint: str) -> list[PoolOffer]:
+        pair = (input_mint, output_mint)
+        offers = self._offers.get(pair)
+        if offers is None:
+            offers = self._offers[pair] = [
+                listing.offers[a_to_b]
+                for listing, a_to_b in self._by_pair.get(pair, ())
+                if listing.offers is not None
+            ]
+        return offers
+
+    def _detours_of(self, input_mint: str, output_mint: str) -> list[Detour]:
+        pair = (input_mint, output_mint)
+        detours = self._detours.get(pair)
+        if detours is None:
+            detours = self._detours[pair] = [
+                Detour(token, first, second, self._now().clock)
+                for token in self._rules.middle_tokens
+                if token.mint not in pair
+                and (first := self._offers_of(input_mint, token.mint))
+                and (second := self._offers_of(token.mint, output_mint))
+            ]
+        return detours
+
+    def _lamport_price(self, mint: str) -> float:
+        """Return how many base units of a token a lamport is worth, by its largest pool; 0 if none tells.
+
+        Of a token that has no pool with SOL, by its price in one that has.
+        """
+        price = self._lamport_prices.get(mint)
+        if price is None:
+            price = 1.0 if mint == SOL.mint else self._rate(SOL.mint, mint)
+            if not price:
+                through = [token.mint for token in self._rules.middle_tokens if token.mint != mint]
+                prices = [self._rate(SOL.mint, middle) * self._rate(middle, mint) for middle in through]
+                price = max(prices, default=0.0)
+            self._lamport_prices[mint] = price
+        return price
+
+    def _rate(self, input_mint: str, output_mint: str) -> float:
+        clock = self._now().clock
+        offers = self._offers_of(input_mint, output_mint)
+        curve = max((offer.curve(clock) for offer in offers), key=lambda curve: curve.depth, default=None)
+        return 0.0 if curve is None else 1 / curve.best_price**2
 
     # ---- What a route takes
 
     def swap_instructions(self, spec: OrderSpec, route: Route, wallet: Pubkey) -> list[Instruction]:
         """Return the instructions that fill the order by this route, wrapping included.
 
-        Raises NoRoute when the route's pool is not traded any more.
+        Raises NoRoute when a pool of the route is not traded any more.
         """
-        leg = route.legs[0]
-        listing = self._listing(leg.pool)
-        input_mint, output_mint = self._mints[spec.input_token.mint], self._mints[spec.output_token.mint]
         sells = spec.side is Side.SELL
-        swap = listing.venue.swap_instruction(
-            listing.keys,
-            self._data,
-            a_to_b=listing.keys.mint_a == input_mint,
-            side=spec.side,
-            amount=spec.amount,
-            threshold_amount=route.threshold_amount,
-            owner=wallet,
-            input_account=associated_token_account(wallet, input_mint),
-            output_account=associated_token_account(wallet, output_mint),
-        )
+        swaps = []
+        for at, leg in enumerate(route.legs):
+            listing = self._listing(leg.pool)
+            takes, gives = (
+                self._mints[token.mint]
+                for token in route.tokens_of_leg(at, spec.input_token, spec.output_token)
+            )
+            threshold = route.threshold_amount if leg.threshold_amount is None else leg.threshold_amount
+            swaps.append(
+                listing.venue.swap_instruction(
+                    listing.keys,
+                    self._data,
+                    a_to_b=listing.keys.mint_a == takes,
+                    side=spec.side,
+                    amount=leg.input_amount if sells else leg.output_amount,
+                    threshold_amount=threshold,
+                    owner=wallet,
+                    input_account=associated_token_account(wallet, takes),
+                    output_account=associated_token_account(wallet, gives),
+                )
+            )
         return swap_instructions(
-            wallet, input_mint, output_mint, spec.amount if sells else route.threshold_amount, swap
+            wallet,
+            self._mints[spec.input_token.mint],
+            self._mints[spec.output_token.mint],
+            spec.amount if sells else route.threshold_amount,
+            *swaps,
+            middle_mint=None if route.middle_token is None else self._mints[route.middle_token.mint],
         )
+
+    def _fits(self, spec: OrderSpec, route: Route) -> bool:
+        wallet = _ANYBODY if self._wallet is None else self._wallet
+        return fits(wallet, self.swap_instructions(spec, route, wallet), self.compute_units(route))
 
     def compute_units(self, route: Route) -> int:
         """Return what the route's swaps use at most. Raises NoRoute when a pool is not traded any more."""
@@ -316,7 +431,8 @@ class Market:
             return
         if keys is None:
             return
-        listing = _Listing(venue, keys)
+        priority_fee = venue.compute_units * self._rules.priority_fee_micro_lamports // 1_000_000
+        listing = _Listing(venue, keys, self._rules.leg_lamports + priority_fee)
         self._by_address[listing.address] = listing
         mint_a, mint_b = str(keys.mint_a), str(keys.mint_b)
         self._by_pair.setdefault((mint_a, mint_b), []).append((listing, True))
@@ -391,6 +507,8 @@ class Market:
             listing.read(self._data)
         slot = min(slots)
         self._moment = _Moment(slot, self._chain_clock(slot), blockhash, self._monotonic_seconds())
+        for known in (self._offers, self._detours, self._lamport_prices):
+            known.clear()
         # Wakes those who wait now; who asks later waits for the next one.
         self._refreshed.set()
         self._refreshed.clear()

@@ -63,6 +63,12 @@ class Settings:
     retry_cap_seconds: float = _setting(10.0, "Longest backoff")
     resend_seconds: float = _setting(2.0, "How often an unconfirmed transaction's bytes are sent again")
     priority_fee_micro_lamports: int = _setting(1000, "Compute unit price, in micro-lamports")
+    max_route_legs: int = _setting(3, "Swaps an order may be split into, if one transaction holds them")
+    leg_lamports: int = _setting(
+        100_000,
+        "What each further swap of an order must gain, in lamports, beside its fees: it can be refused too",
+    )
+    middle_tokens: str = _setting("SOL,USDC", "Tokens that orders may go through, comma-separated symbols")
 
     # ---- Capacity
     max_open_orders: int = _setting(200_000, "Open orders before submits are refused with a retry hint")
@@ -107,8 +113,8 @@ class Settings:
         if not 0 <= self.slippage_bps <= 10_000:
             raise SettingsError(f"SLIPPAGE_BPS was {self.slippage_bps}; must be between 0 and 10000")
         for name in (
-            "max_attempts", "max_open_orders", "max_in_flight", "server_processes", "gateway_processes",
-            "simnet_blockhash_blocks",
+            "max_route_legs", "max_attempts", "max_open_orders", "max_in_flight", "server_processes",
+            "gateway_processes", "simnet_blockhash_blocks",
         ):  # fmt: skip
             if getattr(self, name) < 1:
                 raise SettingsError(f"{name.upper()} was {getattr(self, name)}; must be 1 or more")

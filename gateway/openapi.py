@@ -48,6 +48,15 @@ _ABOUT: Final[Mapping[str, str]] = {
     "priceImpactPpm": "Hundredths of a basis point.",
     "thresholdAmount": "Least output (sell) or most input (buy) the program accepts on chain.",
     "refusal": "Why the pool cannot fill the order.",
+    "feeAmount": "In whole feeToken: part of the input if that is its token, else deducted from the output.",
+    "feeToken": "Symbol.",
+    "gapAmount": "Proved: no way to share the order out over these pools is better by more than this, "
+    "in whole tokens of output (sell) or input (buy).",
+    "gapPpm": "The same in millionths, rounded up.",
+    "middleToken": "What the first of two hops gives and the second takes. Absent unless there are two.",
+    "legs": "The largest first; of two hops, the first one first.",
+    "realisedSlippagePpm": "How much worse than quoted a confirmed order was filled, in millionths; "
+    "negative if better. Quoted is the last routing decision's route, realised are the order's own amounts.",
 }
 
 _EXAMPLE: Final = {"side": "sell", "amount": 1.5, "inputToken": "SOL", "outputToken": "USDC"}
@@ -197,7 +206,10 @@ def _schemas() -> Json:
                 _ref("Order"),
                 {
                     "type": "object",
-                    "properties": {"routingDecisions": {"type": "array", "items": _ref("RoutingDecision")}},
+                    "properties": {
+                        "routingDecisions": {"type": "array", "items": _ref("RoutingDecision")},
+                        "realisedSlippagePpm": _type_of("realisedSlippagePpm", int),
+                    },
                 },
             ]
         },

@@ -12,7 +12,7 @@ from grpc_reflection.v1alpha import reflection
 from orders.v1 import orders_pb2, orders_pb2_grpc
 
 from engine.hints import Hints
-from engine.market import Market
+from engine.market import Market, RouteRules
 from engine.process import StartupError
 from engine.queue import make_broker
 from engine.redis_client import check_version
@@ -58,7 +58,7 @@ async def serve(settings: Settings, stopping: asyncio.Event) -> None:
             NodeClient(settings.node_url, settings.node_ws_url) as node,
             asyncio.TaskGroup() as group,
         ):
-            market = Market(node)
+            market = Market(node, rules=RouteRules.of(settings))
             watches = Watches(store, hints)
             admission = Admission(store, settings.max_open_orders)
             service = OrderService(settings, store, broker, hints, market, watches, admission)

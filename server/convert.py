@@ -6,7 +6,7 @@ import base64
 import binascii
 import hashlib
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import UUID
@@ -28,6 +28,7 @@ from engine.domain.order import (
     price_of,
 )
 from engine.domain.order_types import MARKET
+from engine.domain.pools.pool import FeeSide
 from engine.domain.tokens import TOKENS, Token, find_token
 from engine.storage.postgres import WatchedEvent
 
@@ -187,6 +188,8 @@ def event_fields(watched: WatchedEvent) -> Fields:
         "attempt": event.attempt,
         **_execution_fields(event, watched.input_token, watched.output_token),
     }
+    if watched.route is not None:
+        fields["legs"] = _legs_fields(watched.route, watched.side, watched.input_token, watched.output_token)
     if event.create_time is not None:
         fields["create_time"] = _timestamp_fields(event.create_time)
     return fields
@@ -238,7 +241,23 @@ def decision_to_proto(decision: RoutingDecision, spec: OrderSpec) -> pb.RoutingD
     )
 
 
+def realised_slippage_ppm(order: Order, decisions: Sequence[RoutingDecision]) -> int | None:
+    """Return by how many millionths, rounded up, a confirmed order was filled worse than it was quoted."""
+    route = decisions[-1].route if decisions else None
+    if order.status is not OrderStatus.CONFIRMED or route is None:
+        return None
+    if order.input_amount is None or order.output_amount is None:
+        return None
+    if order.spec.side is Side.SELL:
+        worse, quoted = route.output_amount - order.output_amount, route.output_amount
+    else:
+        worse, quoted = order.input_amount - route.input_amount, route.input_amount
+    return -(-worse * 1_000_000 // quoted)
+
+
 def _quote_to_proto(quote: Quote, spec: OrderSpec) -> pb.Quote:
+    fee_token = spec.input_token if quote.fee_side is FeeSide.INPUT else spec.output_token
+    refused = quote.refusal is not None
     return pb.Quote(
         venue=quote.venue,
         kind=quote.kind,
@@ -249,6 +268,8 @@ def _quote_to_proto(quote: Quote, spec: OrderSpec) -> pb.Quote:
         fee_ppm=quote.fee_ppm,
         price_impact_ppm=quote.price_impact_ppm,
         refusal=quote.refusal or "",
+        fee_amount="" if refused else format_amount(quote.fee_amount, fee_token),
+        fee_token="" if refused else fee_token.symbol,
     )
 
 
@@ -256,20 +277,43 @@ def _route_to_proto(route: Route, spec: OrderSpec) -> pb.Route:
     threshold_token = spec.output_token if spec.side is Side.SELL else spec.input_token
     return pb.Route(
         legs=[
-            pb.RouteLeg(
-                venue=leg.venue,
-                kind=leg.kind,
-                pool=leg.pool,
-                input_amount=format_amount(leg.input_amount, spec.input_token),
-                output_amount=format_amount(leg.output_amount, spec.output_token),
-            )
-            for leg in route.legs
+            pb.RouteLeg(**fields)
+            for fields in _legs_fields(route, spec.side, spec.input_token, spec.output_token)
         ],
         input_amount=format_amount(route.input_amount, spec.input_token),
         output_amount=format_amount(route.output_amount, spec.output_token),
         price=price_of(spec.input_token, spec.output_token, route.input_amount, route.output_amount) or "",
         threshold_amount=format_amount(route.threshold_amount, threshold_token),
+        price_impact_ppm=route.price_impact_ppm,
+        gap_amount=_amount(route.gap_amount, threshold_token),
+        gap_ppm=route.gap_ppm,
+        middle_token="" if route.middle_token is None else route.middle_token.symbol,
     )
+
+
+def _legs_fields(route: Route, side: Side, input_token: Token, output_token: Token) -> list[Fields]:
+    legs = []
+    for at, leg in enumerate(route.legs):
+        takes, gives = route.tokens_of_leg(at, input_token, output_token)
+        fee_token = takes if leg.fee_side is FeeSide.INPUT else gives
+        threshold_amount = route.threshold_amount if leg.threshold_amount is None else leg.threshold_amount
+        legs.append(
+            {
+                "venue": leg.venue,
+                "kind": leg.kind,
+                "pool": leg.pool,
+                "input_amount": format_amount(leg.input_amount, takes),
+                "output_amount": format_amount(leg.output_amount, gives),
+                "input_token": takes.symbol,
+                "output_token": gives.symbol,
+                "threshold_amount": format_amount(threshold_amount, gives if side is Side.SELL else takes),
+                "fee_amount": format_amount(leg.fee_amount, fee_token),
+                "fee_token": fee_token.symbol,
+                "fee_ppm": leg.fee_ppm,
+                "price_impact_ppm": leg.price_impact_ppm,
+            }
+        )
+    return legs
 
 
 def _amount(amount: int | None, token: Token) -> str:

@@ -48,6 +48,7 @@ from server.convert import (
     order_to_proto,
     page_token_from_proto,
     page_token_to_proto,
+    realised_slippage_ppm,
     request_id_from_proto,
     spec_from_proto,
     statuses_from_proto,
@@ -186,6 +187,7 @@ class OrderService(orders_pb2_grpc.OrderServiceServicer):
             return pb.GetOrderResponse(
                 order=order_to_proto(order),
                 routing_decisions=[decision_to_proto(decision, order.spec) for decision in decisions],
+                realised_slippage_ppm=realised_slippage_ppm(order, decisions),
             )
         raise AssertionError("refusals ends the call")
 

@@ -121,15 +121,15 @@ class Worker:
 
 def decision(reason: str = "Raydium asks least") -> RoutingDecision:
     """10 USDC for 0.09478673 SOL at Raydium; Meteora's pool refuses."""
-    leg = RouteLeg("Raydium", "raydium_cpmm", POOL, 94_786_730, 10_000_000)
+    leg = RouteLeg("Raydium", "raydium_cpmm", POOL, 94_786_730, 10_000_000, 95_260_663, 2500, 12, 236_967)
     return RoutingDecision(
         attempt=1,
         slot=7,
         quotes=(
-            Quote("Raydium", "raydium_cpmm", POOL, 94_786_730, 10_000_000, 2500, 12),
+            Quote("Raydium", "raydium_cpmm", POOL, 94_786_730, 10_000_000, 2500, 12, fee_amount=236_967),
             Quote("Meteora", "meteora_damm_v2", POOL[::-1], refusal="the pool is disabled"),
         ),
-        route=Route((leg,), leg.input_amount, leg.output_amount, 95_260_663),
+        route=Route((leg,), leg.input_amount, leg.output_amount, 95_260_663, 12, 51, 1),
         reason=reason,
     )
 

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from engine.domain.errors import OutcomeUnknown, StoreUnavailable
 from engine.hints import Hints
-from engine.market import Market
+from engine.market import Market, RouteRules
 from engine.process import StartupError
 from engine.queue import TASK_NAME, OrderBroker, make_broker, run_tasks
 from engine.redis_client import check_version
@@ -44,7 +44,7 @@ async def work(settings: Settings, stopping: asyncio.Event, index: int = 0) -> N
             Store(settings, observe_batch) as store,
             NodeClient(settings.node_url, settings.node_ws_url) as node,
         ):
-            market = Market(node, wallet.pubkey)
+            market = Market(node, wallet.pubkey, rules=RouteRules.of(settings))
             settlement = Settlement(
                 node,
                 str(wallet.pubkey),

@@ -13,6 +13,7 @@ from uuid import UUID
 
 from engine.domain.amounts import format_price
 from engine.domain.order_types import MARKET, OrderType
+from engine.domain.pools.pool import FeeSide
 from engine.domain.tokens import Token
 
 
@@ -103,30 +104,59 @@ class Quote:
     price_impact_ppm: int = 0
     refusal: str | None = None
     """Why the pool cannot fill the order; None if it can."""
+    fee_amount: int = 0
+    """Base units of the leg that fee_side names; part of its amount if that is the input."""
+    fee_side: FeeSide = FeeSide.INPUT
 
 
 @dataclass(frozen=True, slots=True)
 class RouteLeg:
+    """One swap of a route."""
+
     venue: str
     kind: str
     pool: str
     input_amount: int
     output_amount: int
+    threshold_amount: int | None = None
+    """As the route's, of this leg alone; None in decisions from before legs had their own: the route's."""
+    fee_ppm: int = 0
+    price_impact_ppm: int = 0
+    fee_amount: int = 0
+    fee_side: FeeSide = FeeSide.INPUT
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """How an order is to be filled."""
+    """How an order is to be filled: by one leg, by several that share it, or by two hops."""
 
     legs: tuple[RouteLeg, ...]
+    """The largest first; of two hops, the first one first."""
     input_amount: int
+    """Of all legs that take input_token; quoted."""
     output_amount: int
+    """Of all legs that give output_token; quoted."""
     threshold_amount: int
-    """Least output (SELL) or most input (BUY) the program will accept on chain."""
+    """Least output (SELL) or most input (BUY) the programs will accept on chain."""
+    price_impact_ppm: int = 0
+    """How far the legs move their pools' prices, on average by amount; of two hops, both together."""
+    gap_amount: int | None = None
+    """No way to fill the order through these pools is better by more than this: base units of the output
+    (SELL) or of the input (BUY). None in decisions from before it was reckoned."""
+    gap_ppm: int = 0
+    """The same in millionths of the best there could be (SELL), of the input (BUY), rounded up."""
+    middle_token: Token | None = None
+    """What the first of two hops gives and the second takes; None unless there are two."""
 
     @property
     def venue(self) -> str:
         return self.legs[0].venue
+
+    def tokens_of_leg(self, at: int, input_token: Token, output_token: Token) -> tuple[Token, Token]:
+        """Return what the leg at this place takes and what it gives; the tokens are the order's."""
+        if self.middle_token is None:
+            return input_token, output_token
+        return (input_token, self.middle_token) if at == 0 else (self.middle_token, output_token)
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,10 +38,16 @@ MAX_TRANSACTION_SIZE: Final = 1232
 """Bytes, signatures included: one network packet."""
 SIGNATURE_FEE: Final = 5000
 """Lamports a signature; charged for transactions that fail on chain too."""
-OVERHEAD_COMPUTE_UNITS: Final = 120_000
-"""What everything but the swap uses at most: two token accounts, wrapping, closing, the memo."""
-FEE_RESERVE: Final = 2 * RENT_OF_TOKEN_ACCOUNT + 1_000_000
-"""Lamports to leave in a wallet so that it can open two token accounts and pay for its transactions."""
+MAX_ACCOUNT_LOCKS: Final = 64
+"""Accounts a transaction may name, programs included."""
+MAX_COMPUTE_UNITS: Final = 1_400_000
+"""What a transaction may use."""
+OVERHEAD_COMPUTE_UNITS: Final = 150_000
+"""What everything but the swaps uses at most: three token accounts, wrapping, closing, the memo."""
+FEE_RESERVE: Final = 3 * RENT_OF_TOKEN_ACCOUNT + 1_000_000
+"""Lamports to leave in a wallet so that it can open three token accounts and pay for its transactions."""
+_MEMO_SIZE: Final = 200
+"""Bytes to leave for what goes around swaps and their token accounts: budget, memo, their two programs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,12 +112,13 @@ def swap_instructions(
     input_mint: Pubkey,
     output_mint: Pubkey,
     max_input_amount: int,
-    swap: Instruction,
+    *swaps: Instruction,
+    middle_mint: Pubkey | None = None,
 ) -> list[Instruction]:
-    """Return the swap with what it needs around it: its token accounts, and SOL wrapped and unwrapped.
+    """Return the swaps with what they need around them: token accounts, and SOL wrapped and unwrapped.
 
     The one place that knows that SOL swaps as a token: `max_input_amount` of it (lamports) is wrapped
-    before, and whatever is left over or came out is unwrapped after.
+    before, and whatever is left over or came out is unwrapped after. Two hops meet in `middle_mint`.
     """
     instructions = []
     if input_mint == WRAPPED_SOL_MINT:
@@ -121,10 +128,27 @@ def swap_instructions(
             transfer_lamports(owner, wrapped, max_input_amount),
             _sync_native(wrapped),
         ]
-    instructions += [_create_token_account(owner, output_mint), swap]
-    if WRAPPED_SOL_MINT in (input_mint, output_mint):
+    if middle_mint is not None:
+        instructions.append(_create_token_account(owner, middle_mint))
+    instructions += [_create_token_account(owner, output_mint), *swaps]
+    if WRAPPED_SOL_MINT in (input_mint, middle_mint, output_mint):
         instructions.append(_unwrap(owner))
     return instructions
+
+
+def fits(owner: Pubkey, instructions: Sequence[Instruction], compute_units: int) -> bool:
+    """Return whether one transaction can hold what `swap_instructions` made.
+
+    `compute_units` is what the swaps themselves use.
+    """
+    message = MessageV0.try_compile(owner, instructions, [], Hash.default())
+    size = 1 + 64 + len(to_bytes_versioned(message)) + _MEMO_SIZE
+    # The budget's and the memo's programs come with those.
+    return (
+        size <= MAX_TRANSACTION_SIZE
+        and len(message.account_keys) + 2 <= MAX_ACCOUNT_LOCKS
+        and compute_units + OVERHEAD_COMPUTE_UNITS <= MAX_COMPUTE_UNITS
+    )
 
 
 def build_swap(

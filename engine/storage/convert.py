@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -15,6 +15,7 @@ from engine.domain.order import (
     OrderEvent,
     OrderSpec,
     OrderStatus,
+    Route,
     RoutingDecision,
     Side,
 )
@@ -26,6 +27,7 @@ _REASON = {reason.value: reason for reason in FailureReason}
 _SIDE = {side.value: side for side in Side}
 _encode_decision = msgspec.json.Encoder().encode
 _decode_decision = msgspec.json.Decoder(RoutingDecision).decode
+_decode_route: Callable[[str], Route | None] = msgspec.json.Decoder(Route | None).decode
 
 
 def decision_to_text(decision: RoutingDecision | None) -> str | None:
@@ -34,6 +36,15 @@ def decision_to_text(decision: RoutingDecision | None) -> str | None:
 
 def decision_from_text(text: str) -> RoutingDecision:
     return _decode_decision(text)
+
+
+def route_from_text(text: str) -> Route | None:
+    """Return the route of a decision's text; None where no pool could fill the order."""
+    return _decode_route(text)
+
+
+def side_from_text(text: str) -> Side:
+    return _SIDE[text]
 
 
 def token_from_mint(mint: str) -> Token:

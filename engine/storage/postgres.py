@@ -22,7 +22,7 @@ import psycopg
 from engine.coalesce import Coalescer
 from engine.domain.errors import OutcomeUnknown, RequestIdReused, StoreUnavailable
 from engine.domain.lifecycle import CLOSED, Transition
-from engine.domain.order import Order, OrderEvent, OrderSpec, OrderStatus, RoutingDecision
+from engine.domain.order import Order, OrderEvent, OrderSpec, OrderStatus, Route, RoutingDecision, Side
 from engine.domain.tokens import Token
 from engine.settings import Settings
 from engine.storage.connection import Connection
@@ -32,6 +32,8 @@ from engine.storage.convert import (
     decision_to_text,
     event_from_row,
     order_from_row,
+    route_from_text,
+    side_from_text,
     token_from_mint,
     uuid_ceiling,
 )
@@ -81,6 +83,9 @@ class WatchedEvent:
     event: OrderEvent
     input_token: Token
     output_token: Token
+    side: Side = Side.SELL
+    route: Route | None = None
+    """On BUILDING: how the order is to be filled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,9 +276,15 @@ class Store:
         values = columns(("order_id", "after_sequence"), list(set(cursors)))
         events: dict[UUID, list[WatchedEvent]] = {}
         for row in await self._read("watch", "events_after", values):
-            *columns_of_event, input_mint, output_mint = row
+            *columns_of_event, input_mint, output_mint, side, route = row
             event = event_from_row(columns_of_event)
-            watched = WatchedEvent(event, token_from_mint(input_mint), token_from_mint(output_mint))
+            watched = WatchedEvent(
+                event,
+                token_from_mint(input_mint),
+                token_from_mint(output_mint),
+                side_from_text(side),
+                None if route is None else route_from_text(route),
+            )
             events.setdefault(event.order_id, []).append(watched)
         results = []
         for order_id, after_sequence in cursors:

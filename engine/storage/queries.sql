@@ -93,9 +93,11 @@ FROM orders
 WHERE order_id = ANY (%(order_id)t::uuid[]);
 
 -- name: events_after
--- The events of many orders, each after its watcher's cursor, in sequence per order.
+-- The events of many orders, each after its watcher's cursor, in sequence per order. Those that a route was
+-- chosen with have it; every pool's quote is for those who ask for the order.
 SELECT e.order_id, e.sequence, e.status, e.attempt, e.create_time, e.venue, e.input_amount, e.output_amount,
-    e.tx_hash, e.failure_reason, e.failure_message, o.input_mint, o.output_mint
+    e.tx_hash, e.failure_reason, e.failure_message, o.input_mint, o.output_mint, o.side,
+    CASE WHEN e.status = 'building' THEN (e.decision -> 'route')::text END
 FROM unnest(%(order_id)t::uuid[], %(after_sequence)t::bigint[]) AS watched (order_id, after_sequence)
 JOIN orders o ON o.order_id = watched.order_id AND o.sequence > watched.after_sequence
 CROSS JOIN LATERAL (

@@ -11,11 +11,19 @@ from collections.abc import Iterator
 from itertools import groupby
 from math import inf
 from operator import itemgetter
+from typing import Final
 
 from engine.domain.pools.pool import Clock, Pool, Segment
 
 Breakpoint = tuple[float, float, float]
 """A price, by how much the slope of the input changes there, and what goes in at that very price."""
+
+
+_ERROR: Final = 4e-15
+"""Of the output reserve that a curve behaves as if it had, and of how far its price moves: how far floating
+point may be off, where prices lie close together."""
+_ROUNDING: Final = 1e-14
+"""Of a sum over a curve's parts."""
 
 
 class PriceCurve:
@@ -95,17 +103,17 @@ class PriceCurve:
     def gain(self, price: float) -> float:
         """Return the most that an input of any size gives beyond what it is worth at this price.
 
-        In base units of output: the maximum over d of output(d) - d / price**2.
+        In base units of output: the maximum over d of output(d) - d / price**2; no less than that, whatever
+        floating point makes of it.
         """
-        at = bisect_left(self._prices, price) - 1
-        if at < 0:
+        moved = (price - self.best_price) / price
+        if moved <= 0:
             return 0.0
-        start, slope = self._prices[at], self._slopes[at]
-        if at == 0 and not self._jumps[0]:
-            # The difference of the two is small beside either: here it can be had without taking it.
-            moved = (price - start) / price
-            return slope / start * moved * moved
-        return self.output_at(price) - self.input_at(price) / (price * price)
+        if len(self._prices) == 1 and not self._jumps[0]:
+            # The difference of the two is small beside either; here it can be had without taking it.
+            return self.depth * moved * (moved + _ERROR)
+        output = self.output_at(price)
+        return output * (1 + _ROUNDING) - self.input_at(price) / (price * price) + _ERROR * self.depth * moved
 
     def _read_on(self, input_amount: float, output_amount: float) -> None:
         taken, given = self._inputs[-1], self._outputs[-1]

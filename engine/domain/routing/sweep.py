@@ -15,7 +15,7 @@ Diamandis et al., An Efficient Algorithm for Optimal Routing (2023, arXiv 2302.0
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import chain
 from math import ceil, floor, inf
 from typing import Final
@@ -23,11 +23,8 @@ from typing import Final
 from engine.domain.order import Side
 from engine.domain.routing.price_curve import PriceCurve
 
-_RELATIVE_ERROR: Final = 1e-12
-"""Of the bound: what floating point may be wrong by."""
-_RESERVE_ERROR: Final = 4e-15
-"""Of the output reserve that a curve behaves as if it had, and of how far its price has moved: what lies
-between two prices is wrong by so much where they are close together."""
+_ROUNDING: Final = 1e-12
+"""How far floating point may be off, as a part of the result."""
 
 
 def marginal_price(curves: Sequence[PriceCurve], amount: float, side: Side) -> float | None:
@@ -69,29 +66,28 @@ def marginal_price(curves: Sequence[PriceCurve], amount: float, side: Side) -> f
     else:
         if slope <= 0 or price * (amount - filled) >= slope:
             # All that pools hold: of those that end there, rounding apart; of the others it cannot be had.
-            return price if filled > amount * (1 - _RELATIVE_ERROR) else None
+            return price if filled > amount * (1 - _ROUNDING) else None
     return price / (1 - price * (amount - filled) / slope)
 
 
-def most_output(curves: Sequence[PriceCurve], input_amount: int, price: float) -> int:
-    """Return an output in base units that no split of the input over these pools exceeds.
+def most_output(input_amount: int, price: float, gains: Iterable[float]) -> int:
+    """Return an output in base units that no split of the input exceeds.
 
-    True at every price s; the least at that of the best split.
+    `gains` are those of all pools at this price. It holds at every price s; it is least at that of the best
+    split.
     """
-    worth = input_amount / (price * price)
-    gains = sum([curve.gain(price) for curve in curves])
-    return floor((worth + gains + _error(curves, price)) * (1 + _RELATIVE_ERROR))
+    return floor((input_amount / (price * price) + sum(gains)) * (1 + _ROUNDING))
 
 
-def least_input(curves: Sequence[PriceCurve], output_amount: int, price: float) -> int:
+def least_input(output_amount: int, price: float, gains: Iterable[float]) -> int:
     """Return an input in base units that no split that gives the output takes less than.
 
-    True at every price s; the most at that of the best split.
+    `gains` are those of all pools at this price. It holds at every price s; it is most at that of the best
+    split.
     """
-    gains = sum([curve.gain(price) for curve in curves])
-    # What is taken away may be nearly all of it, so the error is one of either.
-    error = _error(curves, price) + _RELATIVE_ERROR * (output_amount + gains)
-    return max(0, ceil((output_amount - gains - error) * price * price))
+    # What is left of the output may be little, so the error is one of the output.
+    worth = output_amount * (1 - _ROUNDING) - sum(gains)
+    return max(0, ceil(worth * price * price * (1 - _ROUNDING)))
 
 
 def shares(curves: Sequence[PriceCurve], amount: int, side: Side, price: float) -> list[int]:
@@ -116,8 +112,3 @@ def shares(curves: Sequence[PriceCurve], amount: int, side: Side, price: float) 
     )
     parts[flattest] += rest
     return parts
-
-
-def _error(curves: Sequence[PriceCurve], price: float) -> float:
-    moved = [curve.depth * (price - curve.best_price) for curve in curves if curve.best_price < price]
-    return _RESERVE_ERROR * sum(moved) / price

@@ -26,19 +26,19 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16orders/v1/orders.proto\x12\torders.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\"\xf4\x01\n\tOrderSpec\x12\x1d\n\x04side\x18\x01 \x01(\x0e\x32\x0f.orders.v1.Side\x12\x0e\n\x06\x61mount\x18\x02 \x01(\t\x12\x13\n\x0binput_token\x18\x03 \x01(\t\x12\x14\n\x0coutput_token\x18\x04 \x01(\t\x12\x19\n\x0cslippage_bps\x18\x05 \x01(\x05H\x01\x88\x01\x01\x12/\n\x0b\x65xpire_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12(\n\x06market\x18\n \x01(\x0b\x32\x16.orders.v1.MarketOrderH\x00\x42\x06\n\x04typeB\x0f\n\r_slippage_bps\"\r\n\x0bMarketOrder\"\x91\x03\n\x05Order\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\"\n\x04spec\x18\x02 \x01(\x0b\x32\x14.orders.v1.OrderSpec\x12&\n\x06status\x18\x03 \x01(\x0e\x32\x16.orders.v1.OrderStatus\x12\x30\n\x0e\x66\x61ilure_reason\x18\x04 \x01(\x0e\x32\x18.orders.v1.FailureReason\x12\x17\n\x0f\x66\x61ilure_message\x18\x05 \x01(\t\x12\r\n\x05venue\x18\x06 \x01(\t\x12\r\n\x05price\x18\x07 \x01(\t\x12\x14\n\x0cinput_amount\x18\x08 \x01(\t\x12\x15\n\routput_amount\x18\t \x01(\t\x12\x0f\n\x07tx_hash\x18\n \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x0b \x01(\x05\x12\x10\n\x08sequence\x18\x0c \x01(\x03\x12/\n\x0b\x63reate_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xc1\x02\n\nOrderEvent\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x03\x12&\n\x06status\x18\x03 \x01(\x0e\x32\x16.orders.v1.OrderStatus\x12\x30\n\x0e\x66\x61ilure_reason\x18\x04 \x01(\x0e\x32\x18.orders.v1.FailureReason\x12\x17\n\x0f\x66\x61ilure_message\x18\x05 \x01(\t\x12\r\n\x05venue\x18\x06 \x01(\t\x12\r\n\x05price\x18\x07 \x01(\t\x12\x14\n\x0cinput_amount\x18\x08 \x01(\t\x12\x15\n\routput_amount\x18\t \x01(\t\x12\x0f\n\x07tx_hash\x18\n \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x0b \x01(\x05\x12/\n\x0b\x63reate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"L\n\x12SubmitOrderRequest\x12\"\n\x04spec\x18\x01 \x01(\x0b\x32\x14.orders.v1.OrderSpec\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"L\n\x13SubmitOrderResponse\x12\x1f\n\x05order\x18\x01 \x01(\x0b\x32\x10.orders.v1.Order\x12\x14\n\x0c\x64\x65\x64uplicated\x18\x02 \x01(\x08\"K\n\x18\x42\x61tchSubmitOrdersRequest\x12/\n\x08requests\x18\x01 \x03(\x0b\x32\x1d.orders.v1.SubmitOrderRequest\"P\n\x19\x42\x61tchSubmitOrdersResponse\x12\x33\n\x07results\x18\x01 \x03(\x0b\x32\".orders.v1.BatchSubmitOrdersResult\"|\n\x17\x42\x61tchSubmitOrdersResult\x12\x32\n\x08response\x18\x01 \x01(\x0b\x32\x1e.orders.v1.SubmitOrderResponseH\x00\x12#\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x08\n\x06result\"5\n\x0fGetQuoteRequest\x12\"\n\x04spec\x18\x01 \x01(\x0b\x32\x14.orders.v1.OrderSpec\"@\n\x10GetQuoteResponse\x12,\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0b\x32\x1a.orders.v1.RoutingDecision\"\x83\x01\n\x0fRoutingDecision\x12\x0f\n\x07\x61ttempt\x18\x01 \x01(\x05\x12\x0c\n\x04slot\x18\x02 \x01(\x03\x12 \n\x06quotes\x18\x03 \x03(\x0b\x32\x10.orders.v1.Quote\x12\x1f\n\x05route\x18\x04 \x01(\x0b\x32\x10.orders.v1.Route\x12\x0e\n\x06reason\x18\x05 \x01(\t\"\xaa\x01\n\x05Quote\x12\r\n\x05venue\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x0c\n\x04pool\x18\x03 \x01(\t\x12\x14\n\x0cinput_amount\x18\x04 \x01(\t\x12\x15\n\routput_amount\x18\x05 \x01(\t\x12\r\n\x05price\x18\x06 \x01(\t\x12\x0f\n\x07\x66\x65\x65_ppm\x18\x07 \x01(\x05\x12\x18\n\x10price_impact_ppm\x18\x08 \x01(\x05\x12\x0f\n\x07refusal\x18\t \x01(\t\"\x80\x01\n\x05Route\x12!\n\x04legs\x18\x01 \x03(\x0b\x32\x13.orders.v1.RouteLeg\x12\x14\n\x0cinput_amount\x18\x02 \x01(\t\x12\x15\n\routput_amount\x18\x03 \x01(\t\x12\r\n\x05price\x18\x04 \x01(\t\x12\x18\n\x10threshold_amount\x18\x05 \x01(\t\"b\n\x08RouteLeg\x12\r\n\x05venue\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x0c\n\x04pool\x18\x03 \x01(\t\x12\x14\n\x0cinput_amount\x18\x04 \x01(\t\x12\x15\n\routput_amount\x18\x05 \x01(\t\"#\n\x0fGetOrderRequest\x12\x10\n\x08order_id\x18\x01 \x01(\t\"j\n\x10GetOrderResponse\x12\x1f\n\x05order\x18\x01 \x01(\x0b\x32\x10.orders.v1.Order\x12\x35\n\x11routing_decisions\x18\x02 \x03(\x0b\x32\x1a.orders.v1.RoutingDecision\"d\n\x11ListOrdersRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12(\n\x08statuses\x18\x03 \x03(\x0e\x32\x16.orders.v1.OrderStatus\"O\n\x12ListOrdersResponse\x12 \n\x06orders\x18\x01 \x03(\x0b\x32\x10.orders.v1.Order\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"&\n\x12\x43\x61ncelOrderRequest\x12\x10\n\x08order_id\x18\x01 \x01(\t\"6\n\x13\x43\x61ncelOrderResponse\x12\x1f\n\x05order\x18\x01 \x01(\x0b\x32\x10.orders.v1.Order\"=\n\x11WatchOrderRequest\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x03\":\n\x12WatchOrderResponse\x12$\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x15.orders.v1.OrderEvent\"R\n\x12WatchOrdersRequest\x12+\n\x05watch\x18\x01 \x03(\x0b\x32\x1c.orders.v1.WatchOrderRequest\x12\x0f\n\x07unwatch\x18\x02 \x03(\t\"b\n\x13WatchOrdersResponse\x12%\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x15.orders.v1.OrderEvent\x12$\n\x05\x65nded\x18\x02 \x03(\x0b\x32\x15.orders.v1.WatchEnded\"B\n\nWatchEnded\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\"\n\x06status\x18\x02 \x01(\x0b\x32\x12.google.rpc.Status*9\n\x04Side\x12\x14\n\x10SIDE_UNSPECIFIED\x10\x00\x12\x0c\n\x08SIDE_BUY\x10\x01\x12\r\n\tSIDE_SELL\x10\x02*\x81\x02\n\x0bOrderStatus\x12\x1c\n\x18ORDER_STATUS_UNSPECIFIED\x10\x00\x12\x18\n\x14ORDER_STATUS_PENDING\x10\x01\x12\x18\n\x14ORDER_STATUS_ROUTING\x10\x02\x12\x19\n\x15ORDER_STATUS_BUILDING\x10\x03\x12\x1a\n\x16ORDER_STATUS_SUBMITTED\x10\x04\x12\x1a\n\x16ORDER_STATUS_CONFIRMED\x10\x05\x12\x17\n\x13ORDER_STATUS_FAILED\x10\x06\x12\x1a\n\x16ORDER_STATUS_CANCELLED\x10\x07\x12\x18\n\x14ORDER_STATUS_EXPIRED\x10\x08*\xaa\x02\n\rFailureReason\x12\x1e\n\x1a\x46\x41ILURE_REASON_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x46\x41ILURE_REASON_NO_ROUTE\x10\x01\x12$\n FAILURE_REASON_SLIPPAGE_EXCEEDED\x10\x02\x12%\n!FAILURE_REASON_INSUFFICIENT_FUNDS\x10\x03\x12!\n\x1d\x46\x41ILURE_REASON_VENUE_REJECTED\x10\x04\x12\'\n#FAILURE_REASON_TRANSACTION_REVERTED\x10\x05\x12&\n\"FAILURE_REASON_TRANSACTION_EXPIRED\x10\x06\x12\x1b\n\x17\x46\x41ILURE_REASON_INTERNAL\x10\x07\x32\xfe\x04\n\x0cOrderService\x12L\n\x0bSubmitOrder\x12\x1d.orders.v1.SubmitOrderRequest\x1a\x1e.orders.v1.SubmitOrderResponse\x12^\n\x11\x42\x61tchSubmitOrders\x12#.orders.v1.BatchSubmitOrdersRequest\x1a$.orders.v1.BatchSubmitOrdersResponse\x12\x43\n\x08GetQuote\x12\x1a.orders.v1.GetQuoteRequest\x1a\x1b.orders.v1.GetQuoteResponse\x12\x43\n\x08GetOrder\x12\x1a.orders.v1.GetOrderRequest\x1a\x1b.orders.v1.GetOrderResponse\x12I\n\nListOrders\x12\x1c.orders.v1.ListOrdersRequest\x1a\x1d.orders.v1.ListOrdersResponse\x12L\n\x0b\x43\x61ncelOrder\x12\x1d.orders.v1.CancelOrderRequest\x1a\x1e.orders.v1.CancelOrderResponse\x12K\n\nWatchOrder\x12\x1c.orders.v1.WatchOrderRequest\x1a\x1d.orders.v1.WatchOrderResponse0\x01\x12P\n\x0bWatchOrders\x12\x1d.orders.v1.WatchOrdersRequest\x1a\x1e.orders.v1.WatchOrdersResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16orders/v1/orders.proto\x12\torders.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\"\xf4\x01\n\tOrderSpec\x12\x1d\n\x04side\x18\x01 \x01(\x0e\x32\x0f.orders.v1.Side\x12\x0e\n\x06\x61mount\x18\x02 \x01(\t\x12\x13\n\x0binput_token\x18\x03 \x01(\t\x12\x14\n\x0coutput_token\x18\x04 \x01(\t\x12\x19\n\x0cslippage_bps\x18\x05 \x01(\x05H\x01\x88\x01\x01\x12/\n\x0b\x65xpire_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12(\n\x06market\x18\n \x01(\x0b\x32\x16.orders.v1.MarketOrderH\x00\x42\x06\n\x04typeB\x0f\n\r_slippage_bps\"\r\n\x0bMarketOrder\"\x91\x03\n\x05Order\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\"\n\x04spec\x18\x02 \x01(\x0b\x32\x14.orders.v1.OrderSpec\x12&\n\x06status\x18\x03 \x01(\x0e\x32\x16.orders.v1.OrderStatus\x12\x30\n\x0e\x66\x61ilure_reason\x18\x04 \x01(\x0e\x32\x18.orders.v1.FailureReason\x12\x17\n\x0f\x66\x61ilure_message\x18\x05 \x01(\t\x12\r\n\x05venue\x18\x06 \x01(\t\x12\r\n\x05price\x18\x07 \x01(\t\x12\x14\n\x0cinput_amount\x18\x08 \x01(\t\x12\x15\n\routput_amount\x18\t \x01(\t\x12\x0f\n\x07tx_hash\x18\n \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x0b \x01(\x05\x12\x10\n\x08sequence\x18\x0c \x01(\x03\x12/\n\x0b\x63reate_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xe4\x02\n\nOrderEvent\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x03\x12&\n\x06status\x18\x03 \x01(\x0e\x32\x16.orders.v1.OrderStatus\x12\x30\n\x0e\x66\x61ilure_reason\x18\x04 \x01(\x0e\x32\x18.orders.v1.FailureReason\x12\x17\n\x0f\x66\x61ilure_message\x18\x05 \x01(\t\x12\r\n\x05venue\x18\x06 \x01(\t\x12\r\n\x05price\x18\x07 \x01(\t\x12\x14\n\x0cinput_amount\x18\x08 \x01(\t\x12\x15\n\routput_amount\x18\t \x01(\t\x12\x0f\n\x07tx_hash\x18\n \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x0b \x01(\x05\x12/\n\x0b\x63reate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12!\n\x04legs\x18\r \x03(\x0b\x32\x13.orders.v1.RouteLeg\"L\n\x12SubmitOrderRequest\x12\"\n\x04spec\x18\x01 \x01(\x0b\x32\x14.orders.v1.OrderSpec\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"L\n\x13SubmitOrderResponse\x12\x1f\n\x05order\x18\x01 \x01(\x0b\x32\x10.orders.v1.Order\x12\x14\n\x0c\x64\x65\x64uplicated\x18\x02 \x01(\x08\"K\n\x18\x42\x61tchSubmitOrdersRequest\x12/\n\x08requests\x18\x01 \x03(\x0b\x32\x1d.orders.v1.SubmitOrderRequest\"P\n\x19\x42\x61tchSubmitOrdersResponse\x12\x33\n\x07results\x18\x01 \x03(\x0b\x32\".orders.v1.BatchSubmitOrdersResult\"|\n\x17\x42\x61tchSubmitOrdersResult\x12\x32\n\x08response\x18\x01 \x01(\x0b\x32\x1e.orders.v1.SubmitOrderResponseH\x00\x12#\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x08\n\x06result\"5\n\x0fGetQuoteRequest\x12\"\n\x04spec\x18\x01 \x01(\x0b\x32\x14.orders.v1.OrderSpec\"@\n\x10GetQuoteResponse\x12,\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0b\x32\x1a.orders.v1.RoutingDecision\"\x83\x01\n\x0fRoutingDecision\x12\x0f\n\x07\x61ttempt\x18\x01 \x01(\x05\x12\x0c\n\x04slot\x18\x02 \x01(\x03\x12 \n\x06quotes\x18\x03 \x03(\x0b\x32\x10.orders.v1.Quote\x12\x1f\n\x05route\x18\x04 \x01(\x0b\x32\x10.orders.v1.Route\x12\x0e\n\x06reason\x18\x05 \x01(\t\"\xd1\x01\n\x05Quote\x12\r\n\x05venue\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x0c\n\x04pool\x18\x03 \x01(\t\x12\x14\n\x0cinput_amount\x18\x04 \x01(\t\x12\x15\n\routput_amount\x18\x05 \x01(\t\x12\r\n\x05price\x18\x06 \x01(\t\x12\x0f\n\x07\x66\x65\x65_ppm\x18\x07 \x01(\x05\x12\x18\n\x10price_impact_ppm\x18\x08 \x01(\x05\x12\x0f\n\x07refusal\x18\t \x01(\t\x12\x12\n\nfee_amount\x18\n \x01(\t\x12\x11\n\tfee_token\x18\x0b \x01(\t\"\xd5\x01\n\x05Route\x12!\n\x04legs\x18\x01 \x03(\x0b\x32\x13.orders.v1.RouteLeg\x12\x14\n\x0cinput_amount\x18\x02 \x01(\t\x12\x15\n\routput_amount\x18\x03 \x01(\t\x12\r\n\x05price\x18\x04 \x01(\t\x12\x18\n\x10threshold_amount\x18\x05 \x01(\t\x12\x18\n\x10price_impact_ppm\x18\x06 \x01(\x05\x12\x12\n\ngap_amount\x18\x07 \x01(\t\x12\x0f\n\x07gap_ppm\x18\x08 \x01(\x05\x12\x14\n\x0cmiddle_token\x18\t \x01(\t\"\xf9\x01\n\x08RouteLeg\x12\r\n\x05venue\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x0c\n\x04pool\x18\x03 \x01(\t\x12\x14\n\x0cinput_amount\x18\x04 \x01(\t\x12\x15\n\routput_amount\x18\x05 \x01(\t\x12\x13\n\x0binput_token\x18\x06 \x01(\t\x12\x14\n\x0coutput_token\x18\x07 \x01(\t\x12\x18\n\x10threshold_amount\x18\x08 \x01(\t\x12\x12\n\nfee_amount\x18\t \x01(\t\x12\x11\n\tfee_token\x18\n \x01(\t\x12\x0f\n\x07\x66\x65\x65_ppm\x18\x0b \x01(\x05\x12\x18\n\x10price_impact_ppm\x18\x0c \x01(\x05\"#\n\x0fGetOrderRequest\x12\x10\n\x08order_id\x18\x01 \x01(\t\"\xa8\x01\n\x10GetOrderResponse\x12\x1f\n\x05order\x18\x01 \x01(\x0b\x32\x10.orders.v1.Order\x12\x35\n\x11routing_decisions\x18\x02 \x03(\x0b\x32\x1a.orders.v1.RoutingDecision\x12\"\n\x15realised_slippage_ppm\x18\x03 \x01(\x05H\x00\x88\x01\x01\x42\x18\n\x16_realised_slippage_ppm\"d\n\x11ListOrdersRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12(\n\x08statuses\x18\x03 \x03(\x0e\x32\x16.orders.v1.OrderStatus\"O\n\x12ListOrdersResponse\x12 \n\x06orders\x18\x01 \x03(\x0b\x32\x10.orders.v1.Order\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"&\n\x12\x43\x61ncelOrderRequest\x12\x10\n\x08order_id\x18\x01 \x01(\t\"6\n\x13\x43\x61ncelOrderResponse\x12\x1f\n\x05order\x18\x01 \x01(\x0b\x32\x10.orders.v1.Order\"=\n\x11WatchOrderRequest\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x03\":\n\x12WatchOrderResponse\x12$\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x15.orders.v1.OrderEvent\"R\n\x12WatchOrdersRequest\x12+\n\x05watch\x18\x01 \x03(\x0b\x32\x1c.orders.v1.WatchOrderRequest\x12\x0f\n\x07unwatch\x18\x02 \x03(\t\"b\n\x13WatchOrdersResponse\x12%\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x15.orders.v1.OrderEvent\x12$\n\x05\x65nded\x18\x02 \x03(\x0b\x32\x15.orders.v1.WatchEnded\"B\n\nWatchEnded\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\"\n\x06status\x18\x02 \x01(\x0b\x32\x12.google.rpc.Status*9\n\x04Side\x12\x14\n\x10SIDE_UNSPECIFIED\x10\x00\x12\x0c\n\x08SIDE_BUY\x10\x01\x12\r\n\tSIDE_SELL\x10\x02*\x81\x02\n\x0bOrderStatus\x12\x1c\n\x18ORDER_STATUS_UNSPECIFIED\x10\x00\x12\x18\n\x14ORDER_STATUS_PENDING\x10\x01\x12\x18\n\x14ORDER_STATUS_ROUTING\x10\x02\x12\x19\n\x15ORDER_STATUS_BUILDING\x10\x03\x12\x1a\n\x16ORDER_STATUS_SUBMITTED\x10\x04\x12\x1a\n\x16ORDER_STATUS_CONFIRMED\x10\x05\x12\x17\n\x13ORDER_STATUS_FAILED\x10\x06\x12\x1a\n\x16ORDER_STATUS_CANCELLED\x10\x07\x12\x18\n\x14ORDER_STATUS_EXPIRED\x10\x08*\xaa\x02\n\rFailureReason\x12\x1e\n\x1a\x46\x41ILURE_REASON_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x46\x41ILURE_REASON_NO_ROUTE\x10\x01\x12$\n FAILURE_REASON_SLIPPAGE_EXCEEDED\x10\x02\x12%\n!FAILURE_REASON_INSUFFICIENT_FUNDS\x10\x03\x12!\n\x1d\x46\x41ILURE_REASON_VENUE_REJECTED\x10\x04\x12\'\n#FAILURE_REASON_TRANSACTION_REVERTED\x10\x05\x12&\n\"FAILURE_REASON_TRANSACTION_EXPIRED\x10\x06\x12\x1b\n\x17\x46\x41ILURE_REASON_INTERNAL\x10\x07\x32\xfe\x04\n\x0cOrderService\x12L\n\x0bSubmitOrder\x12\x1d.orders.v1.SubmitOrderRequest\x1a\x1e.orders.v1.SubmitOrderResponse\x12^\n\x11\x42\x61tchSubmitOrders\x12#.orders.v1.BatchSubmitOrdersRequest\x1a$.orders.v1.BatchSubmitOrdersResponse\x12\x43\n\x08GetQuote\x12\x1a.orders.v1.GetQuoteRequest\x1a\x1b.orders.v1.GetQuoteResponse\x12\x43\n\x08GetOrder\x12\x1a.orders.v1.GetOrderRequest\x1a\x1b.orders.v1.GetOrderResponse\x12I\n\nListOrders\x12\x1c.orders.v1.ListOrdersRequest\x1a\x1d.orders.v1.ListOrdersResponse\x12L\n\x0b\x43\x61ncelOrder\x12\x1d.orders.v1.CancelOrderRequest\x1a\x1e.orders.v1.CancelOrderResponse\x12K\n\nWatchOrder\x12\x1c.orders.v1.WatchOrderRequest\x1a\x1d.orders.v1.WatchOrderResponse0\x01\x12P\n\x0bWatchOrders\x12\x1d.orders.v1.WatchOrdersRequest\x1a\x1e.orders.v1.WatchOrdersResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'orders.v1.orders_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SIDE']._serialized_start=2984
-  _globals['_SIDE']._serialized_end=3041
-  _globals['_ORDERSTATUS']._serialized_start=3044
-  _globals['_ORDERSTATUS']._serialized_end=3301
-  _globals['_FAILUREREASON']._serialized_start=3304
-  _globals['_FAILUREREASON']._serialized_end=3602
+  _globals['_SIDE']._serialized_start=3358
+  _globals['_SIDE']._serialized_end=3415
+  _globals['_ORDERSTATUS']._serialized_start=3418
+  _globals['_ORDERSTATUS']._serialized_end=3675
+  _globals['_FAILUREREASON']._serialized_start=3678
+  _globals['_FAILUREREASON']._serialized_end=3976
   _globals['_ORDERSPEC']._serialized_start=96
   _globals['_ORDERSPEC']._serialized_end=340
   _globals['_MARKETORDER']._serialized_start=342
@@ -46,51 +46,51 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ORDER']._serialized_start=358
   _globals['_ORDER']._serialized_end=759
   _globals['_ORDEREVENT']._serialized_start=762
-  _globals['_ORDEREVENT']._serialized_end=1083
-  _globals['_SUBMITORDERREQUEST']._serialized_start=1085
-  _globals['_SUBMITORDERREQUEST']._serialized_end=1161
-  _globals['_SUBMITORDERRESPONSE']._serialized_start=1163
-  _globals['_SUBMITORDERRESPONSE']._serialized_end=1239
-  _globals['_BATCHSUBMITORDERSREQUEST']._serialized_start=1241
-  _globals['_BATCHSUBMITORDERSREQUEST']._serialized_end=1316
-  _globals['_BATCHSUBMITORDERSRESPONSE']._serialized_start=1318
-  _globals['_BATCHSUBMITORDERSRESPONSE']._serialized_end=1398
-  _globals['_BATCHSUBMITORDERSRESULT']._serialized_start=1400
-  _globals['_BATCHSUBMITORDERSRESULT']._serialized_end=1524
-  _globals['_GETQUOTEREQUEST']._serialized_start=1526
-  _globals['_GETQUOTEREQUEST']._serialized_end=1579
-  _globals['_GETQUOTERESPONSE']._serialized_start=1581
-  _globals['_GETQUOTERESPONSE']._serialized_end=1645
-  _globals['_ROUTINGDECISION']._serialized_start=1648
-  _globals['_ROUTINGDECISION']._serialized_end=1779
-  _globals['_QUOTE']._serialized_start=1782
-  _globals['_QUOTE']._serialized_end=1952
-  _globals['_ROUTE']._serialized_start=1955
-  _globals['_ROUTE']._serialized_end=2083
-  _globals['_ROUTELEG']._serialized_start=2085
-  _globals['_ROUTELEG']._serialized_end=2183
-  _globals['_GETORDERREQUEST']._serialized_start=2185
-  _globals['_GETORDERREQUEST']._serialized_end=2220
-  _globals['_GETORDERRESPONSE']._serialized_start=2222
-  _globals['_GETORDERRESPONSE']._serialized_end=2328
-  _globals['_LISTORDERSREQUEST']._serialized_start=2330
-  _globals['_LISTORDERSREQUEST']._serialized_end=2430
-  _globals['_LISTORDERSRESPONSE']._serialized_start=2432
-  _globals['_LISTORDERSRESPONSE']._serialized_end=2511
-  _globals['_CANCELORDERREQUEST']._serialized_start=2513
-  _globals['_CANCELORDERREQUEST']._serialized_end=2551
-  _globals['_CANCELORDERRESPONSE']._serialized_start=2553
-  _globals['_CANCELORDERRESPONSE']._serialized_end=2607
-  _globals['_WATCHORDERREQUEST']._serialized_start=2609
-  _globals['_WATCHORDERREQUEST']._serialized_end=2670
-  _globals['_WATCHORDERRESPONSE']._serialized_start=2672
-  _globals['_WATCHORDERRESPONSE']._serialized_end=2730
-  _globals['_WATCHORDERSREQUEST']._serialized_start=2732
-  _globals['_WATCHORDERSREQUEST']._serialized_end=2814
-  _globals['_WATCHORDERSRESPONSE']._serialized_start=2816
-  _globals['_WATCHORDERSRESPONSE']._serialized_end=2914
-  _globals['_WATCHENDED']._serialized_start=2916
-  _globals['_WATCHENDED']._serialized_end=2982
-  _globals['_ORDERSERVICE']._serialized_start=3605
-  _globals['_ORDERSERVICE']._serialized_end=4243
+  _globals['_ORDEREVENT']._serialized_end=1118
+  _globals['_SUBMITORDERREQUEST']._serialized_start=1120
+  _globals['_SUBMITORDERREQUEST']._serialized_end=1196
+  _globals['_SUBMITORDERRESPONSE']._serialized_start=1198
+  _globals['_SUBMITORDERRESPONSE']._serialized_end=1274
+  _globals['_BATCHSUBMITORDERSREQUEST']._serialized_start=1276
+  _globals['_BATCHSUBMITORDERSREQUEST']._serialized_end=1351
+  _globals['_BATCHSUBMITORDERSRESPONSE']._serialized_start=1353
+  _globals['_BATCHSUBMITORDERSRESPONSE']._serialized_end=1433
+  _globals['_BATCHSUBMITORDERSRESULT']._serialized_start=1435
+  _globals['_BATCHSUBMITORDERSRESULT']._serialized_end=1559
+  _globals['_GETQUOTEREQUEST']._serialized_start=1561
+  _globals['_GETQUOTEREQUEST']._serialized_end=1614
+  _globals['_GETQUOTERESPONSE']._serialized_start=1616
+  _globals['_GETQUOTERESPONSE']._serialized_end=1680
+  _globals['_ROUTINGDECISION']._serialized_start=1683
+  _globals['_ROUTINGDECISION']._serialized_end=1814
+  _globals['_QUOTE']._serialized_start=1817
+  _globals['_QUOTE']._serialized_end=2026
+  _globals['_ROUTE']._serialized_start=2029
+  _globals['_ROUTE']._serialized_end=2242
+  _globals['_ROUTELEG']._serialized_start=2245
+  _globals['_ROUTELEG']._serialized_end=2494
+  _globals['_GETORDERREQUEST']._serialized_start=2496
+  _globals['_GETORDERREQUEST']._serialized_end=2531
+  _globals['_GETORDERRESPONSE']._serialized_start=2534
+  _globals['_GETORDERRESPONSE']._serialized_end=2702
+  _globals['_LISTORDERSREQUEST']._serialized_start=2704
+  _globals['_LISTORDERSREQUEST']._serialized_end=2804
+  _globals['_LISTORDERSRESPONSE']._serialized_start=2806
+  _globals['_LISTORDERSRESPONSE']._serialized_end=2885
+  _globals['_CANCELORDERREQUEST']._serialized_start=2887
+  _globals['_CANCELORDERREQUEST']._serialized_end=2925
+  _globals['_CANCELORDERRESPONSE']._serialized_start=2927
+  _globals['_CANCELORDERRESPONSE']._serialized_end=2981
+  _globals['_WATCHORDERREQUEST']._serialized_start=2983
+  _globals['_WATCHORDERREQUEST']._serialized_end=3044
+  _globals['_WATCHORDERRESPONSE']._serialized_start=3046
+  _globals['_WATCHORDERRESPONSE']._serialized_end=3104
+  _globals['_WATCHORDERSREQUEST']._serialized_start=3106
+  _globals['_WATCHORDERSREQUEST']._serialized_end=3188
+  _globals['_WATCHORDERSRESPONSE']._serialized_start=3190
+  _globals['_WATCHORDERSRESPONSE']._serialized_end=3288
+  _globals['_WATCHENDED']._serialized_start=3290
+  _globals['_WATCHENDED']._serialized_end=3356
+  _globals['_ORDERSERVICE']._serialized_start=3979
+  _globals['_ORDERSERVICE']._serialized_end=4617
 # @@protoc_insertion_point(module_scope)

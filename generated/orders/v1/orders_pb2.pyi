@@ -306,6 +306,7 @@ class OrderEvent(_message.Message):
     TX_HASH_FIELD_NUMBER: _builtins.int
     ATTEMPT_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
+    LEGS_FIELD_NUMBER: _builtins.int
     order_id: _builtins.str
     sequence: _builtins.int
     """1, 2, 3, ... per order, without gaps."""
@@ -323,6 +324,10 @@ class OrderEvent(_message.Message):
     attempt: _builtins.int
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def legs(self) -> _containers.RepeatedCompositeFieldContainer[Global___RouteLeg]:
+        """On BUILDING: the legs of the route that was chosen. Empty otherwise."""
+
     def __init__(
         self,
         *,
@@ -338,10 +343,11 @@ class OrderEvent(_message.Message):
         tx_hash: _builtins.str = ...,
         attempt: _builtins.int = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
+        legs: _abc.Iterable[Global___RouteLeg] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "create_time", b"create_time", "failure_message", b"failure_message", "failure_reason", b"failure_reason", "input_amount", b"input_amount", "order_id", b"order_id", "output_amount", b"output_amount", "price", b"price", "sequence", b"sequence", "status", b"status", "tx_hash", b"tx_hash", "venue", b"venue"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "create_time", b"create_time", "failure_message", b"failure_message", "failure_reason", b"failure_reason", "input_amount", b"input_amount", "legs", b"legs", "order_id", b"order_id", "output_amount", b"output_amount", "price", b"price", "sequence", b"sequence", "status", b"status", "tx_hash", b"tx_hash", "venue", b"venue"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -564,6 +570,8 @@ class Quote(_message.Message):
     FEE_PPM_FIELD_NUMBER: _builtins.int
     PRICE_IMPACT_PPM_FIELD_NUMBER: _builtins.int
     REFUSAL_FIELD_NUMBER: _builtins.int
+    FEE_AMOUNT_FIELD_NUMBER: _builtins.int
+    FEE_TOKEN_FIELD_NUMBER: _builtins.int
     venue: _builtins.str
     kind: _builtins.str
     """The venue's program, for example "raydium_cpmm"."""
@@ -580,6 +588,12 @@ class Quote(_message.Message):
     """How far the swap itself moves the price, in hundredths of a basis point."""
     refusal: _builtins.str
     """Why the pool cannot fill it. Unset otherwise."""
+    fee_amount: _builtins.str
+    """The swap's fee, in whole fee_token. Part of the input if that is its token, already
+    deducted from the output otherwise. Unset if refused.
+    """
+    fee_token: _builtins.str
+    """Symbol: that of input_token or of output_token."""
     def __init__(
         self,
         *,
@@ -592,10 +606,12 @@ class Quote(_message.Message):
         fee_ppm: _builtins.int = ...,
         price_impact_ppm: _builtins.int = ...,
         refusal: _builtins.str = ...,
+        fee_amount: _builtins.str = ...,
+        fee_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["fee_ppm", b"fee_ppm", "input_amount", b"input_amount", "kind", b"kind", "output_amount", b"output_amount", "pool", b"pool", "price", b"price", "price_impact_ppm", b"price_impact_ppm", "refusal", b"refusal", "venue", b"venue"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fee_amount", b"fee_amount", "fee_ppm", b"fee_ppm", "fee_token", b"fee_token", "input_amount", b"input_amount", "kind", b"kind", "output_amount", b"output_amount", "pool", b"pool", "price", b"price", "price_impact_ppm", b"price_impact_ppm", "refusal", b"refusal", "venue", b"venue"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -603,7 +619,9 @@ Global___Quote: _TypeAlias = Quote  # noqa: Y015
 
 @_typing.final
 class Route(_message.Message):
-    """How an order is (to be) filled: one leg, or several when splitting pays."""
+    """How an order is (to be) filled, in one transaction: by one leg, by several that share it
+    where that pays, or by two hops where there is no better way.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -612,13 +630,38 @@ class Route(_message.Message):
     OUTPUT_AMOUNT_FIELD_NUMBER: _builtins.int
     PRICE_FIELD_NUMBER: _builtins.int
     THRESHOLD_AMOUNT_FIELD_NUMBER: _builtins.int
+    PRICE_IMPACT_PPM_FIELD_NUMBER: _builtins.int
+    GAP_AMOUNT_FIELD_NUMBER: _builtins.int
+    GAP_PPM_FIELD_NUMBER: _builtins.int
+    MIDDLE_TOKEN_FIELD_NUMBER: _builtins.int
     input_amount: _builtins.str
+    """Decimals, in whole tokens: what the order pays and gets. Of two hops, the input of
+    the first and the output of the second.
+    """
     output_amount: _builtins.str
     price: _builtins.str
     threshold_amount: _builtins.str
-    """Least output (SELL) or most input (BUY) that the program will accept on chain."""
+    """Least output (SELL) or most input (BUY) that the programs will accept on chain."""
+    price_impact_ppm: _builtins.int
+    """How far the legs move their pools' prices, in hundredths of a basis point: on average
+    by amount; of two hops, both together.
+    """
+    gap_amount: _builtins.str
+    """How good the route is, proved: no way to share the order out over these pools gives
+    more (SELL) or takes less (BUY) by more than this. Decimal, in whole tokens of
+    output (SELL) or input (BUY). Fixed costs of a leg are not counted in. Unset in
+    decisions from before it was reckoned.
+    """
+    gap_ppm: _builtins.int
+    """The same in millionths, rounded up."""
+    middle_token: _builtins.str
+    """Symbol of what the first of two hops gives and the second takes. Unset unless there
+    are two. What the first gives beyond its threshold stays in the wallet.
+    """
     @_builtins.property
-    def legs(self) -> _containers.RepeatedCompositeFieldContainer[Global___RouteLeg]: ...
+    def legs(self) -> _containers.RepeatedCompositeFieldContainer[Global___RouteLeg]:
+        """The largest first; of two hops, the first one first."""
+
     def __init__(
         self,
         *,
@@ -627,10 +670,14 @@ class Route(_message.Message):
         output_amount: _builtins.str = ...,
         price: _builtins.str = ...,
         threshold_amount: _builtins.str = ...,
+        price_impact_ppm: _builtins.int = ...,
+        gap_amount: _builtins.str = ...,
+        gap_ppm: _builtins.int = ...,
+        middle_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["input_amount", b"input_amount", "legs", b"legs", "output_amount", b"output_amount", "price", b"price", "threshold_amount", b"threshold_amount"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["gap_amount", b"gap_amount", "gap_ppm", b"gap_ppm", "input_amount", b"input_amount", "legs", b"legs", "middle_token", b"middle_token", "output_amount", b"output_amount", "price", b"price", "price_impact_ppm", b"price_impact_ppm", "threshold_amount", b"threshold_amount"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -638,6 +685,8 @@ Global___Route: _TypeAlias = Route  # noqa: Y015
 
 @_typing.final
 class RouteLeg(_message.Message):
+    """One swap of a route."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     VENUE_FIELD_NUMBER: _builtins.int
@@ -645,11 +694,31 @@ class RouteLeg(_message.Message):
     POOL_FIELD_NUMBER: _builtins.int
     INPUT_AMOUNT_FIELD_NUMBER: _builtins.int
     OUTPUT_AMOUNT_FIELD_NUMBER: _builtins.int
+    INPUT_TOKEN_FIELD_NUMBER: _builtins.int
+    OUTPUT_TOKEN_FIELD_NUMBER: _builtins.int
+    THRESHOLD_AMOUNT_FIELD_NUMBER: _builtins.int
+    FEE_AMOUNT_FIELD_NUMBER: _builtins.int
+    FEE_TOKEN_FIELD_NUMBER: _builtins.int
+    FEE_PPM_FIELD_NUMBER: _builtins.int
+    PRICE_IMPACT_PPM_FIELD_NUMBER: _builtins.int
     venue: _builtins.str
     kind: _builtins.str
+    """The venue's program, for example "raydium_cpmm"."""
     pool: _builtins.str
+    """Base58 address of the pool."""
     input_amount: _builtins.str
+    """Decimals, in whole tokens, fees included."""
     output_amount: _builtins.str
+    input_token: _builtins.str
+    """Symbols: the order's, but for the middle token of two hops."""
+    output_token: _builtins.str
+    threshold_amount: _builtins.str
+    """Least output (SELL) or most input (BUY) that the program will accept on chain."""
+    fee_amount: _builtins.str
+    """As in Quote."""
+    fee_token: _builtins.str
+    fee_ppm: _builtins.int
+    price_impact_ppm: _builtins.int
     def __init__(
         self,
         *,
@@ -658,10 +727,17 @@ class RouteLeg(_message.Message):
         pool: _builtins.str = ...,
         input_amount: _builtins.str = ...,
         output_amount: _builtins.str = ...,
+        input_token: _builtins.str = ...,
+        output_token: _builtins.str = ...,
+        threshold_amount: _builtins.str = ...,
+        fee_amount: _builtins.str = ...,
+        fee_token: _builtins.str = ...,
+        fee_ppm: _builtins.int = ...,
+        price_impact_ppm: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["input_amount", b"input_amount", "kind", b"kind", "output_amount", b"output_amount", "pool", b"pool", "venue", b"venue"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fee_amount", b"fee_amount", "fee_ppm", b"fee_ppm", "fee_token", b"fee_token", "input_amount", b"input_amount", "input_token", b"input_token", "kind", b"kind", "output_amount", b"output_amount", "output_token", b"output_token", "pool", b"pool", "price_impact_ppm", b"price_impact_ppm", "threshold_amount", b"threshold_amount", "venue", b"venue"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -692,23 +768,33 @@ class GetOrderResponse(_message.Message):
 
     ORDER_FIELD_NUMBER: _builtins.int
     ROUTING_DECISIONS_FIELD_NUMBER: _builtins.int
+    REALISED_SLIPPAGE_PPM_FIELD_NUMBER: _builtins.int
+    realised_slippage_ppm: _builtins.int
+    """How much worse than quoted a CONFIRMED order was filled, in hundredths of a basis
+    point, rounded up; negative if better. Unset until CONFIRMED.
+    """
     @_builtins.property
     def order(self) -> Global___Order: ...
     @_builtins.property
     def routing_decisions(self) -> _containers.RepeatedCompositeFieldContainer[Global___RoutingDecision]:
-        """One for each attempt that was routed, oldest first."""
+        """One for each attempt that was routed, oldest first. The last one's route is what was
+        quoted; once the order is CONFIRMED, its own amounts are what was realised.
+        """
 
     def __init__(
         self,
         *,
         order: Global___Order | None = ...,
         routing_decisions: _abc.Iterable[Global___RoutingDecision] | None = ...,
+        realised_slippage_ppm: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["order", b"order"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_realised_slippage_ppm", b"_realised_slippage_ppm", "order", b"order", "realised_slippage_ppm", b"realised_slippage_ppm"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["order", b"order", "routing_decisions", b"routing_decisions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_realised_slippage_ppm", b"_realised_slippage_ppm", "order", b"order", "realised_slippage_ppm", b"realised_slippage_ppm", "routing_decisions", b"routing_decisions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__realised_slippage_ppm: _TypeAlias = _typing.Literal["realised_slippage_ppm"]  # noqa: Y015
+    _WhichOneofArgType__realised_slippage_ppm: _TypeAlias = _typing.Literal["_realised_slippage_ppm", b"_realised_slippage_ppm"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__realised_slippage_ppm) -> _WhichOneofReturnType__realised_slippage_ppm | None: ...
 
 Global___GetOrderResponse: _TypeAlias = GetOrderResponse  # noqa: Y015
 

@@ -16,7 +16,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from engine.settings import Settings, settings_as_environ
-from tests.serving import ATTEMPT, BUY, Worker, gateway, order_server, with_grpc_port
+from tests.serving import ATTEMPT, BUY, POOL, Worker, gateway, order_server, with_grpc_port
 
 Until = Callable[..., Awaitable[None]]
 
@@ -56,10 +56,24 @@ async def test_messages_are_as_their_users_know_them(base: str, worker: Worker) 
         assert await messages(socket) == []
         assert socket.close_code == 1000
     known = {"venue": "Raydium", "price": 105.499999842, "inputAmount": "0.09478673", "outputAmount": "10"}
+    leg = {
+        "venue": "Raydium",
+        "kind": "raydium_cpmm",
+        "pool": POOL,
+        "inputAmount": "0.09478673",
+        "outputAmount": "10",
+        "inputToken": "SOL",
+        "outputToken": "USDC",
+        "thresholdAmount": "0.095260663",
+        "feeAmount": "0.000236967",
+        "feeToken": "SOL",
+        "feePpm": 2500,
+        "priceImpactPpm": 12,
+    }
     assert [json.loads(text) for text in told] == [
         {"orderId": order_id, "status": "pending", "sequence": 1},
         {"orderId": order_id, "status": "routing", "sequence": 2},
-        {"orderId": order_id, "status": "building", "sequence": 3, **known},
+        {"orderId": order_id, "status": "building", "sequence": 3, **known, "legs": [leg]},
         {"orderId": order_id, "status": "submitted", "sequence": 4, **known, "txHash": ATTEMPT.tx_hash},
         {"orderId": order_id, "status": "confirmed", "sequence": 5, **known, "txHash": ATTEMPT.tx_hash},
     ]

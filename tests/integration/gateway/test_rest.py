@@ -212,11 +212,14 @@ async def test_an_order_reads_back_with_how_it_was_routed(
         "inputAmount": "0.09478673",
         "outputAmount": "10",
         "txHash": ATTEMPT.tx_hash,
+        "realisedSlippagePpm": 0,
     }
     # A number, with the engine's own digits.
     assert '"price":105.499999842,' in text
     assert decision["route"]["legs"][0]["pool"] == POOL
     assert decision["route"]["thresholdAmount"] == "0.095260663"
+    assert (decision["route"]["gapAmount"], decision["route"]["gapPpm"]) == ("0.000000051", 1)
+    assert decision["quotes"][0]["feeAmount"] == "0.000236967"
     assert [quote.get("refusal") for quote in decision["quotes"]] == [None, "the pool is disabled"]
 
 

@@ -46,11 +46,29 @@ DECISION = RoutingDecision(
     ),
     reason="Raydium pays 0.2 % more",
     route=Route(
-        legs=(RouteLeg("Raydium", "raydium_cpmm", "AAAA1111BBBB", "1.5", "157.685185"),),
+        legs=(
+            RouteLeg(
+                "Raydium",
+                "raydium_cpmm",
+                "AAAA1111BBBB",
+                "1.5",
+                "157.685185",
+                "SOL",
+                "USDC",
+                "156.896759",
+                "0.00375",
+                "SOL",
+                2500,
+                1234,
+            ),
+        ),
         input_amount="1.5",
         output_amount="157.685185",
         price="105.12",
         threshold_amount="156.9",
+        price_impact_ppm=1234,
+        gap_amount="0.000016",
+        gap_ppm=1,
     ),
     attempt=1,
 )
@@ -147,9 +165,13 @@ def test_quotes_are_shown_best_first_with_the_chosen_one_marked_and_refusals_exp
     console = Console(width=140)
     with console.capture() as captured:
         print_decision(console, DECISION, SPEC)
-    raydium, meteora, reason = captured.get().rstrip().splitlines()[-3:]
+    raydium, meteora, route, reason = captured.get().rstrip().splitlines()[-4:]
     assert raydium.split() == ["*", "Raydium", "AAAA..BBBB", "157.685185", "105.12", "0.25", "0.12"]
     assert "too shallow" in meteora
+    assert route == (
+        "pays 157.685185 USDC; at least 156.9; impact 0.12 %; fee 0.00375 SOL; "
+        "proved within 0.000016 USDC (0.01 bps) of the best there is"
+    )
     assert reason.strip() == "Raydium pays 0.2 % more"
 
 
@@ -176,6 +198,42 @@ def test_details_show_the_order_and_how_it_was_routed() -> None:
         print_details(console, OrderDetails(ORDER, (DECISION,)))
     assert "sell 1.5 SOL -> USDC" in captured.get()
     assert "attempt 1, slot 77" in captured.get()
+
+
+@pytest.mark.parametrize(
+    ("slippage_ppm", "told"),
+    [
+        (0, "quoted       1.5 SOL -> 157.685185 USDC, and so it was filled"),
+        (1234, "quoted       1.5 SOL -> 157.685185 USDC; filled 12.34 bps worse"),
+        (-50, "quoted       1.5 SOL -> 157.685185 USDC; filled 0.50 bps better"),
+    ],
+)
+def test_what_was_quoted_stands_against_what_was_filled(slippage_ppm: int, told: str) -> None:
+    console = Console(width=140)
+    with console.capture() as captured:
+        print_details(console, OrderDetails(ORDER, (DECISION,), slippage_ppm))
+    assert told in captured.get()
+
+
+def test_the_legs_of_a_route_are_shown_with_what_each_accepts_at_least() -> None:
+    route = DECISION.route
+    assert route is not None
+    hop = RouteLeg(
+        "Meteora", "meteora_dlmm", "CCCC1111DDDD", "158", "3.2", "USDC", "JUP", "3.1", "0.1", "USDC", 100, 5
+    )
+    console = Console(width=140)
+    with console.capture() as captured:
+        two_hops = replace(route, legs=(*route.legs, hop), middle_token="USDC")
+        print_decision(console, replace(DECISION, quotes=(), route=two_hops), SPEC)
+    lines = captured.get().splitlines()
+    assert lines[0] == "attempt 1, slot 77"
+    assert lines[2].split() == [
+        *("1", "Raydium", "AAAA..BBBB", "1.5", "SOL", "->", "157.685185", "USDC"),
+        *("156.896759", "0.00375", "SOL", "0.12"),
+    ]
+    assert lines[3].split() == [
+        *("2", "Meteora", "CCCC..DDDD", "158", "USDC", "->", "3.2", "JUP", "3.1", "0.1", "USDC", "0.00"),
+    ]
 
 
 def test_what_is_copied_from_the_details_is_whole_in_a_narrow_terminal() -> None:

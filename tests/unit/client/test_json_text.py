@@ -104,8 +104,18 @@ PROGRESS: dict[str, Any] = {
             attempt=2,
         ),
         pb.OrderEvent(order_id="id", sequence=2, status=77, failure_reason=99),  # type: ignore[arg-type]
+        pb.OrderEvent(
+            order_id="id",
+            sequence=3,
+            status=pb.ORDER_STATUS_BUILDING,
+            legs=[
+                pb.RouteLeg(venue="Raydium", pool="p1", input_amount="1.5", input_token="SOL", fee_ppm=2500),
+                pb.RouteLeg(venue="Meteora", pool="p2"),
+            ],
+            **PROGRESS,
+        ),
     ],
-    ids=["first", "last", "second attempt", "newer than this client"],
+    ids=["first", "last", "second attempt", "newer than this client", "with legs"],
 )
 def test_an_event_reads_the_same_whichever_way_it_is_made(message: pb.OrderEvent) -> None:
     assert message_bytes(message).decode() == event_text(event_of(message))
@@ -114,7 +124,7 @@ def test_an_event_reads_the_same_whichever_way_it_is_made(message: pb.OrderEvent
 def test_an_event_is_written_in_the_documented_order() -> None:
     message = pb.OrderEvent(
         order_id="id", sequence=4, status=pb.ORDER_STATUS_FAILED, failure_reason=pb.FAILURE_REASON_INTERNAL,
-        failure_message="why", attempt=2, tx_hash="5KtP", **PROGRESS,
+        failure_message="why", attempt=2, tx_hash="5KtP", legs=[pb.RouteLeg(venue="Raydium")], **PROGRESS,
     )  # fmt: skip
     assert list(json.loads(message_bytes(message))) == [camel(name) for name in (*EVENT_FIELDS, "attempt")]
 

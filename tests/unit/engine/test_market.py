@@ -109,7 +109,8 @@ class Chain:
     def _program_accounts(self, params: list[Any]) -> dict[str, Any]:
         program, options = params
         self.program_reads.append(options)
-        size, prefix = options["filters"][0]["dataSize"], b64decode(options["filters"][1]["memcmp"]["bytes"])
+        size = options["filters"][0]["dataSize"]
+        prefix = b"".join(b64decode(wanted["memcmp"]["bytes"]) for wanted in options["filters"][1:])
         start = options["dataSlice"]["offset"]
         end = start + options["dataSlice"]["length"]
         return {

@@ -62,16 +62,17 @@ ORDER = Order(
     NOW,
     NOW,
 )
+LEG = RouteLeg("Raydium", "raydium_cpmm", "pool", "1", "2", "SOL", "USDC", "1", "0.1", "SOL", 1, 1)
 DECISION = RoutingDecision(
     1,
-    (Quote("Raydium", "raydium_cpmm", "pool", "1", "2", "2", 1, 1, "no"),),
+    (Quote("Raydium", "raydium_cpmm", "pool", "1", "2", "2", 1, 1, "no", "0.1", "SOL"),),
     "why",
-    Route((RouteLeg("Raydium", "raydium_cpmm", "pool", "1", "2"),), "1", "2", "2", "1"),
+    Route((LEG,), "1", "2", "2", "1", 1, "0.1", 1, "USDT"),
     1,
 )
 EVENT = OrderEvent(
     ORDER.order_id, 7, OrderStatus.FAILED, 2, "Raydium", "105.5", "1.5", "158.25", "5" * 88,
-    FailureReason.SLIPPAGE_EXCEEDED, "moved", NOW,
+    FailureReason.SLIPPAGE_EXCEEDED, "moved", NOW, (LEG,),
 )  # fmt: skip
 
 
@@ -108,7 +109,7 @@ def schema_keys(schema: Any) -> Iterator[str]:
 
 def test_rest_and_websocket_keys_are_the_contracts() -> None:
     answers = [
-        json.loads(json_bytes(details_json(OrderDetails(ORDER, (DECISION,))))),
+        json.loads(json_bytes(details_json(OrderDetails(ORDER, (DECISION,), 12)))),
         json.loads(json_bytes(page_json(OrderPage((ORDER,), "next")))),
         json.loads(event_text(EVENT)),
     ]
@@ -137,6 +138,8 @@ def test_openapi_tells_every_key_that_is_sent() -> None:
     decision = json.loads(json_bytes(details_json(OrderDetails(ORDER, (DECISION,)))))["routingDecisions"][0]
     assert set(decision) == set(schemas["RoutingDecision"]["properties"])
     assert set(decision["quotes"][0]) == set(schemas["Quote"]["properties"])
+    assert set(decision["route"]) == set(schemas["Route"]["properties"])
+    assert set(decision["route"]["legs"][0]) == set(schemas["RouteLeg"]["properties"])
 
 
 def test_every_field_of_the_clients_nouns_is_the_contracts() -> None:

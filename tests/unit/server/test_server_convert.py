@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import Any
+from uuid import UUID
 
 import pytest
 from hypothesis import example, given
@@ -13,13 +14,28 @@ from hypothesis import strategies as st
 from orders.v1 import orders_pb2 as pb
 
 from engine.domain.errors import InvalidOrder
-from engine.domain.order import OrderSpec, OrderStatus, Side
-from engine.domain.tokens import TOKENS
+from engine.domain.order import (
+    Order,
+    OrderEvent,
+    OrderSpec,
+    OrderStatus,
+    Quote,
+    Route,
+    RouteLeg,
+    RoutingDecision,
+    Side,
+)
+from engine.domain.pools.pool import FeeSide
+from engine.domain.tokens import BONK, SOL, TOKENS, USDC
+from engine.storage.postgres import WatchedEvent
 from server.convert import (
+    decision_to_proto,
+    event_fields,
     fingerprint,
     order_id_from_proto,
     page_token_from_proto,
     page_token_to_proto,
+    realised_slippage_ppm,
     spec_from_proto,
     spec_to_proto,
     statuses_from_proto,
@@ -106,3 +122,79 @@ def test_every_status_can_be_asked_for() -> None:
 def test_a_status_that_is_none_cannot(number: int) -> None:
     with pytest.raises(InvalidOrder, match=f"{number} is not a status"):
         statuses_from_proto([number])
+
+
+# ---- Routes -----------------------------------------------------------------------------------------
+
+HOPS = (
+    RouteLeg("Raydium", "raydium_clmm", "p1", 2 * 10**9, 200 * 10**6, 199 * 10**6, 400, 3, 800_000),
+    RouteLeg(
+        "Meteora", "meteora_dlmm", "p2", 199 * 10**6, 8_700_000_00000, 8_656_500_00000, 100, 2, 1,
+        FeeSide.OUTPUT,
+    ),
+)  # fmt: skip
+TWO_HOPS = Route(HOPS, 2 * 10**9, 8_700_000_00000, 8_656_500_00000, 5, 43_500_00000, 4976, USDC)
+SELL = OrderSpec(Side.SELL, 2 * 10**9, SOL, BONK)
+
+
+def test_every_leg_is_told_in_its_own_tokens() -> None:
+    decision = RoutingDecision(1, 7, (), TWO_HOPS, "why")
+    told = decision_to_proto(decision, SELL).route
+    first, second = told.legs
+    assert (first.input_amount, first.input_token) == ("2", "SOL")
+    assert (first.output_amount, first.output_token) == ("200", "USDC")
+    assert (first.threshold_amount, first.fee_amount, first.fee_token) == ("199", "0.0008", "SOL")
+    assert (second.input_amount, second.input_token) == ("199", "USDC")
+    assert (second.output_amount, second.output_token) == ("8700000", "BONK")
+    assert (second.threshold_amount, second.fee_amount, second.fee_token) == ("8656500", "0.00001", "BONK")
+    assert (told.middle_token, told.threshold_amount) == ("USDC", "8656500")
+    assert (told.gap_amount, told.gap_ppm, told.price_impact_ppm) == ("43500", 4976, 5)
+
+
+def test_what_a_leg_accepts_of_a_purchase_is_told_in_what_it_pays() -> None:
+    legs = decision_to_proto(
+        RoutingDecision(1, 7, (), TWO_HOPS, "why"), replace(SELL, side=Side.BUY)
+    ).route.legs
+    assert [leg.threshold_amount for leg in legs] == ["0.199", "865650"]
+
+
+def test_a_fee_is_told_in_the_token_it_is_taken_in() -> None:
+    quotes = tuple(Quote("Meteora", "meteora_dlmm", "p", 10, 20, 1, 1, None, 3, side) for side in FeeSide)
+    refused = Quote("Meteora", "meteora_dlmm", "p", refusal="is empty")
+    told = decision_to_proto(RoutingDecision(1, 7, (*quotes, refused), None, "why"), SELL).quotes
+    assert [(quote.fee_amount, quote.fee_token) for quote in told] == [
+        ("0.000000003", "SOL"),
+        ("0.00003", "BONK"),
+        ("", ""),
+    ]
+
+
+def test_only_an_event_with_a_route_has_legs() -> None:
+    event = OrderEvent(UUID(int=1), 3, OrderStatus.BUILDING, 1)
+    told = pb.OrderEvent(**event_fields(WatchedEvent(event, SOL, BONK, Side.SELL, TWO_HOPS)))
+    assert [leg.pool for leg in told.legs] == ["p1", "p2"]
+    assert not pb.OrderEvent(**event_fields(WatchedEvent(event, SOL, BONK))).legs
+
+
+@pytest.mark.parametrize(
+    ("side", "filled", "expected"),
+    [
+        (Side.SELL, (2 * 10**9, 8_700_000_00000), 0),
+        (Side.SELL, (2 * 10**9, 8_613_000_00000), 10_000),
+        (Side.SELL, (2 * 10**9, 8_700_000_00001), 0),
+        (Side.SELL, (2 * 10**9, 8_700_870_00000), -100),
+        (Side.BUY, (2 * 10**9 + 1, 8_700_000_00000), 1),
+        (Side.BUY, (1_998_000_000, 8_700_000_00000), -1_000),
+    ],
+)
+def test_realised_slippage_is_against_the_last_route(
+    side: Side, filled: tuple[int, int], expected: int
+) -> None:
+    decisions = [
+        RoutingDecision(1, 7, (), replace(TWO_HOPS, input_amount=1, output_amount=1), "before"),
+        RoutingDecision(2, 9, (), TWO_HOPS, "now"),
+    ]
+    order = Order(UUID(int=1), replace(SELL, side=side), OrderStatus.CONFIRMED, 5, 2, None, *filled)
+    assert realised_slippage_ppm(order, decisions) == expected
+    assert realised_slippage_ppm(replace(order, status=OrderStatus.SUBMITTED), decisions) is None
+    assert realised_slippage_ppm(order, []) is None

@@ -11,8 +11,7 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from engine.domain import routing
-from engine.domain.order import OrderSpec, Quote, RouteLeg, RoutingDecision, Side
+from engine.domain.order import OrderSpec, Quote, RoutingDecision, Side
 from engine.domain.pools.meteora_damm_v2 import (
     ActivationType,
     BaseFee,
@@ -21,7 +20,7 @@ from engine.domain.pools.meteora_damm_v2 import (
 )
 from engine.domain.pools.pool import U64_MAX, Clock
 from engine.domain.pools.raydium_cpmm import Rates, RaydiumCpmmPool
-from engine.domain.routing import PoolOffer, decide, quote, threshold
+from engine.domain.routing import Costs, PoolOffer, choice, decide, quote, threshold
 from engine.domain.tokens import SOL, USDC
 
 NOW = Clock(slot=7, unix_timestamp=1_750_000_000)
@@ -59,8 +58,11 @@ DEEP, SHALLOW, DEAR = (
 CLOSED = replace(DEEP, address="closed", pool=RaydiumCpmmPool(1, 1, Rates(1, 0, 0, 0), status=4))
 
 
-def _decide(spec: OrderSpec, *offers: PoolOffer) -> RoutingDecision:
-    return decide(spec, 2, NOW.slot, NOW, offers, 50)
+ONE_LEG = Costs(max_legs=1)
+
+
+def _decide(spec: OrderSpec, *offers: PoolOffer, costs: Costs = ONE_LEG) -> RoutingDecision:
+    return decide(spec, 2, NOW.slot, NOW, offers, 50, costs)
 
 
 @pytest.mark.parametrize("spec", [SELL, BUY], ids=["sell", "buy"])
@@ -69,9 +71,12 @@ def test_best_pool_wins_and_the_others_follow_refusals_last(spec: OrderSpec) -> 
     assert [offer.pool for offer in decision.quotes] == ["deep", "dear", "shallow", "closed"]
     best = decision.quotes[0]
     assert decision.route is not None
-    assert decision.route.legs == (
-        RouteLeg("Raydium", "raydium_cpmm", "deep", best.input_amount or 0, best.output_amount or 0),
-    )
+    (leg,) = decision.route.legs
+    assert (leg.venue, leg.kind, leg.pool) == ("Raydium", "raydium_cpmm", "deep")
+    assert (leg.input_amount, leg.output_amount) == (best.input_amount, best.output_amount)
+    assert (leg.fee_amount, leg.fee_side, leg.fee_ppm) == (best.fee_amount, best.fee_side, best.fee_ppm)
+    assert leg.threshold_amount == decision.route.threshold_amount
+    assert leg.price_impact_ppm == best.price_impact_ppm == decision.route.price_impact_ppm
     assert (decision.attempt, decision.slot) == (2, NOW.slot)
 
 
@@ -121,30 +126,29 @@ def test_route_carries_the_threshold_of_the_orders_slippage() -> None:
 
 
 def test_quote_tells_fee_and_how_far_the_price_moves() -> None:
-    offer = quote(SELL, NOW, DEEP)
+    offer = quote(DEEP, Side.SELL, SELL.amount, NOW)
     assert offer.fee_ppm == 2_500
     # One part in a thousand goes in, less the fee, and about as much of the other comes out.
     assert 1_990 <= offer.price_impact_ppm <= 1_996
-    bigger = quote(replace(SELL, amount=10 * ONE_SOL), NOW, DEEP)
+    bigger = quote(DEEP, Side.SELL, 10 * ONE_SOL, NOW)
     assert bigger.price_impact_ppm > 9 * offer.price_impact_ppm
 
 
 def test_fee_on_the_output_is_told_as_a_part_of_the_output() -> None:
     meteora = _meteora("m")
     a_to_b = replace(meteora, a_to_b=True)
-    assert quote(OrderSpec(Side.SELL, 10**8, USDC, SOL), NOW, a_to_b).fee_ppm in (2_500, 2_501)
+    assert quote(a_to_b, Side.SELL, 10**8, NOW).fee_ppm in (2_500, 2_501)
 
 
 def test_refused_quote_has_its_reason_and_no_amounts() -> None:
-    assert quote(SELL, NOW, CLOSED) == Quote(
+    assert quote(CLOSED, Side.SELL, SELL.amount, NOW) == Quote(
         "Raydium", "raydium_cpmm", "closed", refusal="has swaps switched off"
     )
 
 
 def test_pool_that_would_give_nothing_refuses() -> None:
-    crumb = replace(SELL, amount=1)
-    assert quote(crumb, NOW, SHALLOW).refusal == "gives nothing for so little"
-    assert quote(crumb, NOW, DEEP).refusal == "gives nothing for so little"
+    assert quote(SHALLOW, Side.SELL, 1, NOW).refusal == "gives nothing for so little"
+    assert quote(DEEP, Side.SELL, 1, NOW).refusal == "gives nothing for so little"
 
 
 @pytest.mark.parametrize(
@@ -206,7 +210,7 @@ def nothing_offered_is_better(
 ) -> None:
     spec = OrderSpec(side, amount, SOL, USDC)
     decision = _decide(spec, *offers)
-    usable = [offer for offer in (quote(spec, NOW, pool) for pool in offers) if offer.refusal is None]
+    usable = [offer for offer in (quote(pool, side, amount, NOW) for pool in offers) if offer.refusal is None]
     if not usable:
         assert decision.route is None
         return
@@ -246,6 +250,6 @@ def test_nothing_offered_is_better_than_what_is_chosen() -> None:
 def test_choosing_otherwise_would_be_noticed(
     rank: Callable[[Quote], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(routing, "_rank", rank)
+    monkeypatch.setattr(choice, "_rank", rank)
     with pytest.raises(AssertionError):
         _check(phases=[Phase.generate])

@@ -1,0 +1,242 @@
+"""The choice: one pool, several, or a way round; and the sentence that says why."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import inf
+
+from engine.domain.amounts import format_amount
+from engine.domain.order import OrderSpec, Quote, Route, RouteLeg, RoutingDecision, Side
+from engine.domain.pools.pool import Clock
+from engine.domain.routing.offer import PoolOffer, quote
+from engine.domain.routing.route import leg_of_quote, leg_of_swap, side_by_side
+from engine.domain.routing.split import choose_pools, net, share_out
+from engine.domain.routing.sweep import least_input, marginal_price, most_output
+from engine.domain.routing.two_hops import Detour, by_way_of, could_beat
+
+_PPM_ONE = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """What more than one leg has to be worth."""
+
+    max_legs: int = 3
+    """How many one transaction may have."""
+    lamport_price: float = 0.0
+    """Base units of output (SELL) or of input (BUY) that a lamport is worth; 0 where nobody knows."""
+
+
+def decide(
+    spec: OrderSpec,
+    attempt: int,
+    slot: int,
+    clock: Clock,
+    offers: Sequence[PoolOffer],
+    slippage_bps: int,
+    costs: Costs = Costs(),
+    detours: Sequence[Detour] = (),
+) -> RoutingDecision:
+    """Quote every pool and choose the best route: most output (SELL), least input (BUY).
+
+    Quotes are for the whole amount, best first, refusals last; equal ones by kind and address, so that the
+    same pools always give the same decision. `route` is None if nothing can fill the order.
+    """
+    side, amount = spec.side, spec.amount
+    quotes = sorted([quote(offer, side, amount, clock) for offer in offers], key=_rank)
+    best = quotes[0] if quotes and quotes[0].refusal is None else None
+    route = _direct(side, amount, clock, offers, best, slippage_bps, costs)
+    reason = None
+    if costs.max_legs > 1 and detours:
+        detour = _detour(side, amount, offers, route, slippage_bps, costs, detours)
+        if detour is not None:
+            reason = _why_detour(spec, detour, route)
+            route = detour
+    if route is None:
+        reason = _why_none(spec, quotes)
+    elif reason is None:
+        reason = _why_split(spec, route, best) if len(route.legs) > 1 else _why_best(spec, quotes)
+    return RoutingDecision(attempt, slot, tuple(quotes), route, reason)
+
+
+def _direct(
+    side: Side,
+    amount: int,
+    clock: Clock,
+    offers: Sequence[PoolOffer],
+    best: Quote | None,
+    slippage_bps: int,
+    costs: Costs,
+) -> Route | None:
+    """Return the best pool's route, or the best split where that gains more than its further legs cost."""
+    alone = () if best is None else (leg_of_quote(best, side, slippage_bps),)
+    if not alone and costs.max_legs < 2:
+        return None
+    bound_of = most_output if side is Side.SELL else least_input
+    curves = [offer.curve(clock) for offer in offers]
+    best_price = min([curve.best_price for curve in curves], default=inf)
+    if best_price == inf:
+        return None
+    if alone:
+        bound = bound_of(amount, best_price, ())
+        least_cost = min([offer.leg_lamports for offer in offers]) * costs.lamport_price
+        if _behind(side, alone[0], bound) <= least_cost or len(offers) == 1:
+            # So little is lost to the price's own movement that no further leg could earn its cost.
+            return side_by_side(alone, side, bound)
+    price = marginal_price(curves, amount, side)
+    if price is None:
+        # More than the curves together say they hold: there is nothing to choose from.
+        return side_by_side(alone, side, bound) if alone else None
+    gains = [curve.gain(price) for curve in curves]
+    bound = bound_of(amount, price, gains)
+    if costs.max_legs > 1:
+        leg_costs = [offer.leg_lamports * costs.lamport_price for offer in offers]
+        found = choose_pools(curves, amount, side, leg_costs, costs.max_legs, price, gains)
+        if found is not None and (len(found[0]) > 1 or not alone):
+            chosen, at = found
+            legs = share_out(
+                [offers[index] for index in chosen],
+                [curves[index] for index in chosen],
+                amount,
+                side,
+                at,
+                clock,
+            )
+            some_costs = [leg_costs[index] for index in chosen]
+            further = sum(some_costs) - max(some_costs)
+            if legs is not None and (not alone or net(legs, side) - _net(alone[0], side) > further):
+                return side_by_side(
+                    [leg_of_swap(offer, swap, side, slippage_bps) for offer, swap in legs], side, bound
+                )
+    return side_by_side(alone, side, bound) if alone else None
+
+
+def _detour(
+    side: Side,
+    amount: int,
+    offers: Sequence[PoolOffer],
+    direct: Route | None,
+    slippage_bps: int,
+    costs: Costs,
+    detours: Sequence[Detour],
+) -> Route | None:
+    """Return the best route of two hops where it beats the direct one by more than a further leg costs."""
+    best = None
+    for detour in detours:
+        beaten = direct if best is None else best
+        if not could_beat(detour, side, amount, _other(side, beaten), slippage_bps):
+            continue
+        route = by_way_of(detour, offers, side, amount, slippage_bps)
+        if route is None:
+            continue
+        ahead = inf if beaten is None else _ahead(side, route, beaten)
+        further = 0.0
+        if beaten is direct and direct is not None and len(direct.legs) == 1:
+            cost = max([offer.leg_lamports for offer in (*detour.first, *detour.second)])
+            further = cost * costs.lamport_price
+        if ahead > further:
+            best = route
+    return best
+
+
+def _behind(side: Side, leg: RouteLeg, bound: int) -> int:
+    return bound - leg.output_amount if side is Side.SELL else leg.input_amount - bound
+
+
+def _net(leg: RouteLeg, side: Side) -> int:
+    return leg.output_amount if side is Side.SELL else -leg.input_amount
+
+
+def _ahead(side: Side, one: Route, other: Route) -> int:
+    if side is Side.SELL:
+        return one.output_amount - other.output_amount
+    return other.input_amount - one.input_amount
+
+
+def _other(side: Side, route: Route | None) -> int | None:
+    if route is None:
+        return None
+    return route.output_amount if side is Side.SELL else route.input_amount
+
+
+def _rank(offer: Quote) -> tuple[bool, int, int, str, str]:
+    return (
+        offer.refusal is not None,
+        -(offer.output_amount or 0),
+        offer.input_amount or 0,
+        offer.kind,
+        offer.pool,
+    )
+
+
+# ---- Why ---------------------------------------------------------------------------------------------
+
+
+def _why_best(spec: OrderSpec, quotes: Sequence[Quote]) -> str:
+    best = quotes[0]
+    name = f"{best.venue} pool {_short(best.pool)}"
+    does = _does(spec, best)
+    if len(quotes) == 1 or quotes[1].refusal is not None:
+        return f"{name} {does}; no other pool can fill the order"
+    second = quotes[1]
+    return f"{name} {does}, {_compared(spec, best, second, 'the next best')}"
+
+
+def _why_split(spec: OrderSpec, route: Route, best: Quote | None) -> str:
+    does = f"a split over {len(route.legs)} pools {_does(spec, route)}"
+    if best is None:
+        return f"{does}; no pool can fill the order alone"
+    return f"{does}, {_compared(spec, route, best, 'the best alone')}"
+
+
+def _why_detour(spec: OrderSpec, route: Route, direct: Route | None) -> str:
+    assert route.middle_token is not None
+    does = f"the way through {route.middle_token.symbol} {_does(spec, route)}"
+    if direct is None:
+        return f"{does}; no pool can fill the order directly"
+    ahead = _bps(_ahead_ppm(spec.side, route, direct))
+    return f"{does}, {ahead} {'more' if spec.side is Side.SELL else 'less'} than directly"
+
+
+def _compared(spec: OrderSpec, best: Quote | Route, second: Quote, what: str) -> str:
+    ahead_ppm = _ahead_ppm(spec.side, best, second)
+    rival = f"{what}, {second.venue} pool {_short(second.pool)}"
+    if ahead_ppm == 0:
+        return f"as good as {rival}"
+    return f"{_bps(ahead_ppm)} {'more' if spec.side is Side.SELL else 'less'} than {rival}"
+
+
+def _does(spec: OrderSpec, offered: Quote | Route) -> str:
+    if spec.side is Side.SELL:
+        token, amount = spec.output_token, offered.output_amount
+    else:
+        token, amount = spec.input_token, offered.input_amount
+    assert amount is not None
+    return f"{'gives' if spec.side is Side.SELL else 'asks'} {format_amount(amount, token)} {token.symbol}"
+
+
+def _ahead_ppm(side: Side, best: Quote | Route, second: Quote | Route) -> int:
+    if side is Side.SELL:
+        assert best.output_amount is not None
+        assert second.output_amount is not None
+        return (best.output_amount - second.output_amount) * _PPM_ONE // second.output_amount
+    assert best.input_amount is not None
+    assert second.input_amount is not None
+    return (second.input_amount - best.input_amount) * _PPM_ONE // second.input_amount
+
+
+def _why_none(spec: OrderSpec, quotes: Sequence[Quote]) -> str:
+    pair = f"{spec.input_token.symbol} for {spec.output_token.symbol}"
+    if not quotes:
+        return f"no pool trades {pair}"
+    refusals = "; ".join(f"{offer.venue} pool {_short(offer.pool)} {offer.refusal}" for offer in quotes)
+    return f"no pool can fill {pair}: {refusals}"
+
+
+def _bps(ppm: int) -> str:
+    return f"{ppm // 100}.{ppm % 100:02} bps"
+
+
+def _short(address: str) -> str:
+    return f"{address[:4]}..{address[-4:]}"

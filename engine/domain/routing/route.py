@@ -1,0 +1,100 @@
+"""Routes made of quotes: legs with their thresholds, and what they come to together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from engine.domain.order import Quote, Route, RouteLeg, Side
+from engine.domain.pools.pool import U64_MAX, Swap, ceil_div
+from engine.domain.routing.offer import PoolOffer, price_impact_ppm
+from engine.domain.tokens import Token
+
+_BPS_ONE: Final = 10_000
+_PPM_ONE: Final = 1_000_000
+
+
+def threshold(side: Side, input_amount: int, output_amount: int, slippage_bps: int) -> int:
+    """Return the least output (SELL) or the most input (BUY) to accept, in base units.
+
+    Source: Jupiter's otherAmountThreshold, floor(amount * (10^4 -+ bps) / 10^4).
+    """
+    if side is Side.SELL:
+        return output_amount * (_BPS_ONE - slippage_bps) // _BPS_ONE
+    # The program takes a u64: more than that nobody can pay anyway.
+    return min(input_amount * (_BPS_ONE + slippage_bps) // _BPS_ONE, U64_MAX)
+
+
+def leg_of_quote(quoted: Quote, side: Side, slippage_bps: int) -> RouteLeg:
+    """Return the leg that takes what a pool offers."""
+    assert quoted.input_amount is not None
+    assert quoted.output_amount is not None
+    return RouteLeg(
+        quoted.venue,
+        quoted.kind,
+        quoted.pool,
+        quoted.input_amount,
+        quoted.output_amount,
+        threshold(side, quoted.input_amount, quoted.output_amount, slippage_bps),
+        quoted.fee_ppm,
+        quoted.price_impact_ppm,
+        quoted.fee_amount,
+        quoted.fee_side,
+    )
+
+
+def leg_of_swap(offer: PoolOffer, swap: Swap, side: Side, slippage_bps: int) -> RouteLeg:
+    """Return the leg that does a swap of a part of the order."""
+    return RouteLeg(
+        offer.venue,
+        offer.kind,
+        offer.address,
+        swap.input_amount,
+        swap.output_amount,
+        threshold(side, swap.input_amount, swap.output_amount, slippage_bps),
+        swap.fee_ppm,
+        price_impact_ppm(offer, swap),
+        swap.fee_amount,
+        swap.fee_side,
+    )
+
+
+def side_by_side(legs: Sequence[RouteLeg], side: Side, bound: int) -> Route:
+    """Return the route whose legs share the order.
+
+    Each leg's program refuses what is worse than the leg's own threshold, so together they refuse what is
+    worse than the sum. `bound` is the most output (SELL) or the least input (BUY) there can be.
+    """
+    legs = tuple(sorted(legs, key=lambda leg: -leg.input_amount))
+    inputs = sum([leg.input_amount for leg in legs])
+    outputs = sum([leg.output_amount for leg in legs])
+    threshold_amount = min(sum([leg.threshold_amount or 0 for leg in legs]), U64_MAX)
+    impact_ppm = ceil_div(sum([leg.price_impact_ppm * leg.input_amount for leg in legs]), inputs)
+    return Route(legs, inputs, outputs, threshold_amount, impact_ppm, *_gap(side, inputs, outputs, bound))
+
+
+def one_after_the_other(
+    first: RouteLeg, second: RouteLeg, side: Side, bound: int, middle_token: Token
+) -> Route:
+    """Return the route of two hops, the first of which guarantees the second what that takes."""
+    inputs, outputs = first.input_amount, second.output_amount
+    kept = (_PPM_ONE - first.price_impact_ppm) * (_PPM_ONE - second.price_impact_ppm) // _PPM_ONE
+    guaranteed = second if side is Side.SELL else first
+    return Route(
+        (first, second),
+        inputs,
+        outputs,
+        guaranteed.threshold_amount or 0,
+        _PPM_ONE - kept,
+        *_gap(side, inputs, outputs, bound),
+        middle_token,
+    )
+
+
+def _gap(side: Side, input_amount: int, output_amount: int, bound: int) -> tuple[int, int]:
+    """Return how far the route is from the bound, and that in millionths of what is better, rounded up."""
+    if side is Side.SELL:
+        gap, whole = max(0, bound - output_amount), max(bound, output_amount)
+    else:
+        gap, whole = max(0, input_amount - bound), input_amount
+    return gap, ceil_div(gap * _PPM_ONE, whole) if whole else 0

@@ -1,0 +1,165 @@
+"""Sharing one order out over the pools of its pair, where that pays.
+
+Every leg has a fixed cost, and one transaction holds few of them, so which pools to use is a choice. At a
+price s at the margin a pool is worth its gain (what it gives beyond the price) less its cost; the few pools
+that are worth most at the price of their own best split are the best choice there is: any others are worth no
+more at that price, and so give no more at theirs. Starting from the price over all pools this is found in a
+step or two. Where it is not, the fixed costs leave no such price, and the choices are tried one by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+from typing import Final
+
+from engine.domain.order import Side
+from engine.domain.pools.pool import Clock, Swap, SwapError
+from engine.domain.routing.offer import PoolOffer
+from engine.domain.routing.price_curve import PriceCurve
+from engine.domain.routing.sweep import marginal_price, shares
+
+_MAX_STEPS: Final = 6
+_MAX_ENUMERATED: Final = 8
+"""Pools whose combinations are tried one by one: at most 92 of up to three."""
+_UNIT_COUNTS: Final = 1_000_000
+"""An amount of fewer units than this is shared out to the last one."""
+
+
+def choose_pools(
+    curves: Sequence[PriceCurve],
+    amount: int,
+    side: Side,
+    costs: Sequence[float],
+    max_legs: int,
+    price: float,
+    gains: Sequence[float],
+) -> tuple[Sequence[int], float] | None:
+    """Return which pools to share the amount out over, and the price at the margin of doing so.
+
+    `costs` are in base units of the other token; `price` is that of the best split over all pools, `gains`
+    are theirs at it. None where no so few pools take or give all of it.
+    """
+    at, chosen = price, _worth_most(gains, side, costs, max_legs, price)
+    for _ in range(_MAX_STEPS):
+        found = marginal_price([curves[index] for index in chosen], amount, side)
+        if found is None:
+            break
+        at, before = found, chosen
+        chosen = _worth_most([curve.gain(at) for curve in curves], side, costs, max_legs, at)
+        if chosen == before:
+            return chosen, at
+    return _best_of_all(curves, amount, side, costs, max_legs, price, gains)
+
+
+def share_out(
+    offers: Sequence[PoolOffer],
+    curves: Sequence[PriceCurve],
+    amount: int,
+    side: Side,
+    price: float,
+    clock: Clock,
+) -> list[tuple[PoolOffer, Swap]] | None:
+    """Return each pool's swap of its part of the amount; None where one refuses it.
+
+    The parts are whole base units that add up to the amount.
+    """
+    parts = shares(curves, amount, side, price)
+    used = [(offer, part) for offer, part in zip(offers, parts, strict=True) if part]
+    legs = _swaps(used, side, clock)
+    if legs is None or len(legs) == 1:
+        return legs
+    # A unit of the input may be worth many of the output, and the other way round.
+    smaller = min(sum([swap.input_amount for _, swap in legs]), sum([swap.output_amount for _, swap in legs]))
+    return _without_waste(legs, side, clock) if smaller < _UNIT_COUNTS else legs
+
+
+def net(legs: Sequence[tuple[PoolOffer, Swap]], side: Side) -> int:
+    """Return what the legs give together (SELL), or take as a negative number (BUY): more is better."""
+    if side is Side.SELL:
+        return sum([swap.output_amount for _, swap in legs])
+    return -sum([swap.input_amount for _, swap in legs])
+
+
+def _worth_most(
+    gains: Sequence[float], side: Side, costs: Sequence[float], max_legs: int, price: float
+) -> list[int]:
+    """Return the pools that are worth their cost at a price, the most of it, but one at least."""
+    unit = 1.0 if side is Side.SELL else price * price
+    losses = [cost - gain * unit for gain, cost in zip(gains, costs, strict=True)]
+    by_worth = sorted(range(len(losses)), key=losses.__getitem__)
+    return sorted([at for at in by_worth[:max_legs] if losses[at] < 0]) or by_worth[:1]
+
+
+def _best_of_all(
+    curves: Sequence[PriceCurve],
+    amount: int,
+    side: Side,
+    costs: Sequence[float],
+    max_legs: int,
+    price: float,
+    gains: Sequence[float],
+) -> tuple[Sequence[int], float] | None:
+    likely = _worth_most(gains, side, [0.0] * len(curves), _MAX_ENUMERATED, price)
+    best: tuple[float, Sequence[int], float] | None = None
+    for count in range(1, max_legs + 1):
+        for chosen in combinations(likely, count):
+            some = [curves[at] for at in chosen]
+            at = marginal_price(some, amount, side)
+            if at is None:
+                continue
+            gained, cost = sum([curve.gain(at) for curve in some]), sum([costs[index] for index in chosen])
+            if side is Side.SELL:
+                value = amount / (at * at) + gained - cost
+            else:
+                value = (gained - amount) * (at * at) - cost
+            if best is None or value > best[0]:
+                best = value, chosen, at
+    return None if best is None else best[1:]
+
+
+def _swaps(
+    parts: Sequence[tuple[PoolOffer, int]], side: Side, clock: Clock
+) -> list[tuple[PoolOffer, Swap]] | None:
+    legs = []
+    for offer, part in parts:
+        swap_of = offer.pool.swap_exact_in if side is Side.SELL else offer.pool.swap_exact_out
+        try:
+            swap = swap_of(offer.a_to_b, part, clock)
+        except SwapError:
+            return None
+        if not swap.output_amount:
+            return None
+        legs.append((offer, swap))
+    return legs
+
+
+def _without_waste(
+    legs: list[tuple[PoolOffer, Swap]], side: Side, clock: Clock
+) -> list[tuple[PoolOffer, Swap]]:
+    """Return the legs with what all but the largest pay too much given to that, where it is better.
+
+    Programs round up, so a part may pay more than the least that brings the same output (SELL), or less comes
+    out than the same input would bring (BUY).
+    """
+    largest = max(range(len(legs)), key=lambda at: legs[at][1].input_amount)
+    parts, saved = [], 0
+    for at, (offer, swap) in enumerate(legs):
+        part = swap.input_amount if side is Side.SELL else swap.output_amount
+        if at != largest:
+            try:
+                if side is Side.SELL:
+                    enough = offer.pool.swap_exact_out(offer.a_to_b, swap.output_amount, clock).input_amount
+                    enough = min(part, enough)
+                else:
+                    enough = offer.pool.swap_exact_in(offer.a_to_b, swap.input_amount, clock).output_amount
+                    enough = max(part, enough)
+            except SwapError:
+                enough = part
+            saved += part - enough
+            part = enough
+        parts.append((offer, part))
+    offer, part = parts[largest]
+    parts[largest] = offer, part + saved
+    better = _swaps(parts, side, clock) if saved else None
+    return better if better is not None and net(better, side) > net(legs, side) else legs

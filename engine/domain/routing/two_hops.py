@@ -1,0 +1,137 @@
+"""By way of another token, where that is better than directly, or the only way.
+
+No program on chain carries over what the first hop really gave: each hop names its own exact amount. So a
+sale's second hop spends what the first one guarantees (its threshold), and a purchase's first hop buys the
+most that the second may take (its threshold). What the first gives beyond that stays in the wallet, in the
+middle token; it is counted as lost here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import inf
+from typing import Final
+
+from engine.domain.order import Quote, Route, Side
+from engine.domain.pools.pool import Clock
+from engine.domain.routing.offer import PoolOffer, quote
+from engine.domain.routing.price_curve import PriceCurve
+from engine.domain.routing.route import leg_of_quote, one_after_the_other, threshold
+from engine.domain.routing.sweep import least_input, marginal_price, most_output
+from engine.domain.tokens import Token
+
+_BPS_ONE: Final = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Detour:
+    """A token between the order's two, and the pools on either side of it."""
+
+    middle_token: Token
+    first: Sequence[PoolOffer]
+    """From the order's input to the middle token."""
+    second: Sequence[PoolOffer]
+    """From the middle token to the order's output."""
+    clock: Clock
+    best_price: float = field(init=False)
+    """s of both hops together, before they move their prices."""
+
+    def __post_init__(self) -> None:
+        price = 1.0
+        for offers in (self.first, self.second):
+            price *= min([offer.curve(self.clock).best_price for offer in offers], default=inf)
+        object.__setattr__(self, "best_price", price)
+
+
+def could_beat(detour: Detour, side: Side, amount: int, best: int | None, slippage_bps: int) -> bool:
+    """Return whether both hops' best prices would do; `best` is what the other route gives or asks.
+
+    It takes next to nothing, and is what most orders spend on detours.
+    """
+    worth = detour.best_price**2
+    if best is None or worth == inf:
+        return worth < inf
+    if side is Side.SELL:
+        return amount * (_BPS_ONE - slippage_bps) > best * worth * _BPS_ONE
+    return amount * worth * (_BPS_ONE + slippage_bps) < best * _BPS_ONE
+
+
+def by_way_of(
+    detour: Detour,
+    direct: Sequence[PoolOffer],
+    side: Side,
+    amount: int,
+    slippage_bps: int,
+) -> Route | None:
+    """Return the best route of one pool a hop; None where the pools refuse it.
+
+    Its gap counts everything in: every split over the pools of either hop and over the direct ones at once.
+    """
+    clock = detour.clock
+    if side is Side.SELL:
+        first = _best(detour.first, side, amount, clock)
+        if first is None or first.input_amount is None or first.output_amount is None:
+            return None
+        kept = threshold(side, first.input_amount, first.output_amount, slippage_bps)
+        second = _best(detour.second, side, kept, clock) if kept > 0 else None
+    else:
+        second = _best(detour.second, side, amount, clock)
+        if second is None or second.input_amount is None or second.output_amount is None:
+            return None
+        needed = threshold(side, second.input_amount, second.output_amount, slippage_bps)
+        first = _best(detour.first, side, needed, clock)
+    if first is None or second is None:
+        return None
+    bound = _bound(
+        [offer.curve(clock) for offer in detour.first],
+        [offer.curve(clock) for offer in detour.second],
+        [offer.curve(clock) for offer in direct],
+        side,
+        amount,
+        first.output_amount if side is Side.SELL else second.input_amount,
+    )
+    return one_after_the_other(
+        leg_of_quote(first, side, slippage_bps),
+        leg_of_quote(second, side, slippage_bps),
+        side,
+        bound,
+        detour.middle_token,
+    )
+
+
+def _best(offers: Sequence[PoolOffer], side: Side, amount: int, clock: Clock) -> Quote | None:
+    usable = [one for one in (quote(offer, side, amount, clock) for offer in offers) if one.refusal is None]
+    if not usable:
+        return None
+    if side is Side.SELL:
+        return max(usable, key=lambda one: one.output_amount or 0)
+    return min(usable, key=lambda one: one.input_amount or 0)
+
+
+def _bound(
+    first: Sequence[PriceCurve],
+    second: Sequence[PriceCurve],
+    direct: Sequence[PriceCurve],
+    side: Side,
+    amount: int,
+    middle_amount: int | None,
+) -> int:
+    """Return the most output (SELL) or the least input (BUY) of any split over both hops and directly.
+
+    The dual again, with a price for the middle token. It holds at any two prices; these are those of the
+    best splits of either hop alone.
+    """
+    amounts = (amount, middle_amount or 0) if side is Side.SELL else (middle_amount or 0, amount)
+    first_price, second_price = (
+        marginal_price(curves, least, side) or min([curve.best_price for curve in curves])
+        for curves, least in zip((first, second), amounts, strict=True)
+    )
+    first_gains = [curve.gain(first_price) for curve in first]
+    second_gains = [curve.gain(second_price) for curve in second]
+    directly = [curve.gain(first_price * second_price) for curve in direct]
+    if side is Side.SELL:
+        middle = most_output(amount, first_price, first_gains)
+        return most_output(middle, second_price, [*second_gains, *directly])
+    middle = least_input(amount, second_price, [*second_gains, *directly])
+    return least_input(middle, first_price, first_gains)
