@@ -53,7 +53,11 @@ async def test_an_array_arrives_as_it_was(settings: Settings, kind: str, values:
 
 
 @given(values=st.lists(st.none() | st.text(st.characters(exclude_characters="\x00", codec="utf-8"))))
-@hypothesis_settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@hypothesis_settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 async def test_any_text_arrives_as_it_was(settings: Settings, values: list[str | None]) -> None:
     assert await _echo(settings, "text", values) == values
 
