@@ -16,6 +16,7 @@ from solders.pubkey import Pubkey
 
 from engine.domain.errors import NodeUnavailable, NoRoute
 from engine.domain.order import FailureReason, OrderSpec, Side
+from engine.domain.pools.raydium_clmm import sqrt_price_at_tick
 from engine.domain.pools.raydium_cpmm import RaydiumCpmmPool
 from engine.domain.tokens import BONK, SOL, USDC, Token
 from engine.market import STALE_SECONDS, Market, explain_error
@@ -31,11 +32,20 @@ from engine.solana.rpc import NodeClient
 from engine.solana.transactions import FEE_RESERVE, Blockhash, Wallet, build_swap
 from engine.venues import VENUE_BY_KIND, VENUES
 from engine.venues.meteora_damm_v2 import POOL
+from engine.venues.raydium_clmm import (
+    POOL_STATE,
+    TICK_ARRAY,
+    TICKS_PER_ARRAY,
+    TickArrayState,
+    tick_array_address,
+    tick_array_start,
+)
 from engine.venues.raydium_cpmm import RaydiumCpmm, RaydiumCpmmKeys
 from engine.venues.venue import NewAccount, Venue
 from tests.fake_node import FakeNode
 
 RAYDIUM, METEORA = VENUE_BY_KIND["raydium_cpmm"], VENUE_BY_KIND["meteora_damm_v2"]
+CLMM = VENUE_BY_KIND["raydium_clmm"]
 WALLET = Wallet(Keypair.from_seed(bytes(range(32))))
 BLOCKHASH = "F26fH1L1SnpfDCZweDcexzJHaqUvmG6uqRWQ1X1975Bw"
 ONE_SOL = OrderSpec(Side.SELL, 10**9, SOL, USDC)
@@ -290,6 +300,56 @@ async def test_a_slot_costs_one_request_whatever_the_number_of_orders(chain: Cha
             assert keys is not None
             wanted = {str(address) for address in RAYDIUM.quote_accounts(keys, {})}
             assert any(wanted <= chunk for chunk in chunks)
+
+
+async def test_tick_arrays_are_read_as_the_price_comes_near_them_and_no_longer_than_it_is(
+    chain: Chain,
+) -> None:
+    address = chain.add_pool(CLMM)
+    pool = chain.accounts[str(address)]
+    keys = CLMM.keys(address, pool.data)
+    assert keys is not None
+    span = TICKS_PER_ARRAY * keys.tick_spacing
+    start = tick_array_start(POOL_STATE.decode(pool.data).tick_current, keys.tick_spacing)
+    arrays = [tick_array_address(address, start + step * span) for step in range(-1, 5)]
+    bitmap = int.from_bytes(POOL_STATE.decode(pool.data).tick_array_bitmap, "little")
+    for step, array in enumerate(arrays[3:], 2):
+        # There are three arrays; three more farther up have nothing in them.
+        chain.add(array, NewAccount(CLMM.program, _tick_array(address, start + step * span)))
+        bitmap |= 1 << start // span + step + 512
+    with_bits = POOL_STATE.patch(pool.data, tick_array_bitmap=bitmap.to_bytes(128, "little"))
+    chain.add(address, NewAccount(CLMM.program, with_bits))
+
+    def read() -> list[Pubkey]:
+        asked = [address for call in chain.node.requests[-1] for address in _asked(call)]
+        return [array for array in arrays if str(array) in asked]
+
+    async with _running(chain, venues=[CLMM]) as market:
+        assert read() == arrays[:4]
+        assert market.decide(ONE_SOL, 1, 50).route is not None
+        tick = start + span
+        moved = POOL_STATE.patch(with_bits, tick_current=tick, sqrt_price_x64=sqrt_price_at_tick(tick))
+        chain.add(address, NewAccount(CLMM.program, moved))
+        await _see_slot(market, chain)
+        await _see_slot(market, chain)
+        assert read() == arrays[:5]
+        tick = start + 3 * span
+        moved = POOL_STATE.patch(with_bits, tick_current=tick, sqrt_price_x64=sqrt_price_at_tick(tick))
+        chain.add(address, NewAccount(CLMM.program, moved))
+        await _see_slot(market, chain)
+        await _see_slot(market, chain)
+        assert read() == arrays[2:]
+        # Back where it was: what was read of the arrays before is not trusted, it is read again.
+        chain.add(address, NewAccount(CLMM.program, with_bits))
+        await _see_slot(market, chain)
+        assert market.decide(ONE_SOL, 1, 50).route is None
+        await _see_slot(market, chain)
+        assert read() == arrays[:4]
+        assert market.decide(ONE_SOL, 1, 50).route is not None
+
+
+def _tick_array(pool: Pubkey, start: int) -> bytes:
+    return TICK_ARRAY.encode(TickArrayState(pool, start, bytes(10_080), 0))
 
 
 async def test_market_comes_back_after_the_node_was_away(chain: Chain) -> None:
