@@ -264,7 +264,7 @@ class NodeClient:
         )
 
     async def __aenter__(self) -> Self:
-        # A market's accounts, tick and bin arrays among them, are some 300 kB. With aiohttp's own 64 kB reading
+        # A market's accounts, tick and bin arrays too, are some 300 kB. With aiohttp's own 64 kB reading
         # pauses and goes on several times an answer, which took 1.6 ms of CPU a refresh instead of 1.1.
         self._session = aiohttp.ClientSession(timeout=self._timeout, read_bufsize=1 << 20)
         return self
