@@ -12,6 +12,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 from solders.instruction import Instruction
@@ -21,7 +22,7 @@ from engine.domain import routing
 from engine.domain.errors import EngineError, NodeUnavailable, NoRoute
 from engine.domain.order import FailureReason, OrderSpec, Route, RoutingDecision, Side
 from engine.domain.pools.pool import Clock
-from engine.domain.routing import Costs, Detour, PoolOffer
+from engine.domain.routing import Detour, Limits, PoolOffer
 from engine.domain.tokens import SOL, TOKENS, USDC, Token, find_token
 from engine.settings import Settings
 from engine.solana.accounts import CLOCK, token_amount
@@ -36,6 +37,7 @@ from engine.solana.rpc import MAX_ACCOUNTS, NodeClient
 from engine.solana.transactions import (
     FEE_RESERVE,
     Blockhash,
+    Footprint,
     called_instruction,
     fits,
     swap_instructions,
@@ -50,8 +52,6 @@ STALE_SECONDS: Final = 5.0
 """Older than this, prices and balances are not traded on."""
 DISCOVERY_SECONDS: Final = 60.0
 """How often to look for pools that are new."""
-_ANYBODY: Final = Pubkey.from_bytes(bytes([7]) * 32)
-"""Stands for the wallet in transactions that are only measured."""
 _RETRY_SECONDS: Final = 0.5
 _REFRESH_SECONDS: Final = 0.05
 """Refreshes are at least so far apart. A slot takes 0.4 s; simulated ones can be shorter than is any use."""
@@ -161,6 +161,10 @@ class Market:
         self._offers: dict[tuple[str, str], list[PoolOffer]] = {}
         self._detours: dict[tuple[str, str], list[Detour]] = {}
         self._lamport_prices: dict[str, float] = {}
+        self._footprints: dict[tuple[str, bool], Footprint] = {}
+        self._footprints_around: dict[tuple[Token, ...], Footprint] = {}
+        # A market without a wallet measures transactions of anybody's.
+        self._measured_wallet = Pubkey.from_bytes(bytes([7]) * 32) if wallet is None else wallet
         self._reads: list[list[Pubkey]] = []
         self._texts: dict[Pubkey, str] = {}
         self._data: dict[Pubkey, bytes] = {}
@@ -241,22 +245,10 @@ class Market:
         detours = self._detours_of(spec.input_token.mint, spec.output_token.mint)
         priced = spec.output_token if spec.side is Side.SELL else spec.input_token
         lamport_price = self._lamport_price(priced.mint)
-        max_legs = self._rules.max_legs
-        while True:
-            decision = routing.decide(
-                spec,
-                attempt,
-                moment.slot,
-                moment.clock,
-                offers,
-                slippage_bps,
-                Costs(max_legs, lamport_price),
-                detours,
-            )
-            route = decision.route
-            if route is None or len(route.legs) == 1 or self._fits(spec, route):
-                return decision
-            max_legs = len(route.legs) - 1
+        limits = Limits(
+            self._rules.max_legs, lamport_price, partial(self._fits, spec.input_token, spec.output_token)
+        )
+        return routing.decide(spec, attempt, moment.slot, moment.clock, offers, slippage_bps, limits, detours)
 
     def _offers_of(self, input_mint: str, output_mint: str) -> list[PoolOffer]:
         pair = (input_mint, output_mint)
@@ -341,9 +333,60 @@ class Market:
             middle_mint=None if route.middle_token is None else self._mints[route.middle_token.mint],
         )
 
-    def _fits(self, spec: OrderSpec, route: Route) -> bool:
-        wallet = _ANYBODY if self._wallet is None else self._wallet
-        return fits(wallet, self.swap_instructions(spec, route, wallet), self.compute_units(route))
+    def _fits(
+        self,
+        input_token: Token,
+        output_token: Token,
+        legs: Sequence[PoolOffer],
+        middle_token: Token | None = None,
+    ) -> bool:
+        """Return whether one transaction holds legs through these pools."""
+        tokens = (
+            (input_token, output_token) if middle_token is None else (input_token, middle_token, output_token)
+        )
+        footprints = [self._footprint_around(tokens)]
+        for at, offer in enumerate(legs):
+            takes, gives = (input_token, output_token) if middle_token is None else tokens[at : at + 2]
+            footprints.append(self._footprint(offer, takes, gives))
+        return fits(
+            self._measured_wallet,
+            footprints,
+            sum([self._listing(offer.address).venue.compute_units for offer in legs]),
+        )
+
+    def _footprint_around(self, tokens: tuple[Token, ...]) -> Footprint:
+        footprint = self._footprints_around.get(tokens)
+        if footprint is None:
+            mints = [self._mints[token.mint] for token in tokens]
+            around = swap_instructions(
+                self._measured_wallet,
+                mints[0],
+                mints[-1],
+                1,
+                middle_mint=mints[1] if len(mints) == 3 else None,
+            )
+            footprint = self._footprints_around[tokens] = Footprint.of(around)
+        return footprint
+
+    def _footprint(self, offer: PoolOffer, takes: Token, gives: Token) -> Footprint:
+        key = (offer.address, offer.a_to_b)
+        footprint = self._footprints.get(key)
+        if footprint is None:
+            listing = self._listing(offer.address)
+            wallet = self._measured_wallet
+            swap = listing.venue.swap_instruction(
+                listing.keys,
+                self._data,
+                a_to_b=offer.a_to_b,
+                side=Side.SELL,
+                amount=1,
+                threshold_amount=1,
+                owner=wallet,
+                input_account=associated_token_account(wallet, self._mints[takes.mint]),
+                output_account=associated_token_account(wallet, self._mints[gives.mint]),
+            )
+            footprint = self._footprints[key] = Footprint.of([swap])
+        return footprint
 
     def compute_units(self, route: Route) -> int:
         """Return what the route's swaps use at most. Raises NoRoute when a pool is not traded any more."""
@@ -507,7 +550,7 @@ class Market:
             listing.read(self._data)
         slot = min(slots)
         self._moment = _Moment(slot, self._chain_clock(slot), blockhash, self._monotonic_seconds())
-        for known in (self._offers, self._detours, self._lamport_prices):
+        for known in (self._offers, self._detours, self._lamport_prices, self._footprints):
             known.clear()
         # Wakes those who wait now; who asks later waits for the next one.
         self._refreshed.set()

@@ -46,8 +46,8 @@ OVERHEAD_COMPUTE_UNITS: Final = 150_000
 """What everything but the swaps uses at most: three token accounts, wrapping, closing, the memo."""
 FEE_RESERVE: Final = 3 * RENT_OF_TOKEN_ACCOUNT + 1_000_000
 """Lamports to leave in a wallet so that it can open three token accounts and pay for its transactions."""
-_MEMO_SIZE: Final = 200
-"""Bytes to leave for what goes around swaps and their token accounts: budget, memo, their two programs."""
+_EMPTY_SIZE: Final = 1 + 64 + 1 + 3 + 1 + 32 + 1 + 1
+"""Bytes of a transaction of nothing: signature, version, header, blockhash, and the lengths of its lists."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,17 +136,36 @@ def swap_instructions(
     return instructions
 
 
-def fits(owner: Pubkey, instructions: Sequence[Instruction], compute_units: int) -> bool:
-    """Return whether one transaction can hold what `swap_instructions` made.
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """What instructions take up in a transaction."""
 
-    `compute_units` is what the swaps themselves use.
-    """
-    message = MessageV0.try_compile(owner, instructions, [], Hash.default())
-    size = 1 + 64 + len(to_bytes_versioned(message)) + _MEMO_SIZE
-    # The budget's and the memo's programs come with those.
+    accounts: frozenset[Pubkey]
+    """Programs included; each is in a transaction once, however many instructions name it."""
+    size: int
+    """Bytes, without the accounts."""
+
+    @classmethod
+    def of(cls, instructions: Sequence[Instruction]) -> Footprint:
+        accounts: set[Pubkey] = set()
+        size = 0
+        for instruction in instructions:
+            named = instruction.accounts
+            accounts.add(instruction.program_id)
+            accounts.update([account.pubkey for account in named])
+            # Its program, and both lists with their lengths, which one byte each holds.
+            size += 3 + len(named) + len(instruction.data)
+        return cls(frozenset(accounts), size)
+
+
+def fits(owner: Pubkey, parts: Sequence[Footprint], compute_units: int) -> bool:
+    """Return whether one transaction of `build_swap` holds it all; `compute_units` are of the swaps alone."""
+    around = _around(owner)
+    accounts = around.accounts.union(*[part.accounts for part in parts])
+    size = _EMPTY_SIZE + around.size + 32 * len(accounts) + sum([part.size for part in parts])
     return (
         size <= MAX_TRANSACTION_SIZE
-        and len(message.account_keys) + 2 <= MAX_ACCOUNT_LOCKS
+        and len(accounts) <= MAX_ACCOUNT_LOCKS
         and compute_units + OVERHEAD_COMPUTE_UNITS <= MAX_COMPUTE_UNITS
     )
 
@@ -199,6 +218,13 @@ def called_instruction(raw_transaction: bytes, index: int) -> tuple[Pubkey, byte
         return None
     called = instructions[index]
     return message.account_keys[called.program_id_index], bytes(called.data)
+
+
+@lru_cache(maxsize=4)
+def _around(owner: Pubkey) -> Footprint:
+    """Return what `build_swap` puts around a swap."""
+    longest_memo = memo(f"{UUID(int=0)}:{99}", owner)
+    return Footprint.of([set_compute_unit_limit(1), set_compute_unit_price(1), longest_memo])
 
 
 # What does not change from order to order is made once.

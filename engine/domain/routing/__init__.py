@@ -3,6 +3,7 @@
     offer.py        one pool, and what it offers for an amount
     price_curve.py  how much it takes down to each price
     sweep.py        the best split of an amount over such curves, and the bound that proves it
+    limits.py       what a transaction can hold, and what a leg costs
     split.py        few pools that share an order out, in whole base units
     two_hops.py     by way of another token
     route.py        legs with their thresholds, and what they come to
@@ -12,9 +13,10 @@ Amounts are what the pools' exact curves say. Floating point decides where to lo
 promises; and it says how far from the best a route can be at most, to a part in 10**12.
 """
 
-from engine.domain.routing.choice import Costs, decide
+from engine.domain.routing.choice import decide
+from engine.domain.routing.limits import Limits
 from engine.domain.routing.offer import PoolOffer, quote
 from engine.domain.routing.route import threshold
 from engine.domain.routing.two_hops import Detour
 
-__all__ = ["Costs", "Detour", "PoolOffer", "decide", "quote", "threshold"]
+__all__ = ["Detour", "Limits", "PoolOffer", "decide", "quote", "threshold"]

@@ -3,29 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import inf
+from typing import Final
 
 from engine.domain.amounts import format_amount
 from engine.domain.order import OrderSpec, Quote, Route, RouteLeg, RoutingDecision, Side
 from engine.domain.pools.pool import Clock
+from engine.domain.routing.limits import Limits
 from engine.domain.routing.offer import PoolOffer, quote
 from engine.domain.routing.route import leg_of_quote, leg_of_swap, side_by_side
 from engine.domain.routing.split import choose_pools, net, share_out
 from engine.domain.routing.sweep import least_input, marginal_price, most_output
 from engine.domain.routing.two_hops import Detour, by_way_of, could_beat
 
-_PPM_ONE = 1_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class Costs:
-    """What more than one leg has to be worth."""
-
-    max_legs: int = 3
-    """How many one transaction may have."""
-    lamport_price: float = 0.0
-    """Base units of output (SELL) or of input (BUY) that a lamport is worth; 0 where nobody knows."""
+_PPM_ONE: Final = 1_000_000
+_NO_LIMITS: Final = Limits()
 
 
 def decide(
@@ -35,7 +27,7 @@ def decide(
     clock: Clock,
     offers: Sequence[PoolOffer],
     slippage_bps: int,
-    costs: Costs = Costs(),
+    limits: Limits = _NO_LIMITS,
     detours: Sequence[Detour] = (),
 ) -> RoutingDecision:
     """Quote every pool and choose the best route: most output (SELL), least input (BUY).
@@ -46,10 +38,10 @@ def decide(
     side, amount = spec.side, spec.amount
     quotes = sorted([quote(offer, side, amount, clock) for offer in offers], key=_rank)
     best = quotes[0] if quotes and quotes[0].refusal is None else None
-    route = _direct(side, amount, clock, offers, best, slippage_bps, costs)
+    route = _direct(side, amount, clock, offers, best, slippage_bps, limits)
     reason = None
-    if costs.max_legs > 1 and detours:
-        detour = _detour(side, amount, offers, route, slippage_bps, costs, detours)
+    if limits.max_legs > 1 and detours:
+        detour = _detour(side, amount, offers, route, slippage_bps, limits, detours)
         if detour is not None:
             reason = _why_detour(spec, detour, route)
             route = detour
@@ -67,11 +59,11 @@ def _direct(
     offers: Sequence[PoolOffer],
     best: Quote | None,
     slippage_bps: int,
-    costs: Costs,
+    limits: Limits,
 ) -> Route | None:
     """Return the best pool's route, or the best split where that gains more than its further legs cost."""
     alone = () if best is None else (leg_of_quote(best, side, slippage_bps),)
-    if not alone and costs.max_legs < 2:
+    if not alone and limits.max_legs < 2:
         return None
     bound_of = most_output if side is Side.SELL else least_input
     curves = [offer.curve(clock) for offer in offers]
@@ -80,7 +72,7 @@ def _direct(
         return None
     if alone:
         bound = bound_of(amount, best_price, ())
-        least_cost = min([offer.leg_lamports for offer in offers]) * costs.lamport_price
+        least_cost = min([offer.leg_lamports for offer in offers]) * limits.lamport_price
         if _behind(side, alone[0], bound) <= least_cost or len(offers) == 1:
             # So little is lost to the price's own movement that no further leg could earn its cost.
             return side_by_side(alone, side, bound)
@@ -90,9 +82,8 @@ def _direct(
         return side_by_side(alone, side, bound) if alone else None
     gains = [curve.gain(price) for curve in curves]
     bound = bound_of(amount, price, gains)
-    if costs.max_legs > 1:
-        leg_costs = [offer.leg_lamports * costs.lamport_price for offer in offers]
-        found = choose_pools(curves, amount, side, leg_costs, costs.max_legs, price, gains)
+    if limits.max_legs > 1:
+        found = choose_pools(offers, curves, amount, side, limits, price, gains)
         if found is not None and (len(found[0]) > 1 or not alone):
             chosen, at = found
             legs = share_out(
@@ -103,8 +94,8 @@ def _direct(
                 at,
                 clock,
             )
-            some_costs = [leg_costs[index] for index in chosen]
-            further = sum(some_costs) - max(some_costs)
+            lamports = [offers[index].leg_lamports for index in chosen]
+            further = (sum(lamports) - max(lamports)) * limits.lamport_price
             if legs is not None and (not alone or net(legs, side) - _net(alone[0], side) > further):
                 return side_by_side(
                     [leg_of_swap(offer, swap, side, slippage_bps) for offer, swap in legs], side, bound
@@ -118,23 +109,23 @@ def _detour(
     offers: Sequence[PoolOffer],
     direct: Route | None,
     slippage_bps: int,
-    costs: Costs,
+    limits: Limits,
     detours: Sequence[Detour],
 ) -> Route | None:
-    """Return the best route of two hops where it beats the direct one by more than a further leg costs."""
+    """Return the best route of two hops where it beats the direct one by more than a further leg limits."""
     best = None
     for detour in detours:
         beaten = direct if best is None else best
         if not could_beat(detour, side, amount, _other(side, beaten), slippage_bps):
             continue
-        route = by_way_of(detour, offers, side, amount, slippage_bps)
+        route = by_way_of(detour, offers, side, amount, slippage_bps, limits.fits)
         if route is None:
             continue
         ahead = inf if beaten is None else _ahead(side, route, beaten)
         further = 0.0
         if beaten is direct and direct is not None and len(direct.legs) == 1:
             cost = max([offer.leg_lamports for offer in (*detour.first, *detour.second)])
-            further = cost * costs.lamport_price
+            further = cost * limits.lamport_price
         if ahead > further:
             best = route
     return best

@@ -15,6 +15,7 @@ from typing import Final
 
 from engine.domain.order import Side
 from engine.domain.pools.pool import Clock, Swap, SwapError
+from engine.domain.routing.limits import Limits
 from engine.domain.routing.offer import PoolOffer
 from engine.domain.routing.price_curve import PriceCurve
 from engine.domain.routing.sweep import marginal_price, shares
@@ -27,29 +28,29 @@ _UNIT_COUNTS: Final = 1_000_000
 
 
 def choose_pools(
+    offers: Sequence[PoolOffer],
     curves: Sequence[PriceCurve],
     amount: int,
     side: Side,
-    costs: Sequence[float],
-    max_legs: int,
+    limits: Limits,
     price: float,
     gains: Sequence[float],
 ) -> tuple[Sequence[int], float] | None:
     """Return which pools to share the amount out over, and the price at the margin of doing so.
 
-    `costs` are in base units of the other token; `price` is that of the best split over all pools, `gains`
-    are theirs at it. None where no so few pools take or give all of it.
+    `price` is that of the best split over all pools, `gains` are theirs at it. None where no pools that one
+    transaction holds take or give all of it.
     """
-    at, chosen = price, _worth_most(gains, side, costs, max_legs, price)
+    at, chosen = price, _worth_most(offers, gains, side, limits, price)
     for _ in range(_MAX_STEPS):
         found = marginal_price([curves[index] for index in chosen], amount, side)
         if found is None:
             break
         at, before = found, chosen
-        chosen = _worth_most([curve.gain(at) for curve in curves], side, costs, max_legs, at)
+        chosen = _worth_most(offers, [curve.gain(at) for curve in curves], side, limits, at)
         if chosen == before:
             return chosen, at
-    return _best_of_all(curves, amount, side, costs, max_legs, price, gains)
+    return _best_of_all(offers, curves, amount, side, limits, gains)
 
 
 def share_out(
@@ -82,38 +83,48 @@ def net(legs: Sequence[tuple[PoolOffer, Swap]], side: Side) -> int:
 
 
 def _worth_most(
-    gains: Sequence[float], side: Side, costs: Sequence[float], max_legs: int, price: float
-) -> list[int]:
-    """Return the pools that are worth their cost at a price, the most of it, but one at least."""
+    offers: Sequence[PoolOffer], gains: Sequence[float], side: Side, limits: Limits, price: float
+) -> Sequence[int]:
+    """Return the pools that are worth most beyond their cost at a price, as many as fit, but one at least."""
     unit = 1.0 if side is Side.SELL else price * price
-    losses = [cost - gain * unit for gain, cost in zip(gains, costs, strict=True)]
-    by_worth = sorted(range(len(losses)), key=losses.__getitem__)
-    return sorted([at for at in by_worth[:max_legs] if losses[at] < 0]) or by_worth[:1]
+    cost = limits.lamport_price
+    worth = [gain * unit - offer.leg_lamports * cost for offer, gain in zip(offers, gains, strict=True)]
+    by_worth = sorted(range(len(worth)), key=worth.__getitem__, reverse=True)
+    chosen = sorted([at for at in by_worth[: limits.max_legs] if worth[at] > 0]) or by_worth[:1]
+    if len(chosen) == 1 or limits.fits([offers[at] for at in chosen], None):
+        return chosen
+    likely = sorted([at for at in by_worth[:_MAX_ENUMERATED] if worth[at] > 0])
+    choices = [some for count in range(1, limits.max_legs + 1) for some in combinations(likely, count)]
+    choices.sort(key=lambda some: sum([worth[at] for at in some]), reverse=True)
+    # One leg always fits, or nothing could be traded.
+    return next(some for some in choices if len(some) == 1 or limits.fits([offers[at] for at in some], None))
 
 
 def _best_of_all(
+    offers: Sequence[PoolOffer],
     curves: Sequence[PriceCurve],
     amount: int,
     side: Side,
-    costs: Sequence[float],
-    max_legs: int,
-    price: float,
+    limits: Limits,
     gains: Sequence[float],
 ) -> tuple[Sequence[int], float] | None:
-    likely = _worth_most(gains, side, [0.0] * len(curves), _MAX_ENUMERATED, price)
+    likely = sorted(range(len(gains)), key=gains.__getitem__, reverse=True)[:_MAX_ENUMERATED]
     best: tuple[float, Sequence[int], float] | None = None
-    for count in range(1, max_legs + 1):
-        for chosen in combinations(likely, count):
+    for count in range(1, limits.max_legs + 1):
+        for chosen in combinations(sorted(likely), count):
             some = [curves[at] for at in chosen]
             at = marginal_price(some, amount, side)
             if at is None:
                 continue
-            gained, cost = sum([curve.gain(at) for curve in some]), sum([costs[index] for index in chosen])
+            cost = sum([offers[index].leg_lamports for index in chosen]) * limits.lamport_price
+            gained = sum([curve.gain(at) for curve in some])
             if side is Side.SELL:
                 value = amount / (at * at) + gained - cost
             else:
                 value = (gained - amount) * (at * at) - cost
-            if best is None or value > best[0]:
+            if best is not None and value <= best[0]:
+                continue
+            if count == 1 or limits.fits([offers[index] for index in chosen], None):
                 best = value, chosen, at
     return None if best is None else best[1:]
 

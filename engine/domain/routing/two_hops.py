@@ -8,13 +8,14 @@ middle token; it is counted as lost here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import inf
 from typing import Final
 
 from engine.domain.order import Quote, Route, Side
 from engine.domain.pools.pool import Clock
+from engine.domain.routing.limits import Fits
 from engine.domain.routing.offer import PoolOffer, quote
 from engine.domain.routing.price_curve import PriceCurve
 from engine.domain.routing.route import leg_of_quote, one_after_the_other, threshold
@@ -63,33 +64,45 @@ def by_way_of(
     side: Side,
     amount: int,
     slippage_bps: int,
+    fits: Fits,
 ) -> Route | None:
-    """Return the best route of one pool a hop; None where the pools refuse it.
+    """Return the best route of one pool a hop; None where the pools refuse it, or no two fit a transaction.
+
+    The hop that the order's amount goes through chooses first.
 
     Its gap counts everything in: every split over the pools of either hop and over the direct ones at once.
     """
     clock = detour.clock
     if side is Side.SELL:
-        first = _best(detour.first, side, amount, clock)
-        if first is None or first.input_amount is None or first.output_amount is None:
-            return None
-        kept = threshold(side, first.input_amount, first.output_amount, slippage_bps)
-        second = _best(detour.second, side, kept, clock) if kept > 0 else None
+        found = _best(detour.first, side, amount, clock, lambda offer: True)
     else:
-        second = _best(detour.second, side, amount, clock)
-        if second is None or second.input_amount is None or second.output_amount is None:
-            return None
-        needed = threshold(side, second.input_amount, second.output_amount, slippage_bps)
-        first = _best(detour.first, side, needed, clock)
-    if first is None or second is None:
+        found = _best(detour.second, side, amount, clock, lambda offer: True)
+    if found is None:
         return None
+    chosen, quoted = found
+    assert quoted.input_amount is not None
+    assert quoted.output_amount is not None
+    passed_on = threshold(side, quoted.input_amount, quoted.output_amount, slippage_bps)
+    if passed_on == 0:
+        return None
+    if side is Side.SELL:
+        other = _best(
+            detour.second, side, passed_on, clock, lambda offer: fits((chosen, offer), detour.middle_token)
+        )
+    else:
+        other = _best(
+            detour.first, side, passed_on, clock, lambda offer: fits((offer, chosen), detour.middle_token)
+        )
+    if other is None:
+        return None
+    first, second = (quoted, other[1]) if side is Side.SELL else (other[1], quoted)
     bound = _bound(
         [offer.curve(clock) for offer in detour.first],
         [offer.curve(clock) for offer in detour.second],
         [offer.curve(clock) for offer in direct],
         side,
         amount,
-        first.output_amount if side is Side.SELL else second.input_amount,
+        quoted.output_amount if side is Side.SELL else quoted.input_amount,
     )
     return one_after_the_other(
         leg_of_quote(first, side, slippage_bps),
@@ -100,13 +113,20 @@ def by_way_of(
     )
 
 
-def _best(offers: Sequence[PoolOffer], side: Side, amount: int, clock: Clock) -> Quote | None:
-    usable = [one for one in (quote(offer, side, amount, clock) for offer in offers) if one.refusal is None]
-    if not usable:
-        return None
+def _best(
+    offers: Sequence[PoolOffer],
+    side: Side,
+    amount: int,
+    clock: Clock,
+    fits: Callable[[PoolOffer], bool],
+) -> tuple[PoolOffer, Quote] | None:
+    quoted = [(offer, quote(offer, side, amount, clock)) for offer in offers]
+    usable = [(offer, one) for offer, one in quoted if one.refusal is None]
     if side is Side.SELL:
-        return max(usable, key=lambda one: one.output_amount or 0)
-    return min(usable, key=lambda one: one.input_amount or 0)
+        usable.sort(key=lambda found: -(found[1].output_amount or 0))
+    else:
+        usable.sort(key=lambda found: found[1].input_amount or 0)
+    return next(((offer, one) for offer, one in usable if fits(offer)), None)
 
 
 def _bound(
@@ -115,14 +135,14 @@ def _bound(
     direct: Sequence[PriceCurve],
     side: Side,
     amount: int,
-    middle_amount: int | None,
+    middle_amount: int,
 ) -> int:
     """Return the most output (SELL) or the least input (BUY) of any split over both hops and directly.
 
     The dual again, with a price for the middle token. It holds at any two prices; these are those of the
     best splits of either hop alone.
     """
-    amounts = (amount, middle_amount or 0) if side is Side.SELL else (middle_amount or 0, amount)
+    amounts = (amount, middle_amount) if side is Side.SELL else (middle_amount, amount)
     first_price, second_price = (
         marginal_price(curves, least, side) or min([curve.best_price for curve in curves])
         for curves, least in zip((first, second), amounts, strict=True)

@@ -2,101 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
-import socket
-import sys
-from asyncio.subprocess import DEVNULL, Process
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
-import aiohttp
 import pytest
 from solders.keypair import Keypair
 from solders.pubkey import Pubkey
 
-from engine.domain.errors import NodeUnavailable
-from engine.domain.order import Attempt, FailureReason, OrderSpec, Route, Side
+from engine.domain.order import FailureReason, OrderSpec, Side
 from engine.domain.pools.meteora_damm_v2 import CollectFeeMode
 from engine.domain.tokens import BONK, SOL, USDC, USDT, Token
-from engine.market import Market, explain_error
-from engine.solana.rpc import NodeClient, SignatureStatus, TransactionRecord
-from engine.solana.transactions import FEE_RESERVE, Wallet, build_swap
+from engine.market import explain_error
+from engine.solana.rpc import NodeClient
+from engine.solana.transactions import FEE_RESERVE, Wallet
 from engine.venues import VENUES, meteora_damm_v2
 from engine.venues.venue import Venue
-
-RICH = {SOL: 1_000 * 10**9, USDC: 100_000 * 10**6, USDT: 100_000 * 10**6, BONK: 10**9 * 10**5}
-
-
-class Simnet:
-    """A simnet process whose market rests, so that a quote holds until the test moves a price."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.port = _two_ports()
-        self._process: Process | None = None
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    @property
-    def ws_url(self) -> str:
-        return f"ws://127.0.0.1:{self.port + 1}"
-
-    async def start(self) -> None:
-        self._process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "simnet"),
-            stderr=DEVNULL,
-            env={
-                **os.environ,
-                "SIMNET_PORT": str(self.port),
-                "SIMNET_SLOT_MS": "20",
-                "SIMNET_MARKET_POOLS": "0",
-                "SIMNET_DATA_DIR": str(self.folder),
-            },
-        )
-        async with asyncio.timeout(20), NodeClient(self.url, self.ws_url) as node:
-            while True:
-                try:
-                    await node.slot()
-                except NodeUnavailable:
-                    assert self._process.returncode is None, "simnet ended"
-                    await asyncio.sleep(0.02)
-                else:
-                    return
-
-    async def kill(self) -> None:
-        assert self._process is not None
-        if self._process.returncode is None:
-            self._process.kill()
-        await self._process.wait()
-
-    async def ask(self, method: str, params: dict[str, Any] | None = None) -> Any:
-        body = {"jsonrpc": "2.0", "id": 1, "method": method, "params": [] if params is None else [params]}
-        async with aiohttp.ClientSession() as session, session.post(self.url, json=body) as response:
-            answer = await response.json()
-        assert "error" not in answer, answer
-        return answer["result"]
-
-    async def fund(self, wallet: Wallet, token: Token, amount: int) -> None:
-        await self.ask("simnet_fund", {"wallet": str(wallet.pubkey), "mint": token.symbol, "amount": amount})
-
-
-def _two_ports() -> int:
-    """Return a free port whose next one, for the WebSocket, is free too."""
-    while True:
-        with socket.socket() as first, socket.socket() as second:
-            first.bind(("127.0.0.1", 0))
-            port: int = first.getsockname()[1]
-            try:
-                second.bind(("127.0.0.1", port + 1))
-            except OSError:
-                continue
-            return port
+from tests.integration.engine.on_simnet import RICH, Simnet, built, route_of, settled, trading
 
 
 @pytest.fixture(scope="module")
@@ -123,52 +45,9 @@ async def wallet(simnet: Simnet) -> Wallet:
     return made
 
 
-@asynccontextmanager
-async def _market(
-    node: NodeClient, wallet: Wallet, venues: Sequence[Venue[Any]] = VENUES
-) -> AsyncIterator[Market]:
-    market = Market(node, wallet.pubkey, venues=venues)
-    async with asyncio.timeout(30), asyncio.TaskGroup() as tasks:
-        following = tasks.create_task(market.run())
-        await market.wait_ready()
-        yield market
-        following.cancel()
-
-
-def _route(market: Market, spec: OrderSpec, slippage_bps: int = 50) -> Route:
-    decision = market.decide(spec, 1, slippage_bps)
-    assert decision.route is not None, decision.reason
-    return decision.route
-
-
-def _build(market: Market, wallet: Wallet, spec: OrderSpec, route: Route) -> Attempt:
-    return build_swap(
-        wallet,
-        market.swap_instructions(spec, route, wallet.pubkey),
-        market.blockhash,
-        uuid4(),
-        1,
-        compute_units=market.compute_units(route),
-        priority_fee_micro_lamports=1_000,
-    )
-
-
-async def _settled(node: NodeClient, attempt: Attempt) -> tuple[SignatureStatus, TransactionRecord]:
-    """Send a transaction and return its confirmed end."""
-    await node.send_transaction(attempt.raw_transaction)
-    async with asyncio.timeout(20):
-        while True:
-            (status,) = await node.signature_statuses([attempt.tx_hash])
-            if status is not None and status.reached("confirmed"):
-                (record,) = await node.transactions([attempt.tx_hash])
-                assert record is not None
-                return status, record
-            await asyncio.sleep(0.02)
-
-
 async def test_every_pool_of_simnet_is_traded(simnet: Simnet, node: NodeClient, wallet: Wallet) -> None:
     pools = await simnet.ask("simnet_pools")
-    async with _market(node, wallet) as market:
+    async with trading(node, wallet) as market:
         assert market.pool_count == len(pools)
         assert {
             offer.kind for offer in market.decide(OrderSpec(Side.SELL, 10**9, SOL, USDC), 1, 50).quotes
@@ -176,7 +55,7 @@ async def test_every_pool_of_simnet_is_traded(simnet: Simnet, node: NodeClient, 
 
 
 async def test_wallet_balances_are_the_chains(node: NodeClient, wallet: Wallet) -> None:
-    async with _market(node, wallet) as market:
+    async with trading(node, wallet) as market:
         assert market.wallet_balance(SOL) == RICH[SOL] - FEE_RESERVE
         assert market.wallet_balance(USDC) == RICH[USDC]
 
@@ -198,9 +77,9 @@ SPECS = [
 async def test_what_is_quoted_is_what_is_exchanged(
     node: NodeClient, wallet: Wallet, venue: Venue[Any], spec: OrderSpec
 ) -> None:
-    async with _market(node, wallet, [venue]) as market:
-        route = _route(market, spec)
-        status, record = await _settled(node, _build(market, wallet, spec, route))
+    async with trading(node, wallet, [venue]) as market:
+        route = route_of(market, spec)
+        status, record = await settled(node, built(market, wallet, spec, route))
         assert status.err is None
         assert record.exchanged(str(wallet.pubkey), spec.input_token.mint, spec.output_token.mint) == (
             route.input_amount,
@@ -219,13 +98,13 @@ async def test_what_is_quoted_is_what_is_exchanged(
 
 async def test_pool_in_a_price_range_is_traded(node: NodeClient, wallet: Wallet) -> None:
     spec = SPECS[1]
-    async with _market(node, wallet, [meteora_damm_v2.VENUE]) as market:
-        route = _route(market, spec)
+    async with trading(node, wallet, [meteora_damm_v2.VENUE]) as market:
+        route = route_of(market, spec)
         # Its fee is the lowest.
         _, (pool,) = await node.multiple_accounts([Pubkey.from_string(route.legs[0].pool)])
         assert pool is not None
         assert meteora_damm_v2.POOL.decode(pool.data).collect_fee_mode == CollectFeeMode.OUTPUT
-        status, record = await _settled(node, _build(market, wallet, spec, route))
+        status, record = await settled(node, built(market, wallet, spec, route))
         assert status.err is None
         assert record.exchanged(str(wallet.pubkey), spec.input_token.mint, spec.output_token.mint) == (
             route.input_amount,
@@ -238,11 +117,11 @@ async def test_pool_in_a_price_range_is_traded(node: NodeClient, wallet: Wallet)
 async def test_price_that_moved_away_is_slippage(
     simnet: Simnet, node: NodeClient, wallet: Wallet, venue: Venue[Any], spec: OrderSpec
 ) -> None:
-    async with _market(node, wallet, [venue]) as market:
-        route = _route(market, spec)
-        attempt = _build(market, wallet, spec, route)
+    async with trading(node, wallet, [venue]) as market:
+        route = route_of(market, spec)
+        attempt = built(market, wallet, spec, route)
         await simnet.ask("simnet_move_price", {"pool": route.legs[0].pool, "bps": -100})
-        status, record = await _settled(node, attempt)
+        status, record = await settled(node, attempt)
         assert explain_error(status.err, attempt.raw_transaction)[0] is FailureReason.SLIPPAGE_EXCEEDED
         assert record.exchanged(str(wallet.pubkey), SOL.mint, USDC.mint) == (0, 0)
 
@@ -256,18 +135,18 @@ async def test_wallet_without_the_input_is_told_so(
     await simnet.fund(poor, SOL, 10**8)
     await simnet.fund(poor, USDT, 10)
     spec = OrderSpec(Side.SELL, 10**9, input_token, USDC)
-    async with _market(node, poor, [venue]) as market:
-        attempt = _build(market, poor, spec, _route(market, spec))
-        status, _ = await _settled(node, attempt)
+    async with trading(node, poor, [venue]) as market:
+        attempt = built(market, poor, spec, route_of(market, spec))
+        status, _ = await settled(node, attempt)
         assert explain_error(status.err, attempt.raw_transaction)[0] is FailureReason.INSUFFICIENT_FUNDS
 
 
 async def test_same_bytes_sent_again_change_nothing(simnet: Simnet, node: NodeClient, wallet: Wallet) -> None:
     spec = SPECS[2]
-    async with _market(node, wallet) as market:
-        attempt = _build(market, wallet, spec, _route(market, spec))
-        status, _ = await _settled(node, attempt)
-        assert await _settled(node, attempt) == (status, (await node.transactions([attempt.tx_hash]))[0])
+    async with trading(node, wallet) as market:
+        attempt = built(market, wallet, spec, route_of(market, spec))
+        status, _ = await settled(node, attempt)
+        assert await settled(node, attempt) == (status, (await node.transactions([attempt.tx_hash]))[0])
         while market.slot <= status.slot + 2:
             await market.next_refresh()
         assert market.wallet_balance(spec.input_token) == RICH[spec.input_token] - spec.amount
@@ -278,13 +157,13 @@ async def test_market_goes_on_after_simnet_was_killed(tmp_path: Path) -> None:
     try:
         await simnet.start()
         wallet = Wallet(Keypair())
-        async with NodeClient(simnet.url, simnet.ws_url) as node, _market(node, wallet) as market:
+        async with NodeClient(simnet.url, simnet.ws_url) as node, trading(node, wallet) as market:
             before = market.slot
             await simnet.kill()
             await simnet.start()
             while market.slot <= before:
                 await market.next_refresh()
-            assert _route(market, SPECS[0]).output_amount > 0
+            assert route_of(market, SPECS[0]).output_amount > 0
     finally:
         await simnet.kill()
 
@@ -293,7 +172,7 @@ async def test_market_goes_on_after_simnet_was_killed(tmp_path: Path) -> None:
 async def test_pool_whose_price_went_far_is_quoted_as_exactly_as_before(
     simnet: Simnet, node: NodeClient, wallet: Wallet, venue: Venue[Any]
 ) -> None:
-    async with _market(node, wallet, [venue]) as market:
+    async with trading(node, wallet, [venue]) as market:
         for bps, spec in ((900, SPECS[1]), (-1_000, SPECS[0]), (90, SPECS[4])):
             # So far that other tick and bin arrays are the next ones.
             await simnet.ask("simnet_move_price", {"pair": "SOL/USDC", "bps": bps})
@@ -302,8 +181,8 @@ async def test_pool_whose_price_went_far_is_quoted_as_exactly_as_before(
             while market.slot <= moved_at + 2:
                 await market.next_refresh()
             await market.next_refresh()
-            route = _route(market, spec)
-            status, record = await _settled(node, _build(market, wallet, spec, route))
+            route = route_of(market, spec)
+            status, record = await settled(node, built(market, wallet, spec, route))
             assert status.err is None
             assert record.exchanged(str(wallet.pubkey), spec.input_token.mint, spec.output_token.mint) == (
                 route.input_amount,

@@ -29,11 +29,15 @@ from engine.solana.programs import (
     associated_token_account,
 )
 from engine.solana.transactions import (
+    MAX_COMPUTE_UNITS,
+    OVERHEAD_COMPUTE_UNITS,
     Blockhash,
+    Footprint,
     Wallet,
     WalletError,
     build_swap,
     called_instruction,
+    fits,
     swap_instructions,
 )
 from tests.published_vectors import solana_cases
@@ -235,3 +239,38 @@ def test_file_that_is_no_keypair_is_refused_by_name(tmp_path: Path, text: str) -
 def test_missing_wallet_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(WalletError, match="cannot be read: No such file"):
         Wallet.load(tmp_path / "wallet.json")
+
+
+def _leg(number: int, accounts: int, size: int) -> Instruction:
+    own = [Pubkey.from_bytes(bytes([number, at]) * 16) for at in range(accounts)]
+    metas = [AccountMeta(address, False, True) for address in own]
+    return Instruction(VENUE_PROGRAM, bytes(size), [AccountMeta(WALLET.pubkey, True, False), *metas])
+
+
+@pytest.mark.parametrize("legs", [1, 2, 3])
+@pytest.mark.parametrize("mints", [(SOL_MINT, USDC_MINT), (USDC_MINT, SOL_MINT), (USDC_MINT, USDT_MINT)])
+def test_footprints_add_up_to_the_transaction(mints: tuple[Pubkey, Pubkey], legs: int) -> None:
+    around = Footprint.of(swap_instructions(WALLET.pubkey, *mints, 1_500))
+    seen = set()
+    for more in range(60):
+        swaps = [_leg(number, 4, 20) for number in range(1, legs)] + [
+            _leg(legs, 3 + more // 2, 24 + more % 2)
+        ]
+        footprints = [around, *(Footprint.of([swap]) for swap in swaps)]
+        made = swap_instructions(WALLET.pubkey, *mints, 1_500, *swaps)
+        try:
+            build_swap(WALLET, made, BLOCKHASH, ORDER_ID, 10, compute_units=1, priority_fee_micro_lamports=1)
+        except ValueError:
+            built = False
+        else:
+            built = True
+        assert fits(WALLET.pubkey, footprints, 1) is built
+        seen.add(built)
+    assert seen == {True, False}
+
+
+def test_what_uses_too_much_computing_or_names_too_many_accounts_does_not_fit() -> None:
+    little = [Footprint.of([_leg(1, 2, 8)])]
+    assert fits(WALLET.pubkey, little, MAX_COMPUTE_UNITS - OVERHEAD_COMPUTE_UNITS)
+    assert not fits(WALLET.pubkey, little, MAX_COMPUTE_UNITS - OVERHEAD_COMPUTE_UNITS + 1)
+    assert not fits(WALLET.pubkey, [Footprint.of([_leg(1, 61, 8)])], 1)

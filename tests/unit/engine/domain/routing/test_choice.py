@@ -20,7 +20,7 @@ from engine.domain.pools.meteora_damm_v2 import (
 )
 from engine.domain.pools.pool import U64_MAX, Clock
 from engine.domain.pools.raydium_cpmm import Rates, RaydiumCpmmPool
-from engine.domain.routing import Costs, PoolOffer, choice, decide, quote, threshold
+from engine.domain.routing import Limits, PoolOffer, choice, decide, quote, threshold
 from engine.domain.tokens import SOL, USDC
 
 NOW = Clock(slot=7, unix_timestamp=1_750_000_000)
@@ -58,11 +58,11 @@ DEEP, SHALLOW, DEAR = (
 CLOSED = replace(DEEP, address="closed", pool=RaydiumCpmmPool(1, 1, Rates(1, 0, 0, 0), status=4))
 
 
-ONE_LEG = Costs(max_legs=1)
+ONE_LEG = Limits(max_legs=1)
 
 
-def _decide(spec: OrderSpec, *offers: PoolOffer, costs: Costs = ONE_LEG) -> RoutingDecision:
-    return decide(spec, 2, NOW.slot, NOW, offers, 50, costs)
+def _decide(spec: OrderSpec, *offers: PoolOffer, limits: Limits = ONE_LEG) -> RoutingDecision:
+    return decide(spec, 2, NOW.slot, NOW, offers, 50, limits)
 
 
 @pytest.mark.parametrize("spec", [SELL, BUY], ids=["sell", "buy"])
