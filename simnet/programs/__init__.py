@@ -30,6 +30,7 @@ _ERRORS: Final = {
         addresses={0: 38, 2: 1, 3: 4, 4: 5},
         wrong_kind=3,
         too_few_accounts="NotEnoughAccountKeys",
+        fewest_accounts=8,
         not_writable="ReadonlyDataModified",
         wrong_owner=27,
         not_signer=21,

@@ -36,6 +36,8 @@ class Errors:
     wrong_kind: int | str = 3002
     """A pool that is none."""
     too_few_accounts: int | str = 3005
+    fewest_accounts: int = 13
+    """Of a swap."""
     not_writable: int | str = 3006
     wrong_owner: int | str = 3007
     not_signer: int | str = 3010
@@ -142,7 +144,9 @@ class SwapProgram(Program):
             return errors.unknown_instruction
         if len(call.data) < 24:
             return errors.data
-        return errors.too_few_accounts if len(call.keys) < 13 else errors.unknown_instruction
+        return (
+            errors.too_few_accounts if len(call.keys) < errors.fewest_accounts else errors.unknown_instruction
+        )
 
     def _pool_keys(self, call: Call, pool: Pubkey) -> PoolKeys:
         keys = self._keys.get(pool)

@@ -16,6 +16,7 @@ from solders.pubkey import Pubkey
 from engine.domain.order import FailureReason, Side
 from engine.domain.pools.pool import Clock
 from engine.domain.tokens import BONK, SOL, TOKENS, USDC, USDT, Token
+from engine.market import explain_error
 from engine.solana.accounts import MINT
 from engine.solana.instructions import (
     close_token_account,
@@ -425,6 +426,13 @@ async def test_a_swap_of_more_than_one_has_is_the_token_programs_error_1_and_the
         ("meteora_dlmm", 13, 3008),
         ("meteora_dlmm", 14, 2006),
         ("meteora_dlmm", 1, 2012),
+        ("raydium_clmm", 1, 2012),
+        ("raydium_clmm", 5, 6021),
+        ("raydium_clmm", 7, 2012),
+        ("raydium_clmm", 9, 3008),
+        ("raydium_amm_v4", 0, 38),
+        ("raydium_amm_v4", 2, 1),
+        ("raydium_amm_v4", 4, 5),
     ],
 )
 async def test_a_swap_with_a_foreign_account_is_refused(
@@ -435,6 +443,35 @@ async def test_a_swap_with_a_foreign_account_is_refused(
     assert await net.land(ALICE.sign(instructions, net.blockhash)) == {
         "InstructionError": [1, {"Custom": code}]
     }
+
+
+@pytest.mark.parametrize(
+    ("kind", "error"),
+    [("raydium_cpmm", {"Custom": 101}), ("raydium_amm_v4", "InvalidInstructionData")],
+)
+async def test_an_instruction_that_is_no_swap_ends_as_its_kind_of_program_ends_it(
+    net: OpenChain, kind: str, error: Any
+) -> None:
+    instructions = ALICE.swap(net.pool(kind, SOL, USDC), USDC, SOL, Side.SELL, 10**6, 1)
+    other = Instruction(instructions[1].program_id, b"\xff" * 24, list(instructions[1].accounts))
+    assert await net.land(ALICE.sign([instructions[0], other], net.blockhash)) == {
+        "InstructionError": [1, error]
+    }
+
+
+@pytest.mark.parametrize("kind", ["raydium_amm_v4", "raydium_clmm"])
+async def test_purchase_with_sol_overtaken_by_the_price_finds_too_little_sol_wrapped(
+    net: OpenChain, kind: str
+) -> None:
+    given, _ = quoted(net, kind, SOL, USDC, Side.BUY, 10**8)
+    pool = net.pool(kind, SOL, USDC)
+    instructions = ALICE.swap(pool, SOL, USDC, Side.BUY, 10**8, given - 1, net.accounts_of(pool))
+    raw = ALICE.sign(instructions, net.blockhash)
+    error = await net.land(raw)
+    code = {"raydium_amm_v4": 40, "raydium_clmm": 1}[kind]
+    assert error == {"InstructionError": [4, {"Custom": code}]}
+    # The engine knows what that means, as it does of one that sells more than there is.
+    assert explain_error(error, raw)[0] is FailureReason.SLIPPAGE_EXCEEDED
 
 
 @pytest.mark.parametrize(("kind", "code"), [("meteora_dlmm", 3005), ("raydium_clmm", 6023)])
