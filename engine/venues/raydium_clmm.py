@@ -11,10 +11,12 @@ is told by a bitmap: 1,024 bits about price 1 in the pool itself, the rest in an
 from __future__ import annotations
 
 import struct
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import isqrt
+from operator import itemgetter
 from typing import Annotated, ClassVar, Final, NamedTuple
 
 from solders.instruction import AccountMeta, Instruction
@@ -61,6 +63,12 @@ PROGRAM: Final = Pubkey.from_string("CAMMCzo5YL8w4VFF8KVHrK22GGUsp5VTaW7grrKgrWq
 TICKS_PER_ARRAY: Final = 60
 ARRAYS_PER_SWAP: Final = 3
 """How many tick arrays a quote looks ahead, and a swap names; a transaction has room for few addresses."""
+
+MAX_TICKS: Final = 16
+"""How many ticks a quote looks ahead, each way, so that the transaction's compute units are enough.
+
+Logs of swaps on mainnet tell of 52,000 to 152,000; 60,000 and 15,000 for each tick is an estimate.
+"""
 
 _NO_KEY: Final = Pubkey.default()
 
@@ -564,7 +572,7 @@ class RaydiumClmm(Venue[RaydiumClmmKeys]):
     def _ticks(
         self, keys: RaydiumClmmKeys, accounts: Mapping[Pubkey, bytes], tick_current: int
     ) -> tuple[Tick, ...]:
-        """Return the ticks about the price, ascending: each way as far as arrays are there without a gap.
+        """Return the ticks about the price, ascending: MAX_TICKS each way, as far as there are arrays.
 
         And no farther than to limit orders, which the curve does not know; before a swap comes to them they
         change nothing.
@@ -575,6 +583,8 @@ class RaydiumClmm(Venue[RaydiumClmmKeys]):
         same = around.down[:1] == around.up[:1]
         arrays = [*reversed(down), *(up[1:] if same else up)]
         ticks = tuple(tick for array in arrays for tick in array.ticks)
+        beyond = bisect_right(ticks, tick_current, key=itemgetter(0))
+        ticks = ticks[max(0, beyond - MAX_TICKS) : beyond + MAX_TICKS]
         with_orders = [tick for array in arrays for tick in array.with_orders]
         if not with_orders:
             return ticks

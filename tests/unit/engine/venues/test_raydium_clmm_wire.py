@@ -5,6 +5,7 @@ from __future__ import annotations
 from base64 import b64decode
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Annotated, Any
 
 import pytest
@@ -21,6 +22,7 @@ from engine.venues.raydium_clmm import (
     ARRAYS_PER_SWAP,
     BITMAP_EXTENSION,
     DYNAMIC_FEE_INFO,
+    MAX_TICKS,
     OBSERVATION_STATE,
     POOL_STATE,
     TICK_ARRAY,
@@ -341,6 +343,22 @@ def test_pool_is_known_as_far_as_its_arrays_are_there() -> None:
     del without[tick_array_address(keys.pool, start)]
     assert below in without
     assert VENUE.pool(keys, without).ticks == ()
+
+
+def test_pool_with_many_ticks_is_known_as_far_as_compute_units_are_enough() -> None:
+    keys, data = _new_pool()
+    pool = VENUE.pool(keys, data)
+    start = tick_array_start(pool.tick_current, 60)
+    address = tick_array_address(keys.pool, start)
+    ticks = bytearray(TICKS_PER_ARRAY * 168)
+    for place in range(TICKS_PER_ARRAY):
+        ticks[place * 168 : place * 168 + 4] = (start + place * 60).to_bytes(4, "little", signed=True)
+        ticks[place * 168 + 20] = 1
+    known = VENUE.pool(keys, data | {address: TICK_ARRAY.patch(data[address], ticks=bytes(ticks))})
+    below = [tick for tick, _ in known.ticks if tick <= pool.tick_current]
+    above = [tick for tick, _ in known.ticks if tick > pool.tick_current]
+    assert len(below) == len(above) == MAX_TICKS
+    assert all(later - earlier == 60 for earlier, later in pairwise([*below, *above]))
 
 
 def _with_orders(data: bytes, tick: int, at: int) -> bytes:
