@@ -25,7 +25,10 @@ from engine.telemetry import open_watches
 Answer = TypeVar("Answer")
 
 _LOOK_SECONDS: Final = 1.0
-"""How late an event may be when its hint was lost."""
+"""How late an event may be when its hint was lost, where no more than `_LOOKS` orders are watched."""
+_LOOKS: Final = 1024
+"""Orders looked at without a hint, at a time; more are looked at in turn. 10,000 at once, each second, took
+3.5 % of a processor here and 2.5 % in PostgreSQL, for hints that Redis hardly ever loses."""
 _ROUND: Final = 512
 """Orders one stream reads at a time, so that its first message does not wait for its last order."""
 
@@ -107,17 +110,19 @@ class Watches:
                 subscription.look(key)
 
     async def _look_around(self) -> None:
+        turn: list[bytes] = []
         while True:
-            try:
-                async with asyncio.timeout(_LOOK_SECONDS):
-                    await self._look_now.wait()
-            except TimeoutError:
-                pass
-            self._look_now.clear()
+            # Hints were missed: nobody waits for a turn.
+            everything = await self._told_to_look_now()
+            if everything or not turn:
+                turn = list(self._subscriptions)
+            count = len(turn) if everything else _LOOKS
+            looked_at, turn = turn[:count], turn[count:]
             # The lowest cursor of each order: who is further on finds nothing and waits on.
             cursors = [
                 (UUID(bytes=key), min(subscription.cursor(key) for subscription in several))
-                for key, several in self._subscriptions.items()
+                for key in looked_at
+                if (several := self._subscriptions.get(key))
             ]
             try:
                 for at in range(0, len(cursors), _ROUND):
@@ -125,6 +130,17 @@ class Watches:
                     self._mark([order_id.bytes for order_id in moved])
             except EngineError as error:
                 logger.warning("watchers wait: %s", error)
+                turn = looked_at + turn
+
+    async def _told_to_look_now(self) -> bool:
+        """Wait for that, or until it is time to look at some of them anyway."""
+        try:
+            async with asyncio.timeout(_LOOK_SECONDS):
+                await self._look_now.wait()
+        except TimeoutError:
+            return False
+        self._look_now.clear()
+        return True
 
 
 class _Watch:

@@ -343,10 +343,6 @@ async def test_hints_are_not_needed_at_all(
     settings: Settings, free_port: Callable[[], int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody is subscribed to anything: looking around once a second finds it all."""
-
-    async def never(*_: object) -> None:
-        await asyncio.Event().wait()
-
     monkeypatch.setattr("engine.hints.Hints.run", never)
     settings = with_grpc_port(settings, free_port)
     async with order_server(settings), stub_of(settings) as stub, Worker(settings) as worker:
@@ -357,3 +353,27 @@ async def test_hints_are_not_needed_at_all(
             await worker.execute(order_id)
             assert [(await stream.read()).event.sequence for _ in range(4)] == [2, 3, 4, 5]
             assert await stream.read() is grpc.aio.EOF
+
+
+async def test_without_hints_every_order_has_its_turn(
+    settings: Settings, free_port: Callable[[], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.hints.Hints.run", never)
+    monkeypatch.setattr("server.watches._LOOKS", 2)
+    monkeypatch.setattr("server.watches._LOOK_SECONDS", 0.05)
+    settings = with_grpc_port(settings, free_port)
+    async with order_server(settings), stub_of(settings) as stub, Worker(settings) as worker:
+        order_ids = [await new_order(stub) for _ in range(5)]
+        streams = [stub.WatchOrder(pb.WatchOrderRequest(order_id=order_id)) for order_id in order_ids]
+        async with asyncio.timeout(20):
+            for stream in streams:
+                assert (await stream.read()).event.sequence == 1
+            for order_id in order_ids:
+                await worker.move(order_id, Cancelled())
+            for stream in streams:
+                assert (await stream.read()).event.sequence == 2
+
+
+async def never(*_: object) -> None:
+    """Hints that never come."""
+    await asyncio.Event().wait()
