@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit, urlunsplit
 
+from engine.domain.tokens import find_token
+
 
 class SettingsError(Exception):
     """A setting cannot be used. The message is for the person who set it."""
@@ -110,6 +112,10 @@ class Settings:
                 raise SettingsError(f"{setting.name.upper()} was {value}; must be a number, 0 or more")
         if self.commitment not in ("confirmed", "finalized"):
             raise SettingsError(f'COMMITMENT was "{self.commitment}"; must be confirmed or finalized')
+        if not all(find_token(name.strip()) for name in self.middle_tokens.split(",")):
+            raise SettingsError(
+                f'MIDDLE_TOKENS was "{self.middle_tokens}"; must be symbols of traded tokens: SOL,USDC'
+            )
         if not 0 <= self.slippage_bps <= 10_000:
             raise SettingsError(f"SLIPPAGE_BPS was {self.slippage_bps}; must be between 0 and 10000")
         for name in (

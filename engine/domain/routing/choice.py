@@ -38,7 +38,7 @@ def decide(
     side, amount = spec.side, spec.amount
     quotes = sorted([quote(offer, side, amount, clock) for offer in offers], key=_rank)
     best = quotes[0] if quotes and quotes[0].refusal is None else None
-    route = _direct(side, amount, clock, offers, best, slippage_bps, limits)
+    route = direct_route(side, amount, clock, offers, best, slippage_bps, limits)
     reason = None
     if limits.max_legs > 1 and detours:
         detour = _detour(side, amount, offers, route, slippage_bps, limits, detours)
@@ -52,7 +52,7 @@ def decide(
     return RoutingDecision(attempt, slot, tuple(quotes), route, reason)
 
 
-def _direct(
+def direct_route(
     side: Side,
     amount: int,
     clock: Clock,
@@ -67,6 +67,9 @@ def _direct(
         return None
     bound_of = most_output if side is Side.SELL else least_input
     curves = [offer.curve(clock) for offer in offers]
+    for curve in curves:
+        # Where a fee falls along the way the best price may come later.
+        curve.read_for(amount, side)
     best_price = min([curve.best_price for curve in curves], default=inf)
     if best_price == inf:
         return None

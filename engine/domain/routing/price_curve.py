@@ -13,6 +13,7 @@ from math import inf
 from operator import itemgetter
 from typing import Final
 
+from engine.domain.order import Side
 from engine.domain.pools.pool import Clock, Pool, Segment
 
 Breakpoint = tuple[float, float, float]
@@ -62,14 +63,15 @@ class PriceCurve:
         """Where it begins; infinite for a pool that does not trade."""
         self._read_on(0.0, 0.0)
 
-    def read_for_input(self, amount: float) -> float:
-        """Make sure that all swaps of up to so much input are covered; return the most that it takes."""
-        if self._inputs[-1] < amount:
-            self._read_on(amount, 0.0)
-        return self._inputs[-1]
+    def read_for(self, amount: float, side: Side) -> float:
+        """Make sure that all swaps of up to so much input (SELL) or output (BUY) are covered.
 
-    def read_for_output(self, amount: float) -> float:
-        """Make sure that all swaps of up to so much output are covered; return the most that it gives."""
+        Return the most that it takes (SELL) or gives (BUY), as far as it has been read.
+        """
+        if side is Side.SELL:
+            if self._inputs[-1] < amount:
+                self._read_on(amount, 0.0)
+            return self._inputs[-1]
         if self._outputs[-1] < amount:
             self._read_on(0.0, amount)
         return self._outputs[-1]

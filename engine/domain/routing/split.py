@@ -88,9 +88,12 @@ def _worth_most(
     """Return the pools that are worth most beyond their cost at a price, as many as fit, but one at least."""
     unit = 1.0 if side is Side.SELL else price * price
     cost = limits.lamport_price
-    worth = [gain * unit - offer.leg_lamports * cost for offer, gain in zip(offers, gains, strict=True)]
+    worth = [gain * unit - offer.leg_lamports * cost for gain, offer in zip(gains, offers, strict=True)]
     by_worth = sorted(range(len(worth)), key=worth.__getitem__, reverse=True)
-    chosen = sorted([at for at in by_worth[: limits.max_legs] if worth[at] > 0]) or by_worth[:1]
+    chosen = by_worth[: limits.max_legs]
+    while len(chosen) > 1 and worth[chosen[-1]] <= 0:
+        chosen.pop()
+    chosen.sort()
     if len(chosen) == 1 or limits.fits([offers[at] for at in chosen], None):
         return chosen
     likely = sorted([at for at in by_worth[:_MAX_ENUMERATED] if worth[at] > 0])

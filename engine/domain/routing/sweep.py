@@ -25,6 +25,8 @@ from engine.domain.routing.price_curve import PriceCurve
 
 _ROUNDING: Final = 1e-12
 """How far floating point may be off, as a part of the result."""
+_LEFT: Final = 1e-9
+"""Nobody buys so nearly all that is in a pool whose price has no end."""
 
 
 def marginal_price(curves: Sequence[PriceCurve], amount: float, side: Side) -> float | None:
@@ -32,10 +34,7 @@ def marginal_price(curves: Sequence[PriceCurve], amount: float, side: Side) -> f
 
     None where the pools take or give less than that together.
     """
-    if side is Side.SELL:
-        limit = sum([curve.read_for_input(amount) for curve in curves])
-    else:
-        limit = sum([curve.read_for_output(amount) for curve in curves])
+    limit = sum([curve.read_for(amount, side) for curve in curves])
     if limit < amount:
         return None
     breakpoints = sorted(chain.from_iterable([curve.breakpoints for curve in curves]))
@@ -64,7 +63,7 @@ def marginal_price(curves: Sequence[PriceCurve], amount: float, side: Side) -> f
             return price
         slope += change
     else:
-        if slope <= 0 or price * (amount - filled) >= slope:
+        if price * (amount - filled) >= slope * (1 - _LEFT):
             # All that pools hold: of those that end there, rounding apart; of the others it cannot be had.
             return price if filled > amount * (1 - _ROUNDING) else None
     return price / (1 - price * (amount - filled) / slope)

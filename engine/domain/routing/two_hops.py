@@ -147,11 +147,16 @@ def _bound(
         marginal_price(curves, least, side) or min([curve.best_price for curve in curves])
         for curves, least in zip((first, second), amounts, strict=True)
     )
+    for curve in direct:
+        curve.read_for(amount, side)
     first_gains = [curve.gain(first_price) for curve in first]
-    second_gains = [curve.gain(second_price) for curve in second]
     directly = [curve.gain(first_price * second_price) for curve in direct]
     if side is Side.SELL:
         middle = most_output(amount, first_price, first_gains)
+        for curve in second:
+            curve.read_for(middle, side)
+        second_gains = [curve.gain(second_price) for curve in second]
         return most_output(middle, second_price, [*second_gains, *directly])
+    second_gains = [curve.gain(second_price) for curve in second]
     middle = least_input(amount, second_price, [*second_gains, *directly])
     return least_input(middle, first_price, first_gains)

@@ -19,7 +19,8 @@ from engine.domain.order import FailureReason, OrderSpec, Side
 from engine.domain.pools.raydium_clmm import sqrt_price_at_tick
 from engine.domain.pools.raydium_cpmm import RaydiumCpmmPool
 from engine.domain.tokens import BONK, SOL, USDC, Token
-from engine.market import STALE_SECONDS, Market, explain_error
+from engine.market import STALE_SECONDS, Market, RouteRules, explain_error
+from engine.settings import Settings
 from engine.solana.accounts import CLOCK, TOKEN_ACCOUNT, ClockSysvar, TokenAccount
 from engine.solana.instructions import memo
 from engine.solana.programs import (
@@ -467,6 +468,58 @@ async def test_route_through_an_unknown_pool_cannot_be_built(chain: Chain) -> No
         elsewhere.swap_instructions(ONE_SOL, route, WALLET.pubkey)
     with pytest.raises(NoRoute, match="not traded any more"):
         elsewhere.compute_units(route)
+
+
+def test_rules_of_routes_are_the_settings() -> None:
+    settings = Settings(
+        max_route_legs=2, leg_lamports=7, priority_fee_micro_lamports=9, middle_tokens="USDC, BONK"
+    )
+    assert RouteRules.of(settings) == RouteRules(2, 7, 9, (USDC, BONK))
+
+
+async def test_legs_cost_what_the_rules_say_in_tokens_of_the_order(chain: Chain) -> None:
+    # Of 1,000 SOL in each of two pools a hundred lose some per cent to the price's own movement; a second leg
+    # would win half of that back, about 4 SOL.
+    for index in (0, 1):
+        chain.add_pool(RAYDIUM, index=index)
+    for spec in (
+        OrderSpec(Side.SELL, 100 * 10**9, SOL, USDC),
+        OrderSpec(Side.SELL, 10_000 * 10**6, USDC, SOL),
+        OrderSpec(Side.BUY, 9_000 * 10**6, SOL, USDC),
+        OrderSpec(Side.BUY, 90 * 10**9, USDC, SOL),
+    ):
+        for sol, legs in ((1, 2), (10, 1)):
+            async with _running(chain, rules=RouteRules(leg_lamports=sol * 10**9)) as market:
+                route = market.decide(spec, 1, 50).route
+                assert route is not None
+                assert len(route.legs) == legs
+
+
+async def test_priority_fee_of_a_legs_computing_is_part_of_its_cost(chain: Chain) -> None:
+    for index in (0, 1):
+        chain.add_pool(RAYDIUM, index=index)
+    spec = OrderSpec(Side.SELL, 100 * 10**9, SOL, USDC)
+    fee_of_ten_sol = 10 * 10**9 * 10**6 // RAYDIUM.compute_units
+    for fee, legs in ((0, 2), (fee_of_ten_sol, 1)):
+        rules = RouteRules(leg_lamports=0, priority_fee_micro_lamports=fee)
+        async with _running(chain, rules=rules) as market:
+            route = market.decide(spec, 1, 50).route
+            assert route is not None
+            assert len(route.legs) == legs
+
+
+async def test_market_without_a_wallet_shares_orders_out_as_well(chain: Chain) -> None:
+    for index in (0, 1):
+        chain.add_pool(RAYDIUM, index=index)
+    async with NodeClient(chain.node.url, chain.node.ws_url) as client:
+        market = Market(client)
+        async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
+            following = tasks.create_task(market.run())
+            await market.wait_ready()
+            route = market.decide(OrderSpec(Side.SELL, 100 * 10**9, SOL, USDC), 0, 50).route
+            following.cancel()
+    assert route is not None
+    assert len(route.legs) == 2
 
 
 # ---- What an error means -------------------------------------------------------------------------

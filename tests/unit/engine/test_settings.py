@@ -22,7 +22,7 @@ NUMBERS = [
 ]
 
 # Where "the default and one more" is not a value that can be used.
-OTHERWISE: dict[str, Any] = {"commitment": "finalized", "log_level": "DEBUG"}
+OTHERWISE: dict[str, Any] = {"middle_tokens": "USDT, SOL", "commitment": "finalized", "log_level": "DEBUG"}
 
 
 def another_value(setting: Field[Any]) -> Any:
@@ -87,6 +87,9 @@ def test_what_is_not_a_number_is_refused_by_name(setting: Field[Any], text: str)
         ),
         *((name, "0") for name in ("MAX_OPEN_ORDERS", "SERVER_PROCESSES", "GATEWAY_PROCESSES")),
         ("MAX_IN_FLIGHT", "0"),
+        ("MAX_ROUTE_LEGS", "0"),
+        ("LEG_LAMPORTS", "-1"),
+        *(("MIDDLE_TOKENS", text) for text in ("SOL,DOGE", "SOL,", "sol")),
         ("PRIORITY_FEE_MICRO_LAMPORTS", "-1"),
     ],
 )

@@ -21,7 +21,7 @@ from engine.domain.pools.meteora_damm_v2 import (
 from engine.domain.pools.pool import U64_MAX, Clock
 from engine.domain.pools.raydium_cpmm import Rates, RaydiumCpmmPool
 from engine.domain.routing import Limits, PoolOffer, choice, decide, quote, threshold
-from engine.domain.tokens import SOL, USDC
+from engine.domain.tokens import SOL, USDC, Token
 
 NOW = Clock(slot=7, unix_timestamp=1_750_000_000)
 ONE_SOL = 10**9
@@ -190,6 +190,98 @@ def test_no_route_when_no_pool_can_fill_the_order() -> None:
     assert [offer.refusal for offer in decision.quotes] == ["has swaps switched off"]
 
 
+# ---- Several legs -----------------------------------------------------------------------------------
+
+BIG = replace(SELL, amount=100 * ONE_SOL)
+FREE = Limits(max_legs=3)
+
+
+def _costly(offer: PoolOffer, lamports: int = 5_000) -> PoolOffer:
+    return replace(offer, leg_lamports=lamports)
+
+
+@pytest.mark.parametrize("spec", [BIG, replace(BUY, amount=10_000 * 10**6)], ids=["sell", "buy"])
+def test_large_order_is_shared_out_and_its_legs_add_up(spec: OrderSpec) -> None:
+    decision = _decide(spec, DEEP, SHALLOW, DEAR, CLOSED, limits=FREE)
+    route, best = decision.route, decision.quotes[0]
+    assert route is not None
+    assert [leg.pool for leg in route.legs] == ["deep", "dear", "shallow"], "the largest first"
+    assert route.venue == "Raydium"
+    assert sum(leg.input_amount for leg in route.legs) == route.input_amount
+    assert sum(leg.output_amount for leg in route.legs) == route.output_amount
+    assert sum(leg.threshold_amount or 0 for leg in route.legs) == route.threshold_amount
+    if spec.side is Side.SELL:
+        assert route.input_amount == spec.amount
+        assert route.output_amount > (best.output_amount or 0)
+    else:
+        assert route.output_amount == spec.amount
+        assert route.input_amount < (best.input_amount or 0)
+    # Prices at the margin are alike, fees included, so each moves less than one alone would.
+    assert route.price_impact_ppm < best.price_impact_ppm
+    assert route.gap_amount is not None
+    assert route.gap_amount <= 5
+    assert route.gap_ppm == 1
+
+
+def test_leg_that_gains_less_than_it_costs_is_left_out() -> None:
+    pools = [DEEP, DEAR, SHALLOW]
+    # A lamport is worth a ten thousandth of a base unit of USDC; legs cost more and more.
+    legs = [
+        _decide(BIG, *(_costly(pool, lamports) for pool in pools), limits=Limits(3, 0.0001)).route
+        for lamports in (0, 10**10, 10**12, 10**14)
+    ]
+    assert [len(route.legs) for route in legs if route is not None] == [3, 3, 2, 1]
+    # What is left out shows in the gap.
+    gaps = [route.gap_amount or 0 for route in legs if route is not None]
+    assert gaps == sorted(gaps)
+    assert gaps[-1] > 10**6
+
+
+def test_small_order_is_not_swept_and_its_gap_is_within_a_legs_cost(monkeypatch: pytest.MonkeyPatch) -> None:
+    def swept(*_: Any) -> None:
+        raise AssertionError("swept")
+
+    monkeypatch.setattr(choice, "marginal_price", swept)
+    limits = Limits(3, 0.1)
+    offers = [_costly(pool, 10_000) for pool in (DEEP, SHALLOW)]
+    route = _decide(replace(SELL, amount=ONE_SOL // 10), *offers, limits=limits).route
+    assert route is not None
+    assert len(route.legs) == 1
+    assert route.gap_amount is not None
+    assert 0 < route.gap_amount <= 1_000
+    with pytest.raises(AssertionError, match="swept"):
+        _decide(BIG, *offers, limits=limits)
+
+
+def test_pools_that_do_not_go_together_in_a_transaction_are_not_put_together() -> None:
+    def fits(legs: Sequence[PoolOffer], middle_token: Token | None) -> bool:
+        return not {"deep", "dear"} <= {leg.address for leg in legs}
+
+    route = _decide(BIG, DEEP, SHALLOW, DEAR, limits=Limits(3, 0.0, fits)).route
+    assert route is not None
+    assert [leg.pool for leg in route.legs] == ["deep", "shallow"]
+
+
+def test_what_no_pool_can_fill_alone_several_can() -> None:
+    twins = [_raydium("one", usdc=60), _raydium("two", usdc=60)]
+    decision = _decide(replace(BUY, amount=80 * 10**6), *twins, limits=FREE)
+    assert decision.route is not None
+    assert [leg.output_amount for leg in decision.route.legs] == pytest.approx([40 * 10**6] * 2, abs=1)
+    assert decision.route.output_amount == 80 * 10**6
+    assert all(quoted.refusal for quoted in decision.quotes)
+    assert decision.reason.endswith("; no pool can fill the order alone")
+    assert _decide(replace(BUY, amount=120 * 10**6), *twins, limits=FREE).route is None
+
+
+def test_reason_of_a_split_names_the_best_pool() -> None:
+    decision = _decide(BIG, DEEP, SHALLOW, DEAR, limits=FREE)
+    assert decision.reason.startswith("a split over 3 pools gives ")
+    assert decision.reason.endswith(" bps more than the best alone, Raydium pool deep..deep")
+    bought = _decide(replace(BUY, amount=10_000 * 10**6), DEEP, SHALLOW, limits=FREE)
+    assert bought.reason.startswith("a split over 2 pools asks ")
+    assert " bps less than the best alone" in bought.reason
+
+
 OFFERS = st.lists(
     st.builds(
         lambda make, address, sol, usdc, fee: make(f"{address:04}", sol=sol, usdc=usdc, fee_ppm=fee),
@@ -220,6 +312,13 @@ def nothing_offered_is_better(
     else:
         assert decision.route.input_amount == min(offer.input_amount or 0 for offer in usable)
     assert _decide(spec, *shuffle.sample(offers, len(offers))) == decision
+    split = _decide(spec, *offers, limits=FREE)
+    assert split.quotes == decision.quotes
+    assert split.route is not None
+    if side is Side.SELL:
+        assert split.route.output_amount >= decision.route.output_amount
+    else:
+        assert split.route.input_amount <= decision.route.input_amount
 
 
 def _check(phases: Sequence[Phase] = tuple(Phase)) -> None:

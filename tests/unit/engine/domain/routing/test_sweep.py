@@ -217,6 +217,6 @@ def test_reckoning_otherwise_would_be_noticed(
 def test_more_than_all_pools_hold_has_no_price() -> None:
     _, a_to_b, pools = problem_of(PROBLEMS[0].values[0])
     curves = curves_of(pools, a_to_b)
-    held = int(sum(curve.read_for_output(inf) for curve in curves))
+    held = int(sum(curve.read_for(inf, Side.BUY) for curve in curves))
     assert marginal_price(curves, held + 1, Side.BUY) is None
     assert marginal_price([], 1, Side.SELL) is None
