@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Final
+from typing import Final, NamedTuple
 
 from engine.domain.pools.pool import (
     U64_MAX,
@@ -52,8 +52,7 @@ class Rates:
     """Of the trade fee."""
 
 
-@dataclass(frozen=True, slots=True)
-class CurveSwap:
+class CurveSwap(NamedTuple):
     """A swap as the curve sees it, oriented: `input` is whichever token comes in."""
 
     input_amount: int
@@ -257,25 +256,21 @@ class RaydiumCpmmPool:
         protocol_0, protocol_1 = (swap.protocol_fee, 0) if a_to_b else (0, swap.protocol_fee)
         fund_0, fund_1 = (swap.fund_fee, 0) if a_to_b else (0, swap.fund_fee)
         creator_0, creator_1 = (swap.creator_fee, 0) if on_input is a_to_b else (0, swap.creator_fee)
+        # By position, as names take a third longer, and every quote of every order comes through here.
         after = RaydiumCpmmPool(
-            vault_0=vault_in if a_to_b else vault_out,
-            vault_1=vault_out if a_to_b else vault_in,
-            rates=self.rates,
-            creator_fee_on=self.creator_fee_on,
-            protocol_fees_0=self.protocol_fees_0 + protocol_0,
-            protocol_fees_1=self.protocol_fees_1 + protocol_1,
-            fund_fees_0=self.fund_fees_0 + fund_0,
-            fund_fees_1=self.fund_fees_1 + fund_1,
-            creator_fees_0=self.creator_fees_0 + creator_0,
-            creator_fees_1=self.creator_fees_1 + creator_1,
-            status=self.status,
-            open_time=self.open_time,
+            vault_in if a_to_b else vault_out,
+            vault_out if a_to_b else vault_in,
+            self.rates,
+            self.creator_fee_on,
+            self.protocol_fees_0 + protocol_0,
+            self.protocol_fees_1 + protocol_1,
+            self.fund_fees_0 + fund_0,
+            self.fund_fees_1 + fund_1,
+            self.creator_fees_0 + creator_0,
+            self.creator_fees_1 + creator_1,
+            self.status,
+            self.open_time,
         )
-        return Swap(
-            input_amount=swap.input_amount,
-            output_amount=swap.output_amount,
-            # A creator fee on the output is out of output_amount already; a swap tells one leg's fee.
-            fee_amount=swap.trade_fee + (swap.creator_fee if on_input else 0),
-            fee_side=FeeSide.INPUT,
-            pool=after,
-        )
+        # A creator fee on the output is out of output_amount already; a swap tells one leg's fee.
+        fee_amount = swap.trade_fee + (swap.creator_fee if on_input else 0)
+        return Swap(swap.input_amount, swap.output_amount, fee_amount, FeeSide.INPUT, after)
