@@ -76,7 +76,7 @@ def direct_route(
     if alone:
         bound = bound_of(amount, best_price, ())
         least_cost = min([offer.leg_lamports for offer in offers]) * limits.lamport_price
-        if _behind(side, alone[0], bound) <= least_cost or len(offers) == 1:
+        if _behind(side, alone[0], bound) <= least_cost:
             # So little is lost to the price's own movement that no further leg could earn its cost.
             return side_by_side(alone, side, bound)
     price = marginal_price(curves, amount, side)
@@ -115,7 +115,7 @@ def _detour(
     limits: Limits,
     detours: Sequence[Detour],
 ) -> Route | None:
-    """Return the best route of two hops where it beats the direct one by more than a further leg limits."""
+    """Return the best route of two hops where it beats the direct one by more than a further leg costs."""
     best = None
     for detour in detours:
         beaten = direct if best is None else best

@@ -65,6 +65,18 @@ def side_by_side(legs: Sequence[RouteLeg], side: Side, bound: int) -> Route:
     Each leg's program refuses what is worse than the leg's own threshold, so together they refuse what is
     worse than the sum. `bound` is the most output (SELL) or the least input (BUY) there can be.
     """
+    if len(legs) == 1:
+        # Most orders are no more than this.
+        (leg,) = legs
+        inputs, outputs = leg.input_amount, leg.output_amount
+        return Route(
+            (leg,),
+            inputs,
+            outputs,
+            leg.threshold_amount or 0,
+            leg.price_impact_ppm,
+            *_gap(side, inputs, outputs, bound),
+        )
     legs = tuple(sorted(legs, key=lambda leg: -leg.input_amount))
     inputs = sum([leg.input_amount for leg in legs])
     outputs = sum([leg.output_amount for leg in legs])

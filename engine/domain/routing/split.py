@@ -4,7 +4,8 @@ Every leg has a fixed cost, and one transaction holds few of them, so which pool
 price s at the margin a pool is worth its gain (what it gives beyond the price) less its cost; the few pools
 that are worth most at the price of their own best split are the best choice there is: any others are worth no
 more at that price, and so give no more at theirs. Starting from the price over all pools this is found in a
-step or two. Where it is not, the fixed costs leave no such price, and the choices are tried one by one.
+step or two. Where it is not, the fixed costs leave no such price, and the choices are tried one by one, until
+what the next could come to at most is less than what the best one does.
 """
 
 from __future__ import annotations
@@ -41,16 +42,19 @@ def choose_pools(
     `price` is that of the best split over all pools, `gains` are theirs at it. None where no pools that one
     transaction holds take or give all of it.
     """
-    at, chosen = price, _worth_most(offers, gains, side, limits, price)
+    at = price
+    worth = _worth(offers, gains, side, limits, at)
+    chosen = _worth_most(offers, worth, limits)
     for _ in range(_MAX_STEPS):
         found = marginal_price([curves[index] for index in chosen], amount, side)
         if found is None:
             break
         at, before = found, chosen
-        chosen = _worth_most(offers, [curve.gain(at) for curve in curves], side, limits, at)
+        worth = _worth(offers, [curve.gain(at) for curve in curves], side, limits, at)
+        chosen = _worth_most(offers, worth, limits)
         if chosen == before:
             return chosen, at
-    return _best_of_all(offers, curves, amount, side, limits, gains)
+    return _best_of_all(offers, curves, amount, side, limits, at, worth)
 
 
 def share_out(
@@ -82,13 +86,17 @@ def net(legs: Sequence[tuple[PoolOffer, Swap]], side: Side) -> int:
     return -sum([swap.input_amount for _, swap in legs])
 
 
-def _worth_most(
+def _worth(
     offers: Sequence[PoolOffer], gains: Sequence[float], side: Side, limits: Limits, price: float
-) -> Sequence[int]:
-    """Return the pools that are worth most beyond their cost at a price, as many as fit, but one at least."""
+) -> list[float]:
+    """Return what each pool is worth at a price beyond its cost, in base units of what is had or paid."""
     unit = 1.0 if side is Side.SELL else price * price
     cost = limits.lamport_price
-    worth = [gain * unit - offer.leg_lamports * cost for gain, offer in zip(gains, offers, strict=True)]
+    return [gain * unit - offer.leg_lamports * cost for gain, offer in zip(gains, offers, strict=True)]
+
+
+def _worth_most(offers: Sequence[PoolOffer], worth: Sequence[float], limits: Limits) -> Sequence[int]:
+    """Return the pools that are worth most together, as many as are worth anything and fit, one at least."""
     by_worth = sorted(range(len(worth)), key=worth.__getitem__, reverse=True)
     chosen = by_worth[: limits.max_legs]
     while len(chosen) > 1 and worth[chosen[-1]] <= 0:
@@ -96,11 +104,20 @@ def _worth_most(
     chosen.sort()
     if len(chosen) == 1 or limits.fits([offers[at] for at in chosen], None):
         return chosen
-    likely = sorted([at for at in by_worth[:_MAX_ENUMERATED] if worth[at] > 0])
-    choices = [some for count in range(1, limits.max_legs + 1) for some in combinations(likely, count)]
-    choices.sort(key=lambda some: sum([worth[at] for at in some]), reverse=True)
     # One leg always fits, or nothing could be traded.
-    return next(some for some in choices if len(some) == 1 or limits.fits([offers[at] for at in some], None))
+    return next(
+        list(some)
+        for some in _choices(worth, limits.max_legs)
+        if len(some) == 1 or limits.fits([offers[at] for at in some], None)
+    )
+
+
+def _choices(worth: Sequence[float], max_legs: int) -> list[tuple[int, ...]]:
+    """Return the combinations of the likeliest pools, those that are worth most together first."""
+    likely = sorted(range(len(worth)), key=worth.__getitem__, reverse=True)[:_MAX_ENUMERATED]
+    choices = [some for count in range(1, max_legs + 1) for some in combinations(sorted(likely), count)]
+    choices.sort(key=lambda some: sum([worth[at] for at in some]), reverse=True)
+    return choices
 
 
 def _best_of_all(
@@ -109,27 +126,30 @@ def _best_of_all(
     amount: int,
     side: Side,
     limits: Limits,
-    gains: Sequence[float],
+    price: float,
+    worth: Sequence[float],
 ) -> tuple[Sequence[int], float] | None:
-    likely = sorted(range(len(gains)), key=gains.__getitem__, reverse=True)[:_MAX_ENUMERATED]
+    """Return the best combination of the likeliest pools; `worth` is what they are at this price."""
     best: tuple[float, Sequence[int], float] | None = None
-    for count in range(1, limits.max_legs + 1):
-        for chosen in combinations(sorted(likely), count):
-            some = [curves[at] for at in chosen]
-            at = marginal_price(some, amount, side)
-            if at is None:
-                continue
-            cost = sum([offers[index].leg_lamports for index in chosen]) * limits.lamport_price
-            gained = sum([curve.gain(at) for curve in some])
-            if side is Side.SELL:
-                value = amount / (at * at) + gained - cost
-            else:
-                value = (gained - amount) * (at * at) - cost
-            if best is not None and value <= best[0]:
-                continue
-            if count == 1 or limits.fits([offers[index] for index in chosen], None):
-                best = value, chosen, at
+    for chosen in _choices(worth, limits.max_legs):
+        # What they are worth at any one price bounds what they come to.
+        most = _value(amount, side, price, [worth[at] for at in chosen])
+        if best is not None and most <= best[0]:
+            break
+        some = [curves[at] for at in chosen]
+        at = marginal_price(some, amount, side)
+        if at is None or not (len(chosen) == 1 or limits.fits([offers[index] for index in chosen], None)):
+            continue
+        gains = [curve.gain(at) for curve in some]
+        value = _value(amount, side, at, _worth([offers[index] for index in chosen], gains, side, limits, at))
+        if best is None or value > best[0]:
+            best = value, chosen, at
     return None if best is None else best[1:]
+
+
+def _value(amount: int, side: Side, price: float, worth: Sequence[float]) -> float:
+    """Return what pools come to at the price of their best split; of what is paid, a negative number."""
+    return (amount / (price * price) if side is Side.SELL else -amount * price * price) + sum(worth)
 
 
 def _swaps(

@@ -17,7 +17,7 @@ from engine.coalesce import Coalescer
 from engine.domain.errors import StoreUnavailable
 from engine.domain.lifecycle import CANCELLABLE, Cancelled, Claimed, Fact, Routed, Signed
 from engine.domain.order import FailureReason, Order, OrderSpec, OrderStatus, RoutingDecision, Side
-from engine.domain.tokens import SOL, USDC
+from engine.domain.tokens import JUP, SOL, USDC, USDT
 from engine.settings import Settings
 from engine.solana.transactions import Wallet, build_swap
 from engine.storage.postgres import Store
@@ -116,6 +116,47 @@ async def test_an_order_goes_its_way_to_the_chain_once(
     assert {quote.venue for quote in decision.quotes} == {"Raydium", "Meteora"}
     assert decision.route is not None
     assert decision.route.venue == closed.venue
+
+
+@pytest.mark.parametrize(
+    ("spec", "venues"),
+    [
+        (OrderSpec(Side.SELL, 800 * 10**9, SOL, USDC), "several pools"),
+        (OrderSpec(Side.BUY, 60_000 * 10**6, SOL, USDC), "several pools"),
+        (OrderSpec(Side.SELL, 50 * 10**6, USDT, JUP), "two hops"),
+        (OrderSpec(Side.BUY, 50 * 10**6, USDT, JUP), "two hops"),
+    ],
+    ids=lambda value: f"{value.side}-{value.input_token.symbol}" if isinstance(value, OrderSpec) else value,
+)
+async def test_an_order_of_several_legs_is_one_transaction_and_realised_as_quoted(
+    spec: OrderSpec, venues: str, worker: Worker, simnet: Simnet
+) -> None:
+    funds = {"wallet": str(worker.wallet.pubkey), "mint": "USDT", "amount": 10**9}
+    await simnet.ask("simnet_fund", funds)
+    while worker.market.wallet_balance(USDT) < 10**9:
+        await worker.market.next_refresh()
+    order = (await worker.store.submit(replace(new_order(), spec=spec))).order
+    closed = await execute(worker, order)
+    assert closed.status is S.CONFIRMED
+    assert await statuses(worker, order.order_id) == HAPPY
+    (decision,) = await worker.store.routing_decisions(order.order_id)
+    route = decision.route
+    assert route is not None
+    assert len(route.legs) > 1
+    assert (route.middle_token is not None) is (venues == "two hops")
+    assert (closed.input_amount, closed.output_amount) == (route.input_amount, route.output_amount)
+    (landed,) = await simnet.landed(order.order_id)
+    wallet = str(worker.wallet.pubkey)
+    changes: dict[str, int] = {}
+    for amount in landed["amounts"]:
+        if amount["owner"] != wallet:
+            changes[amount["mint"]] = changes.get(amount["mint"], 0) + int(amount["change"])
+    assert changes[spec.input_token.mint] == closed.input_amount
+    assert -changes[spec.output_token.mint] == closed.output_amount
+    # A watcher is told the legs with the event that says so, and with no other.
+    events = await worker.store.events_after((order.order_id, 0))
+    told = [(watched.event.status, watched.route) for watched in events]
+    assert told == [(status, route if status is S.BUILDING else None) for status in HAPPY]
 
 
 async def test_many_orders_are_carried_at_once(worker: Worker, simnet: Simnet) -> None:

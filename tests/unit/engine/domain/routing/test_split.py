@@ -200,29 +200,22 @@ def test_every_draw_of_pools_shows_it(holds: Callable[..., None]) -> None:
     _check(holds)
 
 
-def _by_size(
-    offers: Sequence[PoolOffer], gains: Sequence[float], side: Side, limits: Limits, price: float
-) -> Sequence[int]:
-    by_size = sorted(range(len(offers)), key=lambda at: -offers[at].curve(NOW).depth)
-    return sorted(by_size[: limits.max_legs])
+def _by_address(offers: Sequence[PoolOffer], worth: Sequence[float], limits: Limits) -> Sequence[int]:
+    return sorted(range(len(offers)), key=lambda at: offers[at].address)[: limits.max_legs]
 
 
-def _without_costs(
-    offers: Sequence[PoolOffer], gains: Sequence[float], side: Side, limits: Limits, price: float
-) -> Sequence[int]:
-    return _worth_most(offers, gains, side, Limits(limits.max_legs, 0.0, limits.fits), price)
+def _without_costs(offers: Sequence[PoolOffer], worth: Sequence[float], limits: Limits) -> Sequence[int]:
+    return _worth_most(offers, [one + limits.lamport_price for one in worth], limits)
 
 
-def _whatever_fits(
-    offers: Sequence[PoolOffer], gains: Sequence[float], side: Side, limits: Limits, price: float
-) -> Sequence[int]:
-    return _worth_most(offers, gains, side, Limits(limits.max_legs, limits.lamport_price), price)
+def _whatever_fits(offers: Sequence[PoolOffer], worth: Sequence[float], limits: Limits) -> Sequence[int]:
+    return _worth_most(offers, worth, Limits(limits.max_legs, limits.lamport_price))
 
 
 _worth_most = split._worth_most
 
 
-@pytest.mark.parametrize("mutant", [_by_size, _without_costs, _whatever_fits])
+@pytest.mark.parametrize("mutant", [_by_address, _without_costs, _whatever_fits])
 def test_choosing_pools_otherwise_would_be_noticed(
     mutant: Callable[..., Sequence[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
