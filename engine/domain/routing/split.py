@@ -10,7 +10,7 @@ what the next could come to at most is less than what the best one does.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import combinations
 from typing import Final
 
@@ -45,6 +45,7 @@ def choose_pools(
     at = price
     worth = _worth(offers, gains, side, limits, at)
     chosen = _worth_most(offers, worth, limits)
+    seen = set(chosen)
     for _ in range(_MAX_STEPS):
         found = marginal_price([curves[index] for index in chosen], amount, side)
         if found is None:
@@ -52,9 +53,11 @@ def choose_pools(
         at, before = found, chosen
         worth = _worth(offers, [curve.gain(at) for curve in curves], side, limits, at)
         chosen = _worth_most(offers, worth, limits)
-        if chosen == before:
-            return chosen, at
-    return _best_of_all(offers, curves, amount, side, limits, at, worth)
+        # As one that stands just at its price is worth nothing, others may be worth as much.
+        if chosen == before or sum([worth[one] for one in chosen]) <= sum([worth[one] for one in before]):
+            return before, at
+        seen.update(chosen)
+    return _best_of_all(offers, curves, amount, side, limits, at, worth, seen)
 
 
 def share_out(
@@ -107,14 +110,17 @@ def _worth_most(offers: Sequence[PoolOffer], worth: Sequence[float], limits: Lim
     # One leg always fits, or nothing could be traded.
     return next(
         list(some)
-        for some in _choices(worth, limits.max_legs)
+        for some in _choices(worth, limits.max_legs, ())
         if len(some) == 1 or limits.fits([offers[at] for at in some], None)
     )
 
 
-def _choices(worth: Sequence[float], max_legs: int) -> list[tuple[int, ...]]:
-    """Return the combinations of the likeliest pools, those that are worth most together first."""
-    likely = sorted(range(len(worth)), key=worth.__getitem__, reverse=True)[:_MAX_ENUMERATED]
+def _choices(worth: Sequence[float], max_legs: int, seen: Collection[int]) -> list[tuple[int, ...]]:
+    """Return the combinations of the likeliest pools, those that are worth most together first.
+
+    Likeliest are those that were chosen at some price, then those that are worth most at this one.
+    """
+    likely = sorted(range(len(worth)), key=lambda at: (at not in seen, -worth[at]))[:_MAX_ENUMERATED]
     choices = [some for count in range(1, max_legs + 1) for some in combinations(sorted(likely), count)]
     choices.sort(key=lambda some: sum([worth[at] for at in some]), reverse=True)
     return choices
@@ -128,10 +134,11 @@ def _best_of_all(
     limits: Limits,
     price: float,
     worth: Sequence[float],
+    seen: Collection[int],
 ) -> tuple[Sequence[int], float] | None:
     """Return the best combination of the likeliest pools; `worth` is what they are at this price."""
     best: tuple[float, Sequence[int], float] | None = None
-    for chosen in _choices(worth, limits.max_legs):
+    for chosen in _choices(worth, limits.max_legs, seen):
         # What they are worth at any one price bounds what they come to.
         most = _value(amount, side, price, [worth[at] for at in chosen])
         if best is not None and most <= best[0]:
