@@ -10,11 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from math import inf
 from typing import Final
 
 from engine.domain.order import Quote, Route, Side
-from engine.domain.pools.pool import Clock
+from engine.domain.pools.pool import Clock, SwapError
 from engine.domain.routing.limits import Fits
 from engine.domain.routing.offer import PoolOffer, quote
 from engine.domain.routing.price_curve import PriceCurve
@@ -23,6 +22,8 @@ from engine.domain.routing.sweep import least_input, marginal_price, most_output
 from engine.domain.tokens import Token
 
 _BPS_ONE: Final = 10_000
+_ROUNDING: Final = 1e-12
+"""How far floating point may be off, as a part of a price."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +37,22 @@ class Detour:
     """From the middle token to the order's output."""
     clock: Clock
     best_price: float = field(init=False)
-    """s of both hops together, before they move their prices."""
+    """Output per input of both hops together, before they move their prices and without any fee."""
+    second_price: float = field(init=False)
+    """The same of the second hop alone."""
 
     def __post_init__(self) -> None:
-        price = 1.0
-        for offers in (self.first, self.second):
-            price *= min([offer.curve(self.clock).best_price for offer in offers], default=inf)
-        object.__setattr__(self, "best_price", price)
+        second = max(map(_price, self.second), default=0.0)
+        object.__setattr__(self, "second_price", second)
+        object.__setattr__(self, "best_price", max(map(_price, self.first), default=0.0) * second)
+
+
+def _price(offer: PoolOffer) -> float:
+    try:
+        output, input_ = offer.price()
+    except SwapError:
+        return 0.0
+    return output / input_
 
 
 def could_beat(detour: Detour, side: Side, amount: int, best: int | None, slippage_bps: int) -> bool:
@@ -50,12 +60,13 @@ def could_beat(detour: Detour, side: Side, amount: int, best: int | None, slippa
 
     It takes next to nothing, and is what most orders spend on detours.
     """
-    worth = detour.best_price**2
-    if best is None or worth == inf:
-        return worth < inf
+    price = detour.best_price * (1 + _ROUNDING)
+    if best is None or not price:
+        return price > 0
     if side is Side.SELL:
-        return amount * (_BPS_ONE - slippage_bps) > best * worth * _BPS_ONE
-    return amount * worth * (_BPS_ONE + slippage_bps) < best * _BPS_ONE
+        return amount * price * (_BPS_ONE - slippage_bps) > best * _BPS_ONE
+    # What a purchase buys of the middle token is rounded down, by less than one unit of it.
+    return amount * (_BPS_ONE + slippage_bps) < (best * price + detour.second_price) * _BPS_ONE
 
 
 def by_way_of(
