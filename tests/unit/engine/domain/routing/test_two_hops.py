@@ -137,16 +137,6 @@ def test_pools_that_refuse_are_no_way_round() -> None:
     assert decide(BUY, 1, 7, NOW, [], BPS, Limits(), [_detour([small], [OUT])]).route is None
 
 
-def test_way_round_that_rounding_makes_cheaper_is_looked_at() -> None:
-    # A unit of the middle token costs a hundred of the input, and a purchase of it is rounded down.
-    first, second = _pool("dear", 10**15, 10**13, 1), _pool("out", 10**13, 10**12, 1)
-    detour = _detour([first], [second])
-    for amount in range(10_000, 10_100):
-        route = by_way_of(detour, [], Side.BUY, amount, BPS, ALWAYS)
-        assert route is not None
-        assert two_hops.could_beat(detour, Side.BUY, amount, route.input_amount + 2, BPS)
-
-
 # ---- Whatever the pools ---------------------------------------------------------------------------
 
 
