@@ -51,6 +51,26 @@ SIDE_SELL: Side.ValueType  # 2
 """Exact input."""
 Global___Side: _TypeAlias = Side  # noqa: Y015
 
+class _OrderType:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _OrderTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OrderType.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ORDER_TYPE_UNSPECIFIED: _OrderType.ValueType  # 0
+    ORDER_TYPE_MARKET: _OrderType.ValueType  # 1
+    ORDER_TYPE_LIMIT: _OrderType.ValueType  # 2
+    ORDER_TYPE_SNIPER: _OrderType.ValueType  # 3
+
+class OrderType(_OrderType, metaclass=_OrderTypeEnumTypeWrapper):
+    """When an order executes, as a filter: OrderSpec's `type` by name."""
+
+ORDER_TYPE_UNSPECIFIED: OrderType.ValueType  # 0
+ORDER_TYPE_MARKET: OrderType.ValueType  # 1
+ORDER_TYPE_LIMIT: OrderType.ValueType  # 2
+ORDER_TYPE_SNIPER: OrderType.ValueType  # 3
+Global___OrderType: _TypeAlias = OrderType  # noqa: Y015
+
 class _OrderStatus:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -59,7 +79,7 @@ class _OrderStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OrderStat
     DESCRIPTOR: _descriptor.EnumDescriptor
     ORDER_STATUS_UNSPECIFIED: _OrderStatus.ValueType  # 0
     ORDER_STATUS_PENDING: _OrderStatus.ValueType  # 1
-    """Accepted; waiting for a worker or for its trigger."""
+    """Accepted; waiting for a worker or for its trigger, perhaps again."""
     ORDER_STATUS_ROUTING: _OrderStatus.ValueType  # 2
     """Comparing venues."""
     ORDER_STATUS_BUILDING: _OrderStatus.ValueType  # 3
@@ -80,7 +100,7 @@ class OrderStatus(_OrderStatus, metaclass=_OrderStatusEnumTypeWrapper):
 
 ORDER_STATUS_UNSPECIFIED: OrderStatus.ValueType  # 0
 ORDER_STATUS_PENDING: OrderStatus.ValueType  # 1
-"""Accepted; waiting for a worker or for its trigger."""
+"""Accepted; waiting for a worker or for its trigger, perhaps again."""
 ORDER_STATUS_ROUTING: OrderStatus.ValueType  # 2
 """Comparing venues."""
 ORDER_STATUS_BUILDING: OrderStatus.ValueType  # 3
@@ -152,6 +172,8 @@ class OrderSpec(_message.Message):
     SLIPPAGE_BPS_FIELD_NUMBER: _builtins.int
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     MARKET_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    SNIPER_FIELD_NUMBER: _builtins.int
     side: Global___Side.ValueType
     amount: _builtins.str
     """Decimal, greater than zero, in whole tokens: "1.5". Fixes the leg named by `side`:
@@ -159,7 +181,9 @@ class OrderSpec(_message.Message):
     output_token.
     """
     input_token: _builtins.str
-    """Symbol ("SOL") or base58 mint address."""
+    """Symbol ("SOL") or base58 mint address of any token on chain. Answers have the symbol
+    where there is one, else the address.
+    """
     output_token: _builtins.str
     slippage_bps: _builtins.int
     """Worst acceptable move from the quoted price, in basis points. Unset: server default."""
@@ -169,6 +193,10 @@ class OrderSpec(_message.Message):
 
     @_builtins.property
     def market(self) -> Global___MarketOrder: ...
+    @_builtins.property
+    def limit(self) -> Global___LimitOrder: ...
+    @_builtins.property
+    def sniper(self) -> Global___SniperOrder: ...
     def __init__(
         self,
         *,
@@ -179,14 +207,16 @@ class OrderSpec(_message.Message):
         slippage_bps: _builtins.int | None = ...,
         expire_time: _timestamp_pb2.Timestamp | None = ...,
         market: Global___MarketOrder | None = ...,
+        limit: Global___LimitOrder | None = ...,
+        sniper: Global___SniperOrder | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_slippage_bps", b"_slippage_bps", "expire_time", b"expire_time", "market", b"market", "slippage_bps", b"slippage_bps", "type", b"type"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_slippage_bps", b"_slippage_bps", "expire_time", b"expire_time", "limit", b"limit", "market", b"market", "slippage_bps", b"slippage_bps", "sniper", b"sniper", "type", b"type"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_slippage_bps", b"_slippage_bps", "amount", b"amount", "expire_time", b"expire_time", "input_token", b"input_token", "market", b"market", "output_token", b"output_token", "side", b"side", "slippage_bps", b"slippage_bps", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_slippage_bps", b"_slippage_bps", "amount", b"amount", "expire_time", b"expire_time", "input_token", b"input_token", "limit", b"limit", "market", b"market", "output_token", b"output_token", "side", b"side", "slippage_bps", b"slippage_bps", "sniper", b"sniper", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__slippage_bps: _TypeAlias = _typing.Literal["slippage_bps"]  # noqa: Y015
     _WhichOneofArgType__slippage_bps: _TypeAlias = _typing.Literal["_slippage_bps", b"_slippage_bps"]  # noqa: Y015
-    _WhichOneofReturnType_type: _TypeAlias = _typing.Literal["market"]  # noqa: Y015
+    _WhichOneofReturnType_type: _TypeAlias = _typing.Literal["market", "limit", "sniper"]  # noqa: Y015
     _WhichOneofArgType_type: _TypeAlias = _typing.Literal["type", b"type"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__slippage_bps) -> _WhichOneofReturnType__slippage_bps | None: ...
@@ -211,6 +241,68 @@ class MarketOrder(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___MarketOrder: _TypeAlias = MarketOrder  # noqa: Y015
+
+@_typing.final
+class LimitOrder(_message.Message):
+    """Execute once the whole amount is to be had at this price or better, and never worse.
+
+    PENDING until then. Should the market move away before the swap has landed, the order is
+    PENDING again, as an event says; that uses up no attempt.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LIMIT_PRICE_FIELD_NUMBER: _builtins.int
+    limit_price: _builtins.str
+    """Decimal, greater than zero, output_token per input_token: the least an input token
+    must bring, all fees, price impact and splits counted in.
+    """
+    def __init__(
+        self,
+        *,
+        limit_price: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit_price", b"limit_price"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LimitOrder: _TypeAlias = LimitOrder  # noqa: Y015
+
+@_typing.final
+class SniperOrder(_message.Message):
+    """Execute as soon as output_token is to be had: when a pool of the pair opens, or has grown
+    to `min_liquidity`. PENDING until then, and again if the chance is gone before the swap
+    has landed.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MIN_LIQUIDITY_FIELD_NUMBER: _builtins.int
+    MAX_PRICE_FIELD_NUMBER: _builtins.int
+    min_liquidity: _builtins.str
+    """Decimal, in whole input_token: what the pair's open pools must hold of it together.
+    Unset: any pool that fills the order.
+    """
+    max_price: _builtins.str
+    """Decimal, greater than zero, input_token per output_token: the most an output token may
+    cost, all fees, price impact and splits counted in. Mind the direction: it is one
+    divided by what `price` says everywhere else. Unset: any price.
+    """
+    def __init__(
+        self,
+        *,
+        min_liquidity: _builtins.str = ...,
+        max_price: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_price", b"max_price", "min_liquidity", b"min_liquidity"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SniperOrder: _TypeAlias = SniperOrder  # noqa: Y015
 
 @_typing.final
 class Order(_message.Message):
@@ -313,7 +405,8 @@ class OrderEvent(_message.Message):
     status: Global___OrderStatus.ValueType
     failure_reason: Global___FailureReason.ValueType
     """Why the order FAILED, or, on a ROUTING event of a later attempt, why the attempt
-    before it did not succeed.
+    before it did not succeed. On a PENDING event after the first one, `failure_message`
+    says why the order waits again.
     """
     failure_message: _builtins.str
     venue: _builtins.str
@@ -805,6 +898,7 @@ class ListOrdersRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     STATUSES_FIELD_NUMBER: _builtins.int
+    TYPES_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """At most this many, 50 if unset; values above 500 are taken as 500 (AIP-158)."""
     page_token: _builtins.str
@@ -813,16 +907,21 @@ class ListOrdersRequest(_message.Message):
     def statuses(self) -> _containers.RepeatedScalarFieldContainer[Global___OrderStatus.ValueType]:
         """Only orders in one of these. Empty: all."""
 
+    @_builtins.property
+    def types(self) -> _containers.RepeatedScalarFieldContainer[Global___OrderType.ValueType]:
+        """Only orders of one of these. Empty: all."""
+
     def __init__(
         self,
         *,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
         statuses: _abc.Iterable[Global___OrderStatus.ValueType] | None = ...,
+        types: _abc.Iterable[Global___OrderType.ValueType] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "statuses", b"statuses"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "statuses", b"statuses", "types", b"types"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
