@@ -1,6 +1,7 @@
-"""Amounts: decimal text outside, integers in base units inside, binary floating point nowhere.
+"""Amounts and prices: decimal text outside, integers in base units inside, binary floating point nowhere.
 
-An amount is a u64 on chain, so 1 .. 2**64 - 1 base units.
+An amount is a u64 on chain, so 1 .. 2**64 - 1 base units. A price that a client names is a Decimal, exactly
+what was written, and meets amounts as a fraction of integers.
 """
 
 from __future__ import annotations
@@ -26,9 +27,7 @@ def parse_amount(text: str, token: Token) -> int:
     Raises ValueError with a sentence for the user: not a plain decimal, more decimals than the
     token has, zero, or more than 2**64 - 1 base units.
     """
-    if not _DECIMAL.fullmatch(text):
-        shown = text if len(text) <= 40 else text[:37] + "..."
-        raise ValueError(f'was "{shown}"; must be a plain decimal number such as "1.5"')
+    _check_decimal(text)
     whole, _, fraction = text.partition(".")
     fraction = fraction.rstrip("0")
     if len(fraction) > token.decimals:
@@ -41,6 +40,54 @@ def parse_amount(text: str, token: Token) -> int:
             f"was {text}; at most {format_amount(MAX_AMOUNT, token)} {token.symbol} fit on chain"
         )
     return amount
+
+
+def parse_price(text: str) -> Decimal:
+    """Return the price that plain decimal text stands for, without trailing zeros.
+
+    Raises ValueError with a sentence for the user: not a plain decimal, or zero.
+    """
+    _check_decimal(text)
+    price = Decimal(text.rstrip("0").rstrip(".") if "." in text else text)
+    if not price:
+        raise ValueError(f"was {text}; must be greater than zero")
+    return price
+
+
+def least_output(
+    input_amount: int, price: Decimal, input_token: Token, output_token: Token, *, inverse: bool = False
+) -> int:
+    """Return the least output in base units by which the input brings the price, rounded up.
+
+    The price is output_token per input_token in whole tokens; `inverse`: the other way round.
+    """
+    output, input_ = _ratio(price, input_token, output_token, inverse)
+    return -(-input_amount * output // input_)
+
+
+def most_input(
+    output_amount: int, price: Decimal, input_token: Token, output_token: Token, *, inverse: bool = False
+) -> int:
+    """Return the most input in base units for which the output is had at the price, rounded down.
+
+    The price is output_token per input_token in whole tokens; `inverse`: the other way round.
+    """
+    output, input_ = _ratio(price, input_token, output_token, inverse)
+    return output_amount * input_ // output
+
+
+def _ratio(price: Decimal, input_token: Token, output_token: Token, inverse: bool) -> tuple[int, int]:
+    """Return how many base units of output go for how many of input at the price."""
+    numerator, denominator = price.as_integer_ratio()
+    if inverse:
+        numerator, denominator = denominator, numerator
+    return numerator * 10**output_token.decimals, denominator * 10**input_token.decimals
+
+
+def _check_decimal(text: str) -> None:
+    if not _DECIMAL.fullmatch(text):
+        shown = text if len(text) <= 40 else text[:37] + "..."
+        raise ValueError(f'was "{shown}"; must be a plain decimal number such as "1.5"')
 
 
 def format_amount(amount: int, token: Token) -> str:

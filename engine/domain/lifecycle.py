@@ -2,6 +2,9 @@
 
     PENDING -> ROUTING -> BUILDING -> SUBMITTED -> CONFIRMED     (or FAILED, CANCELLED, EXPIRED)
 
+An order whose type has a trigger (limit, sniper) rests as PENDING until a monitor fires it, and returns to
+PENDING when the market has moved away before it could be executed.
+
 Everything that affects an order's status is here, and nothing here does I/O. The rules:
 
 1. `next_step` says what to do with an order as it stands. It answers the same on the first run
@@ -53,10 +56,10 @@ CONFIRMED, FAILED, CANCELLED, EXPIRED = (
 
 TRANSITIONS: Final[Mapping[OrderStatus, frozenset[OrderStatus]]] = {
     PENDING: frozenset({ROUTING, FAILED, CANCELLED, EXPIRED}),
-    ROUTING: frozenset({ROUTING, BUILDING, FAILED, CANCELLED, EXPIRED}),
+    ROUTING: frozenset({PENDING, ROUTING, BUILDING, FAILED, CANCELLED, EXPIRED}),
     BUILDING: frozenset({ROUTING, SUBMITTED, FAILED, CANCELLED, EXPIRED}),
     # Not CANCELLED, not EXPIRED: a transaction cannot be recalled.
-    SUBMITTED: frozenset({ROUTING, CONFIRMED, FAILED}),
+    SUBMITTED: frozenset({PENDING, ROUTING, CONFIRMED, FAILED}),
     CONFIRMED: frozenset(),
     FAILED: frozenset(),
     CANCELLED: frozenset(),
@@ -139,6 +142,14 @@ class NotRouted:
 
 
 @dataclass(frozen=True, slots=True)
+class Unmet:
+    """Its type has a trigger, which does not hold now: the route there is, if any, is not good enough."""
+
+    decision: RoutingDecision
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class NotBuilt:
     """No transaction could be built, or the node's simulation of it was refused; nothing was sent."""
 
@@ -184,12 +195,25 @@ class TimedOut:
     """expire_time passed before broadcast."""
 
 
-Fact = Claimed | Routed | NotRouted | NotBuilt | Signed | Landed | Reverted | Lapsed | Cancelled | TimedOut
+Fact = (
+    Claimed
+    | Routed
+    | NotRouted
+    | Unmet
+    | NotBuilt
+    | Signed
+    | Landed
+    | Reverted
+    | Lapsed
+    | Cancelled
+    | TimedOut
+)
 
 _KNOWABLE: Final[Mapping[type[Fact], frozenset[OrderStatus]]] = {
     Claimed: frozenset({PENDING}),
     Routed: frozenset({ROUTING}),
     NotRouted: frozenset({ROUTING}),
+    Unmet: frozenset({ROUTING}),
     # Not SUBMITTED: it would open a second transaction beside the first.
     NotBuilt: frozenset({PENDING, ROUTING, BUILDING}),
     Signed: frozenset({BUILDING}),
@@ -249,6 +273,8 @@ def apply(order: Order, fact: Fact, policy: RetryPolicy, random: float = 0.0) ->
             return _retry_or_fail(
                 order, FailureReason.NO_ROUTE, decision.reason, policy, random, decision=decision
             )
+        case Unmet(decision, reason):
+            return _wait_again(order, None, reason, decision=decision)
         case NotBuilt(reason, message):
             return _retry_or_fail(order, reason, message, policy, random)
         case Signed(attempt):
@@ -262,6 +288,9 @@ def apply(order: Order, fact: Fact, policy: RetryPolicy, random: float = 0.0) ->
                 output_amount=output_amount,
                 open_attempt=None,
             )
+        case Reverted(FailureReason.SLIPPAGE_EXCEEDED as reason, message) if order.spec.waits:
+            # The market moved away before it landed.
+            return _wait_again(order, reason, message, closed=AttemptOutcome.REVERTED)
         case Reverted(reason, message):
             return _retry_or_fail(order, reason, message, policy, random, closed=AttemptOutcome.REVERTED)
         case Lapsed():
@@ -296,17 +325,45 @@ def _retry_or_fail(
     changes: dict[str, Any] = {"failure_reason": reason, "failure_message": message}
     if closed is not None:
         changes["open_attempt"] = None
-    if reason not in RETRYABLE or order.attempt >= policy.max_attempts:
+    spent = order.attempt - order.forgiven_attempts
+    if reason not in RETRYABLE or spent >= policy.max_attempts:
         return _move(order, FAILED, decision=decision, closed=closed, **changes)
     return _move(
         order,
         ROUTING,
-        delay_seconds=policy.delay_seconds(order.attempt, random),
+        delay_seconds=policy.delay_seconds(spent, random),
         decision=decision,
         closed=closed,
         attempt=order.attempt + 1,
         route=None,
         **changes,
+    )
+
+
+def _wait_again(
+    order: Order,
+    reason: FailureReason | None,
+    message: str,
+    *,
+    decision: RoutingDecision | None = None,
+    closed: AttemptOutcome | None = None,
+) -> Transition:
+    """Return the move back to where the order's trigger is waited for. What came before is forgiven."""
+    if not order.spec.waits:
+        raise IllegalTransition(f"order {order.order_id}: a {order.spec.type.name} order waits for nothing")
+    # A transaction has its number for good.
+    attempt = order.attempt if closed is None else order.attempt + 1
+    return _move(
+        order,
+        PENDING,
+        decision=decision,
+        closed=closed,
+        attempt=attempt,
+        forgiven_attempts=attempt - 1,
+        route=None,
+        open_attempt=None,
+        failure_reason=reason,
+        failure_message=message,
     )
 
 

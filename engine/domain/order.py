@@ -28,7 +28,7 @@ class OrderStatus(StrEnum):
     """Where an order is in its life. lifecycle.py holds the table of moves between them."""
 
     PENDING = "pending"
-    """Accepted; waits for a worker or for its trigger. A worker's claim moves it on."""
+    """Accepted; waits for a worker or, perhaps again, for its trigger. A worker's claim moves it on."""
     ROUTING = "routing"
     """Comparing venues. The worker that holds the lease moves it on."""
     BUILDING = "building"
@@ -79,6 +79,16 @@ class OrderSpec:
     expire_time: datetime | None = None
     """None: never."""
     type: OrderType = MARKET
+
+    @property
+    def sells(self) -> bool:
+        """Whether `amount` is of input_token, exactly what is spent."""
+        return self.side is Side.SELL
+
+    @property
+    def waits(self) -> bool:
+        """Whether it rests until its type's trigger fires."""
+        return self.type.trigger(self) is not None
 
     @property
     def amount_token(self) -> Token:
@@ -203,8 +213,9 @@ class OrderEvent:
     output_amount: int | None = None
     tx_hash: str | None = None
     failure_reason: FailureReason | None = None
-    """On FAILED why; on ROUTING, why the attempt before did not succeed."""
+    """On FAILED why; on ROUTING and on a later PENDING, why the attempt before did not succeed."""
     failure_message: str | None = None
+    """The same for people; on a later PENDING also, why the order was not attempted."""
     decision: RoutingDecision | None = None
     """On the event that a routing decision led to; None on all others."""
 
@@ -219,6 +230,8 @@ class Order:
     sequence: int = 1
     """Of its latest event. Every write is conditional on it."""
     attempt: int = 1
+    forgiven_attempts: int = 0
+    """Attempts from before it last returned to waiting: RetryPolicy's max_attempts does not count them."""
     venue: str | None = None
     input_amount: int | None = None
     output_amount: int | None = None

@@ -1,6 +1,7 @@
-"""Tokens the engine trades: symbol, mint address, decimals.
+"""Tokens: symbol, mint address, decimals.
 
-Mint addresses are those of Solana mainnet.
+Those that are known by a symbol are listed here; any other token of the chain is known by its mint address,
+which then stands for the symbol too. Mint addresses are those of Solana mainnet.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Final
 @dataclass(frozen=True, slots=True)
 class Token:
     symbol: str
+    """As users read it; of a token that is not listed here, its mint."""
     mint: str
     """Base58 address of the mint account."""
     decimals: int
@@ -33,3 +35,8 @@ _BY_NAME: Final = {token.symbol: token for token in TOKENS} | {token.mint: token
 def find_token(symbol_or_mint: str) -> Token | None:
     """Return the token of that symbol (case matters) or mint address; None if it is not known."""
     return _BY_NAME.get(symbol_or_mint)
+
+
+def token_of_mint(mint: str, decimals: int) -> Token:
+    """Return the token of a mint address whose decimals are known from the chain."""
+    return _BY_NAME.get(mint) or Token(mint, mint, decimals)

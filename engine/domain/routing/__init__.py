@@ -8,15 +8,17 @@
     two_hops.py     by way of another token
     route.py        legs with their thresholds, and what they come to
     choice.py       the choice between all of these
+    bound.py        the best price there can be, for orders that wait for one
 
 Amounts are what the pools' exact curves say. Floating point decides where to look and never what a route
 promises; and it says how far from the best a route can be at most, to a part in 10**12.
 """
 
+from engine.domain.routing.bound import price_bound
 from engine.domain.routing.choice import decide
 from engine.domain.routing.limits import Limits
 from engine.domain.routing.offer import PoolOffer, quote
 from engine.domain.routing.route import threshold
 from engine.domain.routing.two_hops import Detour
 
-__all__ = ["Detour", "Limits", "PoolOffer", "decide", "quote", "threshold"]
+__all__ = ["Detour", "Limits", "PoolOffer", "decide", "price_bound", "quote", "threshold"]

@@ -8,10 +8,11 @@ from typing import Final
 
 from engine.domain.amounts import format_amount
 from engine.domain.order import OrderSpec, Quote, Route, RouteLeg, RoutingDecision, Side
+from engine.domain.order_types import is_within
 from engine.domain.pools.pool import Clock
 from engine.domain.routing.limits import Limits
 from engine.domain.routing.offer import PoolOffer, quote
-from engine.domain.routing.route import leg_of_quote, leg_of_swap, side_by_side
+from engine.domain.routing.route import leg_of_quote, leg_of_swap, side_by_side, within_limit
 from engine.domain.routing.split import choose_pools, net, share_out
 from engine.domain.routing.sweep import least_input, marginal_price, most_output
 from engine.domain.routing.two_hops import Detour, by_way_of, could_beat
@@ -33,7 +34,8 @@ def decide(
     """Quote every pool and choose the best route: most output (SELL), least input (BUY).
 
     Quotes are for the whole amount, best first, refusals last; equal ones by kind and address, so that the
-    same pools always give the same decision. `route` is None if nothing can fill the order.
+    same pools always give the same decision. `route` is None if nothing can fill the order. A route that is no
+    worse than the order's own limit has thresholds that are no worse either.
     """
     side, amount = spec.side, spec.amount
     quotes = sorted([quote(offer, side, amount, clock) for offer in offers], key=_rank)
@@ -49,6 +51,9 @@ def decide(
         reason = _why_none(spec, quotes)
     elif reason is None:
         reason = _why_split(spec, route, best) if len(route.legs) > 1 else _why_best(spec, quotes)
+    limit_amount = spec.type.limit_amount(spec)
+    if route is not None and limit_amount is not None and is_within(spec, route, limit_amount):
+        route = within_limit(route, side, limit_amount)
     return RoutingDecision(attempt, slot, tuple(quotes), route, reason)
 
 

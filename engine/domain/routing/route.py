@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 from engine.domain.order import Quote, Route, RouteLeg, Side
@@ -101,6 +102,41 @@ def one_after_the_other(
         *_gap(side, inputs, outputs, bound),
         middle_token,
     )
+
+
+def within_limit(route: Route, side: Side, limit_amount: int) -> Route:
+    """Return the route such that programs refuse what is worse than the limit, which its quotes are not.
+
+    `limit_amount` is the least output (SELL) or the most input (BUY) of all legs. What there is between quotes
+    and limit, legs that share the order may lose in proportion; two hops lose it where the order's own
+    amount is open: in the second of a sale, in the first of a purchase.
+    """
+    if side is Side.SELL:
+        if route.threshold_amount >= limit_amount:
+            return route
+        spare, whole = route.output_amount - limit_amount, route.output_amount
+    else:
+        if route.threshold_amount <= limit_amount:
+            return route
+        spare, whole = limit_amount - route.input_amount, route.input_amount
+    legs = list(route.legs)
+    if route.middle_token is not None:
+        open_at = 1 if side is Side.SELL else 0
+        legs[open_at] = replace(legs[open_at], threshold_amount=limit_amount)
+    elif side is Side.SELL:
+        legs = [
+            replace(leg, threshold_amount=leg.output_amount - spare * leg.output_amount // whole)
+            for leg in legs
+        ]
+    else:
+        legs = [
+            replace(leg, threshold_amount=leg.input_amount + spare * leg.input_amount // whole)
+            for leg in legs
+        ]
+    if route.middle_token is None:
+        # Rounding each leg's share down leaves the sum at the limit or on the safe side of it.
+        limit_amount = sum([leg.threshold_amount or 0 for leg in legs])
+    return replace(route, legs=tuple(legs), threshold_amount=limit_amount)
 
 
 def _gap(side: Side, input_amount: int, output_amount: int, bound: int) -> tuple[int, int]:
