@@ -73,7 +73,12 @@ class Settings:
     middle_tokens: str = _setting("SOL,USDC", "Tokens that orders may go through, comma-separated symbols")
 
     # ---- Capacity
-    max_open_orders: int = _setting(200_000, "Open orders before submits are refused with a retry hint")
+    max_open_orders: int = _setting(
+        200_000, "Orders being executed, or due to be, before submits are refused with a retry hint"
+    )
+    max_resting_orders: int = _setting(
+        2_000_000, "Orders that wait for their trigger before further ones are refused"
+    )
     worker_processes: int = _setting(1, "How many processes `python -m workers` keeps running")
     server_processes: int = _setting(
         1, "How many gRPC servers there are at GRPC_HOST, on GRPC_PORT and the next ports; `up` runs them"
@@ -119,8 +124,8 @@ class Settings:
         if not 0 <= self.slippage_bps <= 10_000:
             raise SettingsError(f"SLIPPAGE_BPS was {self.slippage_bps}; must be between 0 and 10000")
         for name in (
-            "max_route_legs", "max_attempts", "max_open_orders", "max_in_flight", "server_processes",
-            "gateway_processes", "simnet_blockhash_blocks",
+            "max_route_legs", "max_attempts", "max_open_orders", "max_resting_orders", "max_in_flight",
+            "server_processes", "gateway_processes", "simnet_blockhash_blocks",
         ):  # fmt: skip
             if getattr(self, name) < 1:
                 raise SettingsError(f"{name.upper()} was {getattr(self, name)}; must be 1 or more")

@@ -104,6 +104,9 @@ def configure_logging(process: str, level: str) -> None:
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 orders_by_status = Gauge("order_engine_orders", "Orders there are now, by status.", ["status"])
+resting_orders = Gauge(
+    "order_engine_resting_orders", "Orders that wait for their trigger, by type.", ["type"]
+)
 transitions_total = Counter(
     "order_engine_transitions", "Transitions committed, by status reached.", ["status"]
 )
@@ -139,6 +142,19 @@ sweeper_reclaimed_total = Counter(
 )
 leases_held = Gauge("order_engine_leases_held", "Orders this process holds the lease of.")
 open_watches = Gauge("order_engine_open_watches", "Orders being watched through this process.")
+
+monitor_leads = Gauge(
+    "order_engine_monitor_leads", "1 where this process follows what triggers wait for, by kind.", ["kind"]
+)
+monitor_fired_total = Counter(
+    "order_engine_monitor_fired", "Orders whose trigger was found to hold, by kind.", ["kind"]
+)
+monitor_tick_seconds = Histogram(
+    "order_engine_monitor_tick_seconds",
+    "Time to look for orders whose trigger holds, once a slot, by kind.",
+    ["kind"],
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5),
+)
 
 queue_messages_total = Counter(
     "order_engine_queue_messages",

@@ -23,6 +23,7 @@ from engine.storage.postgres import Store
 from engine.telemetry import ProbeServer, observe_batch
 from server.admission import Admission
 from server.service import OrderService
+from server.tokens import Tokens
 from server.watches import Watches
 
 SERVICE = orders_pb2.DESCRIPTOR.services_by_name["OrderService"].full_name
@@ -60,8 +61,8 @@ async def serve(settings: Settings, stopping: asyncio.Event) -> None:
         ):
             market = Market(node, rules=RouteRules.of(settings))
             watches = Watches(store, hints)
-            admission = Admission(store, settings.max_open_orders)
-            service = OrderService(settings, store, broker, hints, market, watches, admission)
+            admission = Admission(store, settings.max_open_orders, settings.max_resting_orders)
+            service = OrderService(settings, store, broker, hints, market, watches, admission, Tokens(node))
 
             def not_ready() -> str | None:
                 if stopping.is_set():

@@ -8,6 +8,7 @@ import hashlib
 import re
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
+from itertools import chain
 from typing import Any, Final
 from uuid import UUID
 
@@ -27,7 +28,7 @@ from engine.domain.order import (
     Side,
     price_of,
 )
-from engine.domain.order_types import MARKET
+from engine.domain.order_types import MARKET, ORDER_TYPES, OrderType
 from engine.domain.pools.pool import FeeSide
 from engine.domain.tokens import TOKENS, Token, find_token
 from engine.storage.postgres import WatchedEvent
@@ -38,6 +39,9 @@ _STATUS_TO_PB: Final = {status: pb.OrderStatus.Value(f"ORDER_STATUS_{status.name
 _STATUSES: Final = {number: status for status, number in _STATUS_TO_PB.items()}
 _REASON_TO_PB: Final = {
     reason: pb.FailureReason.Value(f"FAILURE_REASON_{reason.name}") for reason in FailureReason
+}
+_TYPES: Final[dict[int, str]] = {
+    pb.OrderType.Value(f"ORDER_TYPE_{name.upper()}"): name for name in ORDER_TYPES
 }
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _REQUEST_ID: Final = re.compile(r"[\x20-\x7e]{1,64}", re.ASCII)
@@ -54,7 +58,15 @@ which are copied into each other, in 6.3.
 # ---- In --------------------------------------------------------------------------------------------
 
 
-def spec_from_proto(message: pb.OrderSpec, field: str = "spec") -> OrderSpec:
+FindToken = Callable[[str], Token | None]
+
+
+def tokens_named(message: pb.OrderSpec) -> tuple[str, str]:
+    """Return what `spec_from_proto` will ask for: the names of the order's two tokens."""
+    return message.input_token, message.output_token
+
+
+def spec_from_proto(message: pb.OrderSpec, field: str = "spec", find: FindToken = find_token) -> OrderSpec:
     """Return what the client asks for. Raises InvalidOrder with a line for every field that is wrong."""
     wrong: list[FieldViolation] = []
 
@@ -64,8 +76,8 @@ def spec_from_proto(message: pb.OrderSpec, field: str = "spec") -> OrderSpec:
     side = _SIDES.get(message.side)
     if side is None:
         refuse("side", "must be SIDE_BUY (exact output) or SIDE_SELL (exact input)")
-    input_token = _token(message.input_token, "input_token", refuse)
-    output_token = _token(message.output_token, "output_token", refuse)
+    input_token = _token(message.input_token, "input_token", find, refuse)
+    output_token = _token(message.output_token, "output_token", find, refuse)
     if input_token is not None and input_token == output_token:
         refuse("output_token", f"was {output_token.symbol}, as input_token; they must differ")
     amount = 0
@@ -86,10 +98,26 @@ def spec_from_proto(message: pb.OrderSpec, field: str = "spec") -> OrderSpec:
             expire_time = message.expire_time.ToDatetime(tzinfo=UTC)
         except (ValueError, OverflowError):
             refuse("expire_time", "must be a time between the years 1 and 9999")
+    order_type: OrderType = MARKET
+    # An unset type is a market order.
+    name = message.WhichOneof("type") or MARKET.name
+    if name != MARKET.name and input_token is not None and output_token is not None:
+        terms = {term.name: value for term, value in getattr(message, name).ListFields()}
+        try:
+            order_type = ORDER_TYPES[name].read(terms, input_token, output_token)
+        except InvalidOrder as error:
+            for violation in error.violations:
+                refuse(f"{name}.{violation.field}", violation.description)
     if wrong or side is None or input_token is None or output_token is None:
         raise InvalidOrder(wrong)
-    # An unset type is a market order, which is the only one there is.
-    return OrderSpec(side, amount, input_token, output_token, slippage_bps, expire_time, MARKET)
+    spec = OrderSpec(side, amount, input_token, output_token, slippage_bps, expire_time, order_type)
+    try:
+        order_type.check(spec)
+    except InvalidOrder as error:
+        raise InvalidOrder(
+            [FieldViolation(f"{field}.{line.field}", line.description) for line in error.violations]
+        ) from None
+    return spec
 
 
 def request_id_from_proto(request_id: str) -> str | None:
@@ -113,6 +141,7 @@ def fingerprint(spec: OrderSpec) -> bytes:
         spec.output_token.mint,
         slippage_bps,
         expire_time,
+        *chain.from_iterable(spec.type.terms(spec.input_token).items()),
     )
     # The length in front keeps neighbours apart: ("ab", "c") is not ("a", "bc").
     return hashlib.sha256(b"".join([len(text).to_bytes(4, "big") + text.encode() for text in texts])).digest()
@@ -134,6 +163,17 @@ def statuses_from_proto(numbers: Iterable[int]) -> list[OrderStatus]:
             raise InvalidOrder([FieldViolation("statuses", f"{number} is not a status")])
         statuses.append(status)
     return statuses
+
+
+def types_from_proto(numbers: Iterable[int]) -> list[str]:
+    """Return the names of order types. Raises InvalidOrder for a type that does not exist."""
+    types = []
+    for number in numbers:
+        name = _TYPES.get(number)
+        if name is None:
+            raise InvalidOrder([FieldViolation("types", f"{number} is not a type of order")])
+        types.append(name)
+    return types
 
 
 def page_token_from_proto(page_token: str) -> UUID | None:
@@ -201,7 +241,7 @@ def _spec_fields(spec: OrderSpec) -> Fields:
         "amount": format_amount(spec.amount, spec.amount_token),
         "input_token": spec.input_token.symbol,
         "output_token": spec.output_token.symbol,
-        "market": {},
+        spec.type.name: spec.type.terms(spec.input_token),
     }
     if spec.slippage_bps is not None:
         fields["slippage_bps"] = spec.slippage_bps
@@ -326,14 +366,14 @@ def _timestamp_fields(moment: datetime) -> Fields:
     return {"seconds": since.days * 86_400 + since.seconds, "nanos": since.microseconds * 1000}
 
 
-def _token(text: str, name: str, refuse: Callable[[str, str], None]) -> Token | None:
+def _token(text: str, name: str, find: FindToken, refuse: Callable[[str, str], None]) -> Token | None:
     if not text:
         refuse(name, "is missing; must be a symbol or a mint address")
         return None
-    token = find_token(text)
+    token = find(text)
     if token is None:
         known = ", ".join(known.symbol for known in TOKENS)
-        refuse(name, f"was {_shown(text)}, which is not traded here; known are {known} and their mints")
+        refuse(name, f"was {_shown(text)}, which is neither one of {known} nor a mint on this chain")
     return token
 
 

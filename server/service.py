@@ -20,6 +20,7 @@ from engine.domain.errors import (
     Draining,
     FieldViolation,
     InvalidOrder,
+    NodeUnavailable,
     NoRoute,
     OrderClosed,
     OrderInFlight,
@@ -40,6 +41,7 @@ from engine.telemetry import stage_seconds, transitions_total
 from server.admission import Admission
 from server.convert import (
     Fields,
+    FindToken,
     decision_to_proto,
     event_fields,
     fingerprint,
@@ -52,8 +54,11 @@ from server.convert import (
     request_id_from_proto,
     spec_from_proto,
     statuses_from_proto,
+    tokens_named,
+    types_from_proto,
 )
 from server.refusals import refusals, to_status
+from server.tokens import Tokens
 from server.watches import Subscription, Watches
 
 _MAX_BATCH: Final = 1000
@@ -82,6 +87,7 @@ class OrderService(orders_pb2_grpc.OrderServiceServicer):
         market: Market,
         watches: Watches,
         admission: Admission,
+        tokens: Tokens,
     ) -> None:
         self._settings = settings
         self._store = store
@@ -90,6 +96,7 @@ class OrderService(orders_pb2_grpc.OrderServiceServicer):
         self._market = market
         self._watches = watches
         self._admission = admission
+        self._tokens = tokens
         # The client's answer does not wait for Redis: the order is stored, and the sweeper finds it.
         self._offers: Coalescer[list[UUID], None] = Coalescer(self._offer, max_batch=1000)
 
@@ -129,14 +136,18 @@ class OrderService(orders_pb2_grpc.OrderServiceServicer):
             raise Draining("the server is restarting; send the order again with the same request_id")
         results: list[Submitted | Exception | None] = []
         orders: dict[int, NewOrder] = {}
+        unanswered = await self._learn_tokens([request.spec for request in requests])
         for index, request in enumerate(requests):
             try:
-                orders[index] = _new_order(request)
+                orders[index] = _new_order(request, self._tokens.find)
                 results.append(None)
             except InvalidOrder as error:
-                results.append(error)
+                # What the chain was not asked about is not the client's mistake.
+                results.append(unanswered if unanswered and self._names_unknown(request.spec) else error)
         try:
-            self._admission.admit(len(orders))
+            self._admission.admit(
+                len(orders), resting_count=sum(order.spec.waits for order in orders.values())
+            )
         except TooManyOrders as refusal:
             # What was accepted before stays accepted: a repeated request is answered, full or not.
             replays = await self._store.replays(list(orders.values()))
@@ -145,17 +156,34 @@ class OrderService(orders_pb2_grpc.OrderServiceServicer):
         else:
             stored = await self._store.submit.many(list(orders.values()))
             new: list[UUID] = []
+            accepted = 0
             for index, answer in zip(orders, stored, strict=True):
                 results[index] = answer
                 if isinstance(answer, Submitted) and not answer.deduplicated:
-                    new.append(answer.order.order_id)
+                    accepted += 1
+                    # What waits for its trigger is for its monitor to find.
+                    if not answer.order.spec.waits:
+                        new.append(answer.order.order_id)
             if new:
                 self._offers(new)
-                _accepted.inc(len(new))
+            _accepted.inc(accepted)
         seconds = time.perf_counter() - start
         for _ in requests:
             _accept_seconds.observe(seconds)
         return [result for result in results if result is not None]
+
+    async def _learn_tokens(self, specs: Sequence[pb.OrderSpec]) -> NodeUnavailable | None:
+        """Look up the mints that orders name and nobody knows yet; return why that was not possible."""
+        unknown = [name for spec in specs for name in tokens_named(spec) if self._tokens.find(name) is None]
+        if unknown:
+            try:
+                await self._tokens.learn(unknown)
+            except NodeUnavailable as error:
+                return error
+        return None
+
+    def _names_unknown(self, spec: pb.OrderSpec) -> bool:
+        return any(name and self._tokens.find(name) is None for name in tokens_named(spec))
 
     async def _offer(self, accepted: list[list[UUID]]) -> list[None]:
         # The broker counts what Redis did not take; the sweeper finds it.
@@ -169,8 +197,11 @@ class OrderService(orders_pb2_grpc.OrderServiceServicer):
         self, request: pb.GetQuoteRequest, context: Context
     ) -> pb.GetQuoteResponse:
         async with refusals(context):
-            spec = spec_from_proto(request.spec)
+            if (unanswered := await self._learn_tokens([request.spec])) is not None:
+                raise unanswered
+            spec = spec_from_proto(request.spec, find=self._tokens.find)
             slippage_bps = self._settings.slippage_bps if spec.slippage_bps is None else spec.slippage_bps
+            await self._market.learn((spec.input_token, spec.output_token))
             await self._market.refresh(_QUOTE_AGE_SECONDS)
             decision = self._market.decide(spec, 0, slippage_bps)
             if decision.route is None:
@@ -202,8 +233,9 @@ class OrderService(orders_pb2_grpc.OrderServiceServicer):
             size = min(request.page_size or _PAGE, _MAX_PAGE)
             before = page_token_from_proto(request.page_token)
             statuses = statuses_from_proto(request.statuses)
+            types = types_from_proto(request.types)
             # One more than asked for tells whether there is a next page.
-            orders = await self._store.list_orders(size + 1, before, statuses)
+            orders = await self._store.list_orders(size + 1, before, statuses, types)
             page = orders[:size]
             return pb.ListOrdersResponse(
                 orders=[order_to_proto(order) for order in page],
@@ -297,11 +329,11 @@ async def _listen(requests: AsyncIterator[pb.WatchOrdersRequest], subscription: 
                 subscription.refuse(order_id, error)
 
 
-def _new_order(request: pb.SubmitOrderRequest) -> NewOrder:
+def _new_order(request: pb.SubmitOrderRequest, find: FindToken) -> NewOrder:
     wrong: list[FieldViolation] = []
     spec = request_id = None
     try:
-        spec = spec_from_proto(request.spec)
+        spec = spec_from_proto(request.spec, find=find)
     except InvalidOrder as error:
         wrong += error.violations
     try:

@@ -19,14 +19,16 @@ from engine.domain.order import (
     RoutingDecision,
     Side,
 )
-from engine.domain.order_types import ORDER_TYPES
-from engine.domain.tokens import Token, find_token
+from engine.domain.order_types import MARKET, ORDER_TYPES
+from engine.domain.tokens import Token, find_token, token_of_mint
 
 _STATUS = {status.value: status for status in OrderStatus}
 _REASON = {reason.value: reason for reason in FailureReason}
 _SIDE = {side.value: side for side in Side}
 _encode_decision = msgspec.json.Encoder().encode
 _decode_decision = msgspec.json.Decoder(RoutingDecision).decode
+_encode_terms = msgspec.json.Encoder().encode
+_decode_terms = msgspec.json.Decoder(dict[str, str]).decode
 _decode_route: Callable[[str], Route | None] = msgspec.json.Decoder(Route | None).decode
 
 
@@ -47,12 +49,23 @@ def side_from_text(text: str) -> Side:
     return _SIDE[text]
 
 
-def token_from_mint(mint: str) -> Token:
-    """Raises LookupError for a token that was traded once and is no longer known to this program."""
+def token_from_row(mint: str, decimals: int | None) -> Token:
+    """Raises LookupError for a token that was known to this program once, and is not any more."""
+    if decimals is not None:
+        return token_of_mint(mint, decimals)
     token = find_token(mint)
     if token is None:
         raise LookupError(f"no token with mint {mint}")
     return token
+
+
+def decimals_to_row(token: Token) -> int | None:
+    return token.decimals if find_token(token.mint) is None else None
+
+
+def terms_to_text(spec: OrderSpec) -> str | None:
+    terms = spec.type.terms(spec.input_token)
+    return _encode_terms(terms).decode() if terms else None
 
 
 def order_from_row(row: Sequence[Any]) -> Order:
@@ -60,15 +73,19 @@ def order_from_row(row: Sequence[Any]) -> Order:
     (
         order_id,
         type_name,
+        terms,
         side,
         amount,
         input_mint,
+        input_decimals,
         output_mint,
+        output_decimals,
         slippage_bps,
         expire_time,
         status,
         sequence,
         attempt,
+        forgiven_attempts,
         create_time,
         update_time,
         venue,
@@ -82,6 +99,8 @@ def order_from_row(row: Sequence[Any]) -> Order:
         open_raw_transaction,
         open_last_valid_block_height,
     ) = row
+    input_token = token_from_row(input_mint, input_decimals)
+    output_token = token_from_row(output_mint, output_decimals)
     open_attempt = None
     if open_tx_hash is not None:
         open_attempt = Attempt(attempt, open_tx_hash, open_raw_transaction, open_last_valid_block_height)
@@ -90,15 +109,18 @@ def order_from_row(row: Sequence[Any]) -> Order:
         spec=OrderSpec(
             side=_SIDE[side],
             amount=int(amount),
-            input_token=token_from_mint(input_mint),
-            output_token=token_from_mint(output_mint),
+            input_token=input_token,
+            output_token=output_token,
             slippage_bps=slippage_bps,
             expire_time=expire_time,
-            type=ORDER_TYPES[type_name](),
+            type=MARKET
+            if terms is None and type_name == MARKET.name
+            else ORDER_TYPES[type_name].read(_decode_terms(terms or "{}"), input_token, output_token),
         ),
         status=_STATUS[status],
         sequence=sequence,
         attempt=attempt,
+        forgiven_attempts=forgiven_attempts,
         venue=venue,
         input_amount=None if input_amount is None else int(input_amount),
         output_amount=None if output_amount is None else int(output_amount),

@@ -23,18 +23,21 @@ from engine.coalesce import Coalescer
 from engine.domain.errors import OutcomeUnknown, RequestIdReused, StoreUnavailable
 from engine.domain.lifecycle import CLOSED, Transition
 from engine.domain.order import Order, OrderEvent, OrderSpec, OrderStatus, Route, RoutingDecision, Side
+from engine.domain.order_types import MARKET, ORDER_TYPES, TriggerKind
 from engine.domain.tokens import Token
 from engine.settings import Settings
 from engine.storage.connection import Connection
 from engine.storage.convert import (
     columns,
+    decimals_to_row,
     decision_from_text,
     decision_to_text,
     event_from_row,
     order_from_row,
     route_from_text,
     side_from_text,
-    token_from_mint,
+    terms_to_text,
+    token_from_row,
     uuid_ceiling,
 )
 
@@ -95,6 +98,32 @@ class Position:
     closed: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """An order that this worker holds now."""
+
+    order: Order
+    started: bool
+    """The claim made it ROUTING. A PENDING order that it did not start has expired."""
+
+
+@dataclass(frozen=True, slots=True)
+class RestingGroup:
+    """Orders that rest, of one pair, side and size: the whole part of the amount's binary logarithm."""
+
+    input_token: Token
+    output_token: Token
+    side: Side
+    size: int
+    lowest_level: float
+    """Trigger.level of the first of them to fire."""
+
+    @property
+    def least_amount(self) -> int:
+        """The least amount that an order of this size has, in base units."""
+        return 1 << self.size
+
+
 Move = Sequence[Transition]
 """One or more transitions of one order that follow from each other; stored together or not at all."""
 
@@ -112,7 +141,17 @@ class Store:
         """`observe(edge)` returns what is told the size of each of that edge's batches."""
         self._connections = {
             edge: Connection(settings.database, edge)
-            for edge in ("submit", "read", "watch", "list", "claim", "advance", "sweep", "lease")
+            for edge in (
+                "submit",
+                "read",
+                "watch",
+                "list",
+                "claim",
+                "advance",
+                "sweep",
+                "lease",
+                *TriggerKind,
+            )
         }
 
         def sizes(edge: str) -> Callable[[int], None] | None:
@@ -136,7 +175,7 @@ class Store:
         self.claim: Final = Coalescer(
             self._claim, max_batch=_MAX_BATCH, interval_seconds=_INTERVAL_SECONDS, observe=sizes("claim")
         )
-        """(order_id, lease_owner) -> Order | None: None if it is not due or another has it."""
+        """(order_id, lease_owner) -> Claim | None: None if it is not due or another has it."""
         self.advance: Final = Coalescer(
             _contained(self._advance),
             max_batch=_MAX_BATCH,
@@ -168,7 +207,8 @@ class Store:
     async def _submit(self, orders: list[NewOrder]) -> Sequence[Submitted | Exception]:
         names = (
             "order_id", "request_id", "request_fingerprint", "type", "side", "amount", "input_mint",
-            "output_mint", "slippage_bps", "expire_time",
+            "output_mint", "slippage_bps", "expire_time", "terms", "input_decimals", "output_decimals",
+            "trigger_kind", "trigger_size", "trigger_level",
         )  # fmt: skip
         rows = [
             (
@@ -182,6 +222,10 @@ class Store:
                 order.spec.output_token.mint,
                 order.spec.slippage_bps,
                 order.spec.expire_time,
+                terms_to_text(order.spec),
+                decimals_to_row(order.spec.input_token),
+                decimals_to_row(order.spec.output_token),
+                *_trigger_columns(order.spec),
             )
             for order in orders
         ]
@@ -238,25 +282,41 @@ class Store:
         return [order_from_row(row) for row in rows]
 
     async def list_orders(
-        self, limit: int, before: UUID | None = None, statuses: Iterable[OrderStatus] = ()
+        self,
+        limit: int,
+        before: UUID | None = None,
+        statuses: Iterable[OrderStatus] = (),
+        types: Iterable[str] = (),
     ) -> list[Order]:
-        """Return up to `limit` orders older than `before`, newest first, of those statuses (none: all)."""
-        page = {"before": before or uuid_ceiling(), "limit": limit}
-        wanted = set(statuses)
-        closed, still_open = wanted & CLOSED, wanted - CLOSED
+        """Return up to `limit` orders older than `before`, newest first, of those statuses and types.
+
+        None of either: all of them.
+        """
+        page: dict[str, Any] = {"before": before or uuid_ceiling(), "limit": limit}
+        wanted, asked = set(statuses) or set(OrderStatus), set(types)
         order_ids: set[UUID] = set()
-        if not wanted:
-            order_ids.update(row[0] for row in await self._read("list", "list_orders", page))
-        if closed:
-            rows = await self._read(
-                "list", "list_closed_orders", page | {"status": [status.value for status in closed]}
-            )
-            order_ids.update(row[0] for row in rows)
-        if still_open:
-            rows = await self._read(
-                "list", "list_open_orders", page | {"status": [status.value for status in still_open]}
-            )
-            order_ids.update(row[0] for row in rows)
+
+        async def add(query: str, **values: Any) -> None:
+            order_ids.update([row[0] for row in await self._read("list", query, page | values)])
+
+        if len(wanted) == len(OrderStatus) and not asked:
+            await add("list_orders")
+        else:
+            closed = [status.value for status in CLOSED if not wanted or status in wanted]
+            still_open = [
+                status.value
+                for status in OrderStatus
+                if status not in CLOSED and (not wanted or status in wanted)
+            ]
+            waiting = [name for name in ORDER_TYPES if name != MARKET.name and (not asked or name in asked)]
+            if closed and (not asked or MARKET.name in asked):
+                await add("list_closed_orders", status=closed, market_only=bool(asked))
+            if closed and asked and waiting:
+                await add("list_closed_orders_of_type", status=closed, type=waiting)
+            if still_open:
+                await add("list_open_orders", status=still_open, type=list(asked))
+            if OrderStatus.PENDING in still_open and waiting:
+                await add("list_resting_orders", type=waiting)
         orders = await self._read_orders("list", sorted(order_ids, reverse=True)[:limit])
         return sorted(orders, key=lambda order: order.order_id, reverse=True)
 
@@ -266,9 +326,13 @@ class Store:
         return [decision_from_text(row[0]) for row in rows]
 
     async def open_orders_count(self, limit: int) -> int:
-        """Return how many orders are open, counting no further than `limit`."""
+        """Return how many orders are open and do not rest, counting no further than `limit`."""
         rows = await self._read("list", "open_orders_count", {"limit": limit})
         return int(rows[0][0])
+
+    async def resting_orders_count(self) -> dict[str, int]:
+        """Return how many orders wait for their trigger, by type. Reads an entry of an index for each."""
+        return dict(await self._read("list", "resting_orders_count", {}))
 
     # ---- Watching -----------------------------------------------------------------------------
 
@@ -276,12 +340,12 @@ class Store:
         values = columns(("order_id", "after_sequence"), list(set(cursors)))
         events: dict[UUID, list[WatchedEvent]] = {}
         for row in await self._read("watch", "events_after", values):
-            *columns_of_event, input_mint, output_mint, side, route = row
+            *columns_of_event, input_mint, input_decimals, output_mint, output_decimals, side, route = row
             event = event_from_row(columns_of_event)
             watched = WatchedEvent(
                 event,
-                token_from_mint(input_mint),
-                token_from_mint(output_mint),
+                token_from_row(input_mint, input_decimals),
+                token_from_row(output_mint, output_decimals),
                 side_from_text(side),
                 None if route is None else route_from_text(route),
             )
@@ -304,12 +368,12 @@ class Store:
 
     # ---- Executing ----------------------------------------------------------------------------
 
-    async def _claim(self, claims: list[tuple[UUID, int]]) -> Sequence[Order | None]:
+    async def _claim(self, claims: list[tuple[UUID, int]]) -> Sequence[Claim | None]:
         lease_owner = claims[-1][1]
         # A claim made under a number this process has lost meanwhile takes nothing.
         order_ids = [order_id for order_id, owner in claims if owner == lease_owner]
         rows = await self._write("claim", "claim_orders", {"order_id": order_ids, "lease_owner": lease_owner})
-        claimed = {order.order_id: order for order in map(order_from_row, rows)}
+        claimed = {row[0]: Claim(order_from_row(row[:-1]), started=row[-1]) for row in rows}
         return [claimed.pop(order_id, None) if owner == lease_owner else None for order_id, owner in claims]
 
     async def _advance(self, moves: list[Move]) -> Sequence[Order | None]:
@@ -336,6 +400,76 @@ class Store:
                 {"order_id": order_ids, "lease_owner": lease_owner, "delay_seconds": delay_seconds},
             )
         return [None] * len(items)
+
+    # ---- Waiting for triggers -----------------------------------------------------------------
+
+    async def take_monitor(self, kind: TriggerKind, lease_owner: int, lease_seconds: float) -> bool:
+        """Follow what this kind of trigger waits for, or go on with it; False while another worker does."""
+        rows = await self._write(
+            kind.value,
+            "take_monitor",
+            {"trigger_kind": kind.value, "lease_owner": lease_owner, "lease_seconds": lease_seconds},
+        )
+        return bool(rows)
+
+    async def leave_monitor(self, kind: TriggerKind, lease_owner: int) -> None:
+        """Leave it to the other workers at once."""
+        values = {"trigger_kind": kind.value, "lease_owner": lease_owner}
+        await self._write(kind.value, "leave_monitor", values)
+
+    async def resting_groups(self, kind: TriggerKind) -> list[RestingGroup]:
+        """Return every group that has orders which wait for this kind of trigger.
+
+        Costs as much as there are groups, however many orders there are.
+        """
+        rows = await self._read(kind.value, "resting_groups", {"trigger_kind": kind.value})
+        return [
+            RestingGroup(
+                token_from_row(input_mint, input_decimals),
+                token_from_row(output_mint, output_decimals),
+                side_from_text(side),
+                size,
+                lowest_level,
+            )
+            for input_mint, output_mint, side, size, lowest_level, input_decimals, output_decimals in rows
+        ]
+
+    async def resting_orders(
+        self, kind: TriggerKind, group: RestingGroup, level: float, limit: int, after: Order | None = None
+    ) -> list[Order]:
+        """Return up to `limit` orders of the group whose level is at most `level`, lowest first.
+
+        `after` is the last one of the page before; among equal levels older ones come first.
+        """
+        after_trigger = None if after is None else after.spec.type.trigger(after.spec)
+        rows = await self._read(
+            kind.value,
+            "resting_orders",
+            {
+                "trigger_kind": kind.value,
+                "input_mint": group.input_token.mint,
+                "output_mint": group.output_token.mint,
+                "side": group.side.value,
+                "trigger_size": group.size,
+                "trigger_level": level,
+                "after_level": -1.0 if after_trigger is None else after_trigger.level,
+                "after_order_id": _FIRST if after is None else after.order_id,
+                "limit": limit,
+            },
+        )
+        return [order_from_row(row) for row in rows]
+
+    async def fire(self, kind: TriggerKind, orders: Sequence[Order]) -> list[UUID]:
+        """Make orders whose triggers hold due; return those that still waited as they stand here."""
+        rows = await self._write(
+            kind.value,
+            "fire_orders",
+            {
+                "order_id": [order.order_id for order in orders],
+                "expected_sequence": [order.sequence for order in orders],
+            },
+        )
+        return [row[0] for row in rows]
 
     # ---- Leases -------------------------------------------------------------------------------
 
@@ -425,8 +559,8 @@ def _advance_values(moves: Iterable[Move]) -> dict[str, list[Any]]:
                 after.sequence,
                 after.status.value,
                 after.attempt,
-                # Between attempts and once closed nobody holds it.
-                last.delay_seconds > 0 or after.status in CLOSED,
+                # Between attempts, while it waits for its trigger, and once closed nobody holds it.
+                last.delay_seconds > 0 or after.status in CLOSED or after.status is OrderStatus.PENDING,
                 last.delay_seconds,
             )
         )
@@ -469,6 +603,14 @@ def _advance_values(moves: Iterable[Move]) -> dict[str, list[Any]]:
     )
 
 
+def _trigger_columns(spec: OrderSpec) -> tuple[str | None, int | None, float | None]:
+    trigger = spec.type.trigger(spec)
+    if trigger is None:
+        return None, None, None
+    return trigger.kind.value, spec.amount.bit_length() - 1, trigger.level
+
+
+_FIRST: Final = UUID(int=0)
 _POSITION_COLUMNS: Final = (
     "order_id", "expected_sequence", "sequence", "status", "attempt", "rests", "delay_seconds",
 )  # fmt: skip

@@ -8,12 +8,20 @@
 WITH submitted AS (
     INSERT INTO orders (
         order_id, request_id, request_fingerprint, type, side, amount, input_mint, output_mint, slippage_bps,
-        expire_time
+        expire_time, terms, input_decimals, output_decimals, trigger_kind, trigger_size, trigger_level,
+        resting, due_time
     )
-    SELECT * FROM unnest(
+    SELECT *, trigger_kind IS NOT NULL,
+        CASE WHEN trigger_kind IS NULL THEN now() ELSE coalesce(expire_time, 'infinity') END
+    FROM unnest(
         %(order_id)t::uuid[], %(request_id)t::text[], %(request_fingerprint)t::bytea[], %(type)t::text[],
         %(side)t::order_side[], %(amount)t::numeric[], %(input_mint)t::text[], %(output_mint)t::text[],
-        %(slippage_bps)t::integer[], %(expire_time)t::timestamptz[]
+        %(slippage_bps)t::integer[], %(expire_time)t::timestamptz[], %(terms)t::jsonb[],
+        %(input_decimals)t::smallint[], %(output_decimals)t::smallint[], %(trigger_kind)t::trigger_kind[],
+        %(trigger_size)t::smallint[], %(trigger_level)t::double precision[]
+    ) AS asked (
+        order_id, request_id, request_fingerprint, type, side, amount, input_mint, output_mint, slippage_bps,
+        expire_time, terms, input_decimals, output_decimals, trigger_kind, trigger_size, trigger_level
     )
     ON CONFLICT (request_id) DO NOTHING
     RETURNING order_id, create_time
@@ -31,8 +39,9 @@ WHERE request_id = ANY (%(request_id)t::text[]);
 
 -- name: get_orders
 -- Orders as they stand: spec, position, and what their latest event knows.
-SELECT o.order_id, o.type, o.side, o.amount, o.input_mint, o.output_mint, o.slippage_bps, o.expire_time,
-    o.status, o.sequence, o.attempt, o.create_time, o.update_time,
+SELECT o.order_id, o.type, o.terms::text, o.side, o.amount, o.input_mint, o.input_decimals, o.output_mint,
+    o.output_decimals, o.slippage_bps, o.expire_time, o.status, o.sequence, o.attempt, o.forgiven_attempts,
+    o.create_time, o.update_time,
     e.venue, e.input_amount, e.output_amount, e.tx_hash, e.failure_reason, e.failure_message,
     CASE WHEN o.status = 'building' THEN e.decision::text END,
     a.tx_hash, a.raw_transaction, a.last_valid_block_height
@@ -50,8 +59,9 @@ ORDER BY order_id DESC
 LIMIT %(limit)b::bigint;
 
 -- name: list_closed_orders
--- The same, of some closed statuses. Written so that only orders_closed has its order: by the primary key,
--- a page of a rare status would be looked for among all orders there ever were.
+-- The same, of some closed statuses, and of market orders only where others are asked for by their types.
+-- Written so that only orders_closed has its order: by the primary key, a page of a rare status would be
+-- looked for among all orders there ever were.
 SELECT page.order_id
 FROM unnest(%(status)t::order_status[]) AS wanted (status)
 CROSS JOIN LATERAL (
@@ -59,24 +69,58 @@ CROSS JOIN LATERAL (
     FROM orders
     WHERE closed_status >= wanted.status
       AND (closed_status, order_id) < (wanted.status, %(before)b::uuid)
+      AND (NOT %(market_only)b::boolean OR type = 'market')
     ORDER BY closed_status DESC, order_id DESC
     LIMIT %(limit)b::bigint
 ) AS page
 ORDER BY page.order_id DESC
 LIMIT %(limit)b::bigint;
 
+-- name: list_closed_orders_of_type
+-- The same, of types other than market, of which there may be few among many.
+SELECT page.order_id
+FROM unnest(%(status)t::order_status[]) AS wanted (status)
+CROSS JOIN unnest(%(type)t::text[]) AS asked (type)
+CROSS JOIN LATERAL (
+    SELECT order_id
+    FROM orders
+    WHERE type <> 'market' AND type = asked.type AND closed_status = wanted.status
+      AND order_id < %(before)b::uuid
+    ORDER BY order_id DESC
+    LIMIT %(limit)b::bigint
+) AS page
+ORDER BY page.order_id DESC
+LIMIT %(limit)b::bigint;
+
 -- name: list_open_orders
--- The same, of some open statuses. Walks the open orders only: materialized before the page is cut out,
--- or it would walk the primary key, past all the closed ones.
+-- The same, of open orders that do not rest. Walks those only: materialized before the page is cut out, or it
+-- would walk the primary key, past all the closed ones.
 WITH open_orders AS MATERIALIZED (
     SELECT order_id
     FROM orders
-    WHERE closed_status IS NULL AND status = ANY (%(status)t::order_status[])
+    WHERE closed_status IS NULL AND NOT resting
+      AND status = ANY (%(status)t::order_status[])
+      AND (type = ANY (%(type)t::text[]) OR cardinality(%(type)t::text[]) = 0)
 )
 SELECT order_id
 FROM open_orders
 WHERE order_id < %(before)b::uuid
 ORDER BY order_id DESC
+LIMIT %(limit)b::bigint;
+
+-- name: list_resting_orders
+-- The same, of orders that wait for their trigger. Those of the type that do not rest are few.
+SELECT page.order_id
+FROM unnest(%(type)t::text[]) AS asked (type)
+CROSS JOIN LATERAL (
+    SELECT order_id
+    FROM orders
+    WHERE type <> 'market' AND type = asked.type AND closed_status IS NULL AND resting
+      AND order_id < %(before)b::uuid
+    ORDER BY order_id DESC
+    LIMIT %(limit)b::bigint
+) AS page
+ORDER BY page.order_id DESC
 LIMIT %(limit)b::bigint;
 
 -- name: routing_decisions
@@ -96,7 +140,8 @@ WHERE order_id = ANY (%(order_id)t::uuid[]);
 -- The events of many orders, each after its watcher's cursor, in sequence per order. Those that a route was
 -- chosen with have it; every pool's quote is for those who ask for the order.
 SELECT e.order_id, e.sequence, e.status, e.attempt, e.create_time, e.venue, e.input_amount, e.output_amount,
-    e.tx_hash, e.failure_reason, e.failure_message, o.input_mint, o.output_mint, o.side,
+    e.tx_hash, e.failure_reason, e.failure_message, o.input_mint, o.input_decimals, o.output_mint,
+    o.output_decimals, o.side,
     CASE WHEN e.status = 'building' THEN (e.decision -> 'route')::text END
 FROM unnest(%(order_id)t::uuid[], %(after_sequence)t::bigint[]) AS watched (order_id, after_sequence)
 JOIN orders o ON o.order_id = watched.order_id AND o.sequence > watched.after_sequence
@@ -115,7 +160,8 @@ JOIN orders o ON o.order_id = watched.order_id AND o.sequence > watched.after_se
 
 -- name: claim_orders
 -- Take up orders that are due and that nobody alive holds, or that this owner holds already. Those
--- that are pending become routing in the same statement, unless they expired while they waited.
+-- that are pending become routing in the same statement, unless they expired while they waited. An order
+-- that rests is not due before it expires.
 WITH candidate AS (
     SELECT order_id, status = 'pending' AND (expire_time IS NULL OR expire_time > now()) AS starts
     FROM orders
@@ -129,6 +175,7 @@ WITH candidate AS (
 ), claimed AS (
     UPDATE orders o
     SET lease_owner = %(lease_owner)b::bigint,
+        resting = false,
         status = CASE WHEN starts THEN 'routing' ELSE o.status END,
         sequence = CASE WHEN starts THEN o.sequence + 1 ELSE o.sequence END,
         update_time = now()
@@ -139,11 +186,12 @@ WITH candidate AS (
     INSERT INTO order_events (order_id, sequence, previous_status, status, attempt)
     SELECT order_id, sequence, 'pending', 'routing', attempt FROM claimed WHERE starts
 )
-SELECT o.order_id, o.type, o.side, o.amount, o.input_mint, o.output_mint, o.slippage_bps, o.expire_time,
-    o.status, o.sequence, o.attempt, o.create_time, o.update_time,
+SELECT o.order_id, o.type, o.terms::text, o.side, o.amount, o.input_mint, o.input_decimals, o.output_mint,
+    o.output_decimals, o.slippage_bps, o.expire_time, o.status, o.sequence, o.attempt, o.forgiven_attempts,
+    o.create_time, o.update_time,
     e.venue, e.input_amount, e.output_amount, e.tx_hash, e.failure_reason, e.failure_message,
     CASE WHEN o.status = 'building' THEN e.decision::text END,
-    a.tx_hash, a.raw_transaction, a.last_valid_block_height
+    a.tx_hash, a.raw_transaction, a.last_valid_block_height, o.starts
 FROM claimed o
 LEFT JOIN order_events e ON e.order_id = o.order_id AND e.sequence = o.sequence AND NOT o.starts
 LEFT JOIN attempts a ON a.order_id = o.order_id AND a.outcome IS NULL AND NOT o.starts;
@@ -157,7 +205,11 @@ WITH moved AS (
     SET status = m.status,
         sequence = m.sequence,
         attempt = m.attempt,
-        due_time = CASE WHEN m.rests THEN now() + m.delay_seconds * interval '1 second' ELSE o.due_time END,
+        -- An order becomes pending only where it waits for its trigger again.
+        resting = m.status = 'pending',
+        forgiven_attempts = CASE WHEN m.status = 'pending' THEN m.attempt - 1 ELSE o.forgiven_attempts END,
+        due_time = CASE WHEN m.status = 'pending' THEN coalesce(o.expire_time, 'infinity')
+                        WHEN m.rests THEN now() + m.delay_seconds * interval '1 second' ELSE o.due_time END,
         lease_owner = CASE WHEN m.rests THEN NULL ELSE o.lease_owner END,
         update_time = now()
     FROM unnest(
@@ -209,16 +261,31 @@ SET due_time = now() + %(delay_seconds)b::double precision * interval '1 second'
 WHERE order_id = ANY (%(order_id)t::uuid[]) AND lease_owner = %(lease_owner)b::bigint;
 
 -- name: due_orders
--- The sweeper's question: orders that are due and that nobody alive holds. A new order is left to its
--- hint for a moment.
+-- The sweeper's question: orders that are due and that nobody alive holds, and those that rested until they
+-- expired. A new order is left to its hint for a moment.
 SELECT order_id
-FROM orders
-WHERE closed_status IS NULL
-  AND due_time <= now()
-  AND (sequence > 1 OR due_time <= now() - %(hint_seconds)b::double precision * interval '1 second')
-  AND (lease_owner IS NULL OR NOT EXISTS (
-      SELECT FROM lease_owners owner
-      WHERE owner.lease_owner = orders.lease_owner AND owner.expire_time > now()))
+FROM (
+    (
+        SELECT order_id, due_time
+        FROM orders
+        WHERE closed_status IS NULL AND NOT resting
+          AND due_time <= now()
+          AND (sequence > 1 OR due_time <= now() - %(hint_seconds)b::double precision * interval '1 second')
+          AND (lease_owner IS NULL OR NOT EXISTS (
+              SELECT FROM lease_owners owner
+              WHERE owner.lease_owner = orders.lease_owner AND owner.expire_time > now()))
+        ORDER BY due_time
+        LIMIT %(limit)b::bigint
+    )
+    UNION ALL
+    (
+        SELECT order_id, due_time
+        FROM orders
+        WHERE resting AND due_time <= now()
+        ORDER BY due_time
+        LIMIT %(limit)b::bigint
+    )
+) AS due
 ORDER BY due_time
 LIMIT %(limit)b::bigint;
 
@@ -227,7 +294,7 @@ LIMIT %(limit)b::bigint;
 -- that claim, or to a write, was lost on the way.
 SELECT order_id
 FROM orders
-WHERE closed_status IS NULL AND due_time <= now() AND lease_owner = %(lease_owner)b::bigint;
+WHERE closed_status IS NULL AND NOT resting AND due_time <= now() AND lease_owner = %(lease_owner)b::bigint;
 
 -- name: start_lease_owner
 -- A new worker process. Its number is also its session advisory lock.
@@ -260,5 +327,81 @@ WHERE lease_owner <> %(lease_owner)b::bigint
 RETURNING lease_owner;
 
 -- name: open_orders_count
--- Open orders, counted no further than the limit.
-SELECT count(*) FROM (SELECT FROM orders WHERE closed_status IS NULL LIMIT %(limit)b::bigint) AS open_orders;
+-- Open orders that do not rest, counted no further than the limit.
+SELECT count(*)
+FROM (SELECT FROM orders WHERE closed_status IS NULL AND NOT resting LIMIT %(limit)b::bigint) AS open_orders;
+
+-- name: resting_orders_count
+-- How many orders of each type wait for their trigger.
+SELECT type, count(*) FROM orders WHERE type <> 'market' AND closed_status IS NULL AND resting GROUP BY type;
+
+-- name: take_monitor
+-- Follow what a trigger waits for, or go on with it: one worker at a time. Returns nothing while another one
+-- that is alive does. A dead one is recognized by its lease, or by its row here growing old.
+UPDATE monitors
+SET lease_owner = %(lease_owner)b::bigint,
+    expire_time = now() + %(lease_seconds)b::double precision * interval '1 second'
+WHERE trigger_kind = %(trigger_kind)t::trigger_kind
+  AND (lease_owner = %(lease_owner)b::bigint OR expire_time <= now() OR NOT EXISTS (
+      SELECT FROM lease_owners owner
+      WHERE owner.lease_owner = monitors.lease_owner AND owner.expire_time > now()))
+RETURNING lease_owner;
+
+-- name: leave_monitor
+-- Leave it to the others at once.
+UPDATE monitors
+SET expire_time = now()
+WHERE trigger_kind = %(trigger_kind)t::trigger_kind AND lease_owner = %(lease_owner)b::bigint;
+
+-- name: resting_groups
+-- Which pairs, sides and sizes have orders that wait for this trigger, each with its lowest level. From one group
+-- the index is entered anew for the next one, so it costs as much for a thousand orders as for a million.
+WITH RECURSIVE groups AS (
+    (
+        SELECT input_mint, output_mint, side, trigger_size, trigger_level, input_decimals, output_decimals
+        FROM orders
+        WHERE resting AND trigger_kind = %(trigger_kind)t::trigger_kind
+        ORDER BY input_mint COLLATE "C", output_mint COLLATE "C", side, trigger_size, trigger_level, order_id
+        LIMIT 1
+    )
+    UNION ALL
+    SELECT following.*
+    FROM groups
+    CROSS JOIN LATERAL (
+        SELECT o.input_mint, o.output_mint, o.side, o.trigger_size, o.trigger_level, o.input_decimals,
+            o.output_decimals
+        FROM orders o
+        WHERE o.resting AND o.trigger_kind = %(trigger_kind)t::trigger_kind
+          AND (o.input_mint COLLATE "C", o.output_mint COLLATE "C", o.side, o.trigger_size)
+              > (groups.input_mint COLLATE "C", groups.output_mint COLLATE "C", groups.side, groups.trigger_size)
+        ORDER BY o.input_mint COLLATE "C", o.output_mint COLLATE "C", o.side, o.trigger_size, o.trigger_level,
+            o.order_id
+        LIMIT 1
+    ) AS following
+)
+SELECT * FROM groups;
+
+-- name: resting_orders
+-- Orders of a group up to a level, lowest first, as they stand: what can be known of one that waits.
+SELECT o.order_id, o.type, o.terms::text, o.side, o.amount, o.input_mint, o.input_decimals, o.output_mint,
+    o.output_decimals, o.slippage_bps, o.expire_time, o.status, o.sequence, o.attempt, o.forgiven_attempts,
+    o.create_time, o.update_time,
+    NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
+FROM orders o
+WHERE o.resting AND o.trigger_kind = %(trigger_kind)t::trigger_kind
+  AND o.input_mint COLLATE "C" = %(input_mint)t::text AND o.output_mint COLLATE "C" = %(output_mint)t::text
+  AND o.side = %(side)t::order_side AND o.trigger_size = %(trigger_size)b::smallint
+  AND o.trigger_level <= %(trigger_level)b::double precision
+  AND (o.trigger_level, o.order_id) > (%(after_level)b::double precision, %(after_order_id)b::uuid)
+ORDER BY o.trigger_level, o.order_id
+LIMIT %(limit)b::bigint;
+
+-- name: fire_orders
+-- The triggers of these orders hold: they are due. Returns those that still waited; one that has expired is
+-- left to the sweeper, one that was cancelled or fired before is not here any more.
+UPDATE orders o
+SET resting = false, due_time = now()
+FROM unnest(%(order_id)t::uuid[], %(expected_sequence)t::bigint[]) AS f (order_id, expected_sequence)
+WHERE o.order_id = f.order_id AND o.sequence = f.expected_sequence AND o.resting
+  AND (o.expire_time IS NULL OR o.expire_time > now())
+RETURNING o.order_id;

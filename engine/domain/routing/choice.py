@@ -34,8 +34,8 @@ def decide(
     """Quote every pool and choose the best route: most output (SELL), least input (BUY).
 
     Quotes are for the whole amount, best first, refusals last; equal ones by kind and address, so that the
-    same pools always give the same decision. `route` is None if nothing can fill the order. A route that is no
-    worse than the order's own limit has thresholds that are no worse either.
+    same pools always give the same decision. `route` is None if nothing can fill the order. A route that is
+    within the order's own limit has thresholds within it too.
     """
     side, amount = spec.side, spec.amount
     quotes = sorted([quote(offer, side, amount, clock) for offer in offers], key=_rank)

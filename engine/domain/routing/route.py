@@ -107,9 +107,9 @@ def one_after_the_other(
 def within_limit(route: Route, side: Side, limit_amount: int) -> Route:
     """Return the route such that programs refuse what is worse than the limit, which its quotes are not.
 
-    `limit_amount` is the least output (SELL) or the most input (BUY) of all legs. What there is between quotes
-    and limit, legs that share the order may lose in proportion; two hops lose it where the order's own
-    amount is open: in the second of a sale, in the first of a purchase.
+    `limit_amount` is the least output (SELL) or the most input (BUY) of all legs. What there is between
+    quotes and limit, legs that share the order may lose in proportion; two hops lose it where the order
+    leaves the amount open: in the second of a sale, in the first of a purchase.
     """
     if side is Side.SELL:
         if route.threshold_amount >= limit_amount:
