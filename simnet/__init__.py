@@ -12,5 +12,6 @@ knows that it is not a real node.
     faults.py        what goes wrong, by settings and at run time
     chain.py         slots, blockhashes, what is waiting and what has landed
     ledger.py        the durable record of all of it
+    questions.py     what is asked, read and checked
     rpc.py ws.py     how it is asked
 """

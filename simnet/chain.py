@@ -110,6 +110,8 @@ class Chain:
         """False while block production is paused."""
         self.listeners: list[Callable[[], None]] = []
         """Called after each slot."""
+        self.watchers: list[Callable[[Mapping[bytes, Account]], None]] = []
+        """Called with the accounts that a slot, or a change between slots, has just changed."""
         self._genesis = genesis
         self._bank = bank
         self._ledger = ledger
@@ -305,6 +307,8 @@ class Chain:
                 del self._statuses[signature]
         self.slot = slot
         self.block_time = block_time
+        for watcher in self.watchers:
+            watcher(changed)
 
     def _progress(self) -> Progress:
         return Progress(self._seed, self.slot, self.block_time, self.transaction_count)

@@ -21,7 +21,6 @@ from solders.instruction import Instruction
 from solders.keypair import Keypair
 from solders.message import Message
 from solders.pubkey import Pubkey
-from solders.signature import Signature
 from solders.system_program import TransferParams, transfer
 from solders.transaction import Transaction as SignedTransaction
 
@@ -43,11 +42,24 @@ from simnet.accounts import (
     with_token_balance,
 )
 from simnet.bank import Outcome, View, error_text
-from simnet.chain import COMMITMENTS, SLOTS_IN_EPOCH, Chain
+from simnet.chain import SLOTS_IN_EPOCH, Chain
 from simnet.faults import FaultError
 from simnet.genesis import GenesisPool
 from simnet.ledger import Landed
 from simnet.programs.associated_token import address_of
+from simnet.questions import (
+    RpcFault,
+    argument,
+    invalid,
+    parse_address,
+    parse_commitment,
+    parse_data_slice,
+    parse_filters,
+    parse_named,
+    parse_options,
+    parse_signature,
+    parse_whole,
+)
 from simnet.shapes import (
     Json,
     account_json,
@@ -81,20 +93,6 @@ _LOADED_DATA_SIZE: Final = 311_042
 
 _decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
-
-
-class RpcFault(Exception):
-    """A call's answer is this error."""
-
-    def __init__(self, code: int, message: str, data: Any = None) -> None:
-        self.code = code
-        self.message = message
-        self.data = data
-        super().__init__(message)
-
-
-def _invalid(message: str) -> RpcFault:
-    return RpcFault(-32602, message)
 
 
 class Rpc:
@@ -191,9 +189,9 @@ class Rpc:
     # ---- Time
 
     def get_slot(self, params: list[Any]) -> int:
-        options = _options(params, 0)
+        options = parse_options(params, 0)
         self._check_context(options)
-        return self._chain.slot_of(_commitment(options))
+        return self._chain.slot_of(parse_commitment(options))
 
     def get_block_height(self, params: list[Any]) -> int:
         return self._chain.block_height(self.get_slot(params))
@@ -210,16 +208,16 @@ class Rpc:
         }
 
     def get_latest_blockhash(self, params: list[Any]) -> Json:
-        options = _options(params, 0)
+        options = parse_options(params, 0)
         self._check_context(options)
-        slot = self._chain.slot_of(_commitment(options))
+        slot = self._chain.slot_of(parse_commitment(options))
         return _with_context(slot, self._blockhash_json(slot))
 
     def is_blockhash_valid(self, params: list[Any]) -> Json:
-        blockhash = _address(argument(params, 0, 1))
-        options = _options(params, 1)
+        blockhash = parse_address(argument(params, 0, 1))
+        options = parse_options(params, 1)
         self._check_context(options)
-        commitment = _commitment(options)
+        commitment = parse_commitment(options)
         return _with_context(
             self._chain.slot_of(commitment), self._chain.is_blockhash_valid(blockhash, commitment)
         )
@@ -239,45 +237,45 @@ class Rpc:
     # ---- Accounts
 
     def get_account_info(self, params: list[Any]) -> Json:
-        address = _address(argument(params, 0, 1))
-        slot, encode = self._account_reader(_options(params, 1))
+        address = parse_address(argument(params, 0, 1))
+        slot, encode = self._account_reader(parse_options(params, 1))
         return _with_context(slot, encode(address))
 
     def get_multiple_accounts(self, params: list[Any]) -> Json:
         addresses = argument(params, 0, 1)
         if not isinstance(addresses, list):
-            raise _invalid("Invalid params: invalid type, expected a sequence")
+            raise invalid("Invalid params: invalid type, expected a sequence")
         if len(addresses) > MAX_ACCOUNTS:
-            raise _invalid(f"Too many inputs provided; max {MAX_ACCOUNTS}")
-        slot, encode = self._account_reader(_options(params, 1))
-        return _with_context(slot, [encode(_address(text)) for text in addresses])
+            raise invalid(f"Too many inputs provided; max {MAX_ACCOUNTS}")
+        slot, encode = self._account_reader(parse_options(params, 1))
+        return _with_context(slot, [encode(parse_address(text)) for text in addresses])
 
     def get_balance(self, params: list[Any]) -> Json:
-        address = _address(argument(params, 0, 1))
-        options = _options(params, 1)
+        address = parse_address(argument(params, 0, 1))
+        options = parse_options(params, 1)
         self._check_context(options)
-        slot = self._chain.slot_of(_commitment(options))
+        slot = self._chain.slot_of(parse_commitment(options))
         account = self._chain.accounts_at(slot).get(address)
         return _with_context(slot, account.lamports if account else 0)
 
     def get_token_account_balance(self, params: list[Any]) -> Json:
-        address = _address(argument(params, 0, 1))
-        slot = self._chain.slot_of(_commitment(_options(params, 1)))
+        address = parse_address(argument(params, 0, 1))
+        slot = self._chain.slot_of(parse_commitment(parse_options(params, 1)))
         accounts = self._chain.accounts_at(slot)
         account = accounts.get(address)
         if account is None:
-            raise _invalid("Invalid param: could not find account")
+            raise invalid("Invalid param: could not find account")
         if not is_token_account(account):
-            raise _invalid("Invalid param: not a Token account")
+            raise invalid("Invalid param: not a Token account")
         mint = accounts.get(token_mint(account))
         decimals = mint_decimals(mint) if mint is not None else 0
         return _with_context(slot, token_amount_json(token_balance(account), decimals))
 
     def get_program_accounts(self, params: list[Any]) -> Any:
-        program = _address(argument(params, 0, 1))
-        options = _options(params, 1)
+        program = parse_address(argument(params, 0, 1))
+        options = parse_options(params, 1)
         slot, encode = self._account_reader(options)
-        wanted = [_filter(each) for each in options.get("filters") or ()]
+        wanted = parse_filters(options.get("filters"))
         accounts = self._chain.accounts_at(slot)
         found = []
         for address in list(self._chain.accounts):
@@ -291,17 +289,17 @@ class Rpc:
         return _with_context(slot, found) if options.get("withContext") else found
 
     def get_minimum_balance_for_rent_exemption(self, params: list[Any]) -> int:
-        return rent_exempt_minimum(_whole(argument(params, 0, 1), "length", 0, 10 * 2**20))
+        return rent_exempt_minimum(parse_whole(argument(params, 0, 1), "length", 0, 10 * 2**20))
 
     def _account_reader(self, options: Json) -> tuple[int, Callable[[bytes], Any]]:
         """Return the slot to read at, and what turns an address into its account's JSON or None."""
         self._check_context(options)
-        slot = self._chain.slot_of(_commitment(options))
+        slot = self._chain.slot_of(parse_commitment(options))
         accounts = self._chain.accounts_at(slot)
         encoding = options.get("encoding") or "base58"
         if encoding not in ("base64", "base58"):
-            raise _invalid(f"Invalid params: encoding {encoding!r} is not supported; use base64")
-        data_slice = _data_slice(options.get("dataSlice"))
+            raise invalid(f"Invalid params: encoding {encoding!r} is not supported; use base64")
+        data_slice = parse_data_slice(options.get("dataSlice"))
         if encoding == "base58" or data_slice is not None:
 
             def encode(address: bytes) -> Any:
@@ -329,11 +327,11 @@ class Rpc:
     # ---- Transactions
 
     def send_transaction(self, params: list[Any]) -> str:
-        options = _options(params, 1)
+        options = parse_options(params, 1)
         transaction = _transaction(argument(params, 0, 1), options.get("encoding") or "base58")
         self._check_context(options)
         if not options.get("skipPreflight"):
-            self._preflight(transaction, _commitment(options, "preflightCommitment"))
+            self._preflight(transaction, parse_commitment(options, "preflightCommitment"))
         elif not self._chain.has(transaction.signature) and not transaction.verified():
             # Forwarded unseen and thrown away by the next node: the sender hears nothing of it.
             return signature_text(transaction.signature)
@@ -343,16 +341,16 @@ class Rpc:
         return signature_text(transaction.signature)
 
     def simulate_transaction(self, params: list[Any]) -> Json:
-        options = _options(params, 1)
+        options = parse_options(params, 1)
         transaction = _transaction(argument(params, 0, 1), options.get("encoding") or "base58")
         self._check_context(options)
         replace = bool(options.get("replaceRecentBlockhash"))
         if options.get("sigVerify"):
             if replace:
-                raise _invalid("sigVerify may not be used with replaceRecentBlockhash")
+                raise invalid("sigVerify may not be used with replaceRecentBlockhash")
             if not transaction.verified():
                 raise RpcFault(-32003, "Transaction signature verification failure")
-        commitment = _commitment(options)
+        commitment = parse_commitment(options)
         outcome, view = self._chain.simulate(transaction, commitment, any_blockhash=replace)
         slot = self._chain.slot_of(commitment)
         value = _simulation_json(outcome)
@@ -364,8 +362,8 @@ class Rpc:
         return _with_context(slot, value)
 
     def request_airdrop(self, params: list[Any]) -> str:
-        wallet = _address(argument(params, 0, 2))
-        lamports = _whole(argument(params, 1, 2), "lamports", 1, 2**63 - 1)
+        wallet = parse_address(argument(params, 0, 2))
+        lamports = parse_whole(argument(params, 1, 2), "lamports", 1, 2**63 - 1)
         payer = self._faucet.pubkey()
         message = Message.new_with_blockhash(
             [
@@ -386,11 +384,11 @@ class Rpc:
     def get_signature_statuses(self, params: list[Any]) -> Any:
         texts = argument(params, 0, 1)
         if not isinstance(texts, list):
-            raise _invalid("Invalid params: invalid type, expected a sequence")
+            raise invalid("Invalid params: invalid type, expected a sequence")
         if len(texts) > MAX_SIGNATURES:
-            raise _invalid(f"Too many inputs provided; max {MAX_SIGNATURES}")
+            raise invalid(f"Too many inputs provided; max {MAX_SIGNATURES}")
         signatures = [parse_signature(text) for text in texts]
-        search = _options(params, 1).get("searchTransactionHistory")
+        search = parse_options(params, 1).get("searchTransactionHistory")
         older = self._chain.history(signatures) if search else {}
         return _with_context(
             self._chain.slot,
@@ -405,28 +403,28 @@ class Rpc:
     def get_transaction(self, params: list[Any]) -> Any:
         signature = parse_signature(argument(params, 0, 1))
         given = params[1] if len(params) > 1 else None
-        options = {"encoding": given} if isinstance(given, str) else _options(params, 1)
-        commitment = _commitment(options)
+        options = {"encoding": given} if isinstance(given, str) else parse_options(params, 1)
+        commitment = parse_commitment(options)
         if commitment == "processed":
-            raise _invalid("Method does not support commitment below `confirmed`")
+            raise invalid("Method does not support commitment below `confirmed`")
         encoding = options.get("encoding") or "json"
         if encoding not in ("json", "base58", "base64"):
-            raise _invalid(f"Invalid params: encoding {encoding!r} is not supported; use base64")
+            raise invalid(f"Invalid params: encoding {encoding!r} is not supported; use base64")
         versioned = options.get("maxSupportedTransactionVersion") is not None
         return self._transaction_json(self._chain.record(signature), commitment, encoding, versioned)
 
     def get_signatures_for_address(self, params: list[Any]) -> Any:
-        address = _address(argument(params, 0, 1))
-        options = _options(params, 1)
+        address = parse_address(argument(params, 0, 1))
+        options = parse_options(params, 1)
         self._check_context(options)
-        commitment = _commitment(options)
+        commitment = parse_commitment(options)
         if commitment == "processed":
-            raise _invalid("Method does not support commitment below `confirmed`")
+            raise invalid("Method does not support commitment below `confirmed`")
         limit = options.get("limit")
         if limit is None:
             limit = _MAX_PAGE
         elif isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= _MAX_PAGE:
-            raise _invalid(f"Invalid limit; max {_MAX_PAGE}")
+            raise invalid(f"Invalid limit; max {_MAX_PAGE}")
         before, until = (
             None if options.get(name) is None else parse_signature(options[name])
             for name in ("before", "until")
@@ -500,17 +498,17 @@ class Rpc:
     def _check_context(self, options: Json) -> None:
         least = options.get("minContextSlot")
         if least is not None:
-            slot = self._chain.slot_of(_commitment(options))
-            if slot < _whole(least, "minContextSlot", 0, 2**64 - 1):
+            slot = self._chain.slot_of(parse_commitment(options))
+            if slot < parse_whole(least, "minContextSlot", 0, 2**64 - 1):
                 raise RpcFault(-32016, "Minimum context slot has not been reached", {"contextSlot": slot})
 
     # ---- What only a simulation can do
 
     def simnet_fund(self, params: list[Any]) -> Json:
         """{wallet, mint (address, symbol or "SOL"), amount in base units}: give, at once, from nowhere."""
-        asked = _named(params, "wallet", "mint", "amount")
-        wallet = _address(asked["wallet"])
-        amount = _whole(asked["amount"], "amount", 1, 2**63 - 1)
+        asked = parse_named(params, "wallet", "mint", "amount")
+        wallet = parse_address(asked["wallet"])
+        amount = parse_whole(asked["amount"], "amount", 1, 2**63 - 1)
         mint = asked["mint"]
         if mint == SOL.symbol:
             address = wallet
@@ -521,7 +519,7 @@ class Rpc:
 
         else:
             token = find_token(mint) if isinstance(mint, str) else None
-            mint_address = _address(token.mint if token else mint)
+            mint_address = parse_address(token.mint if token else mint)
             address = address_of(wallet, mint_address)
 
             def give(view: View, _clock: Clock) -> None:
@@ -535,9 +533,9 @@ class Rpc:
     def simnet_faults(self, params: list[Any]) -> Json:
         """{drop: 0.1, ...}: change those figures; without any, only tell. Returns all of them."""
         try:
-            self._chain.faults = self._chain.faults.changed(_options(params, 0))
+            self._chain.faults = self._chain.faults.changed(parse_options(params, 0))
         except FaultError as error:
-            raise _invalid(str(error)) from None
+            raise invalid(str(error)) from None
         return asdict(self._chain.faults)
 
     def simnet_pools(self, _params: list[Any]) -> list[Json]:
@@ -551,9 +549,9 @@ class Rpc:
         Moved by swaps, at once. `hold` true: the market leaves the pool alone from now on; false: it
         brings it back in line again; left out: as it was. Returns the pools concerned.
         """
-        asked = _options(params, 0)
+        asked = parse_options(params, 0)
         pools = self._pools_named(asked)
-        bps = _whole(asked.get("bps", 0), "bps", -9_000, 1_000_000)
+        bps = parse_whole(asked.get("bps", 0), "bps", -9_000, 1_000_000)
         hold = asked.get("hold")
         market = self._chain.market
 
@@ -572,12 +570,12 @@ class Rpc:
 
         The next page starts `after` the last one's `sequence`. The record is what the ledger's file holds.
         """
-        asked = _options(params, 0)
+        asked = parse_options(params, 0)
         prefix = asked.get("memoPrefix") or ""
         if not isinstance(prefix, str):
-            raise _invalid("memoPrefix must be text")
-        after = _whole(asked.get("after", 0), "after", 0, 2**63 - 1)
-        limit = _whole(asked.get("limit", _MAX_PAGE), "limit", 1, _MAX_PAGE)
+            raise invalid("memoPrefix must be text")
+        after = parse_whole(asked.get("after", 0), "after", 0, 2**63 - 1)
+        limit = parse_whole(asked.get("limit", _MAX_PAGE), "limit", 1, _MAX_PAGE)
         page = await self._chain.page(prefix, after, limit)
         return {"slot": self._chain.slot, "transactions": [_ledger_json(each) for each in page]}
 
@@ -592,7 +590,7 @@ class Rpc:
 
     async def simnet_advance(self, params: list[Any]) -> int:
         """{slots}: produce so many slots now, one after the other, paused or not. Returns the last."""
-        for done in range(_whole(_options(params, 0).get("slots", 1), "slots", 1, _MAX_ADVANCE)):
+        for done in range(parse_whole(parse_options(params, 0).get("slots", 1), "slots", 1, _MAX_ADVANCE)):
             if done % _BREATH == _BREATH - 1:
                 await asyncio.sleep(0)
             self._chain.advance()
@@ -600,7 +598,7 @@ class Rpc:
 
     def _pools_named(self, asked: Json) -> list[GenesisPool]:
         if "pool" in asked:
-            pool = self._chain.market.find(_address(asked["pool"]))
+            pool = self._chain.market.find(parse_address(asked["pool"]))
             pools = [] if pool is None else [pool]
         else:
             pair = asked.get("pair")
@@ -608,7 +606,7 @@ class Rpc:
                 pool for pool in self._chain.market.pools if f"{pool.base.symbol}/{pool.quote.symbol}" == pair
             ]
         if not pools:
-            raise _invalid("there is no such pool or pair; simnet_pools lists them")
+            raise invalid("there is no such pool or pair; simnet_pools lists them")
         return pools
 
     def _pool_json(self, view: View, pool: GenesisPool) -> Json:
@@ -670,12 +668,12 @@ def _simulation_json(outcome: Outcome) -> Json:
 def _simulated_accounts(wanted: Any, outcome: Outcome, view: View) -> list[Json | None] | None:
     addresses = wanted.get("addresses") if isinstance(wanted, dict) else None
     if not isinstance(addresses, list):
-        raise _invalid("Invalid params: missing field `addresses`")
+        raise invalid("Invalid params: missing field `addresses`")
     if wanted.get("encoding") not in (None, "base64"):
-        raise _invalid("base58 encoding not supported")
+        raise invalid("base58 encoding not supported")
     if outcome.error is not None:
         return [None for _ in addresses]
-    accounts = [view.get(_address(text)) for text in addresses]
+    accounts = [view.get(parse_address(text)) for text in addresses]
     return [None if account is None else account_json(account, "base64", None) for account in accounts]
 
 
@@ -704,127 +702,27 @@ def _ledger_json(landed: Landed) -> Json:
 # ---- Questions
 
 
-def argument(params: list[Any], position: int, least: int) -> Any:
-    if not isinstance(params, list) or position >= len(params):
-        raise _invalid(f"`params` should have at least {least} argument(s)")
-    return params[position]
-
-
-def _options(params: list[Any], position: int) -> Json:
-    if not isinstance(params, list) or position >= len(params) or params[position] is None:
-        return {}
-    options = params[position]
-    if not isinstance(options, dict):
-        raise _invalid("Invalid params: invalid type, expected a map")
-    return options
-
-
-def _named(params: list[Any], *names: str) -> Json:
-    asked = _options(params, 0)
-    for name in names:
-        if name not in asked:
-            raise _invalid(f"{name} is missing")
-    return asked
-
-
-def _commitment(options: Json, name: str = "commitment") -> str:
-    commitment = options.get(name)
-    if commitment is None:
-        return "finalized"
-    if commitment not in COMMITMENTS:
-        raise _invalid(
-            f"Invalid params: unknown variant `{commitment}`,"
-            " expected one of `processed`, `confirmed`, `finalized`"
-        )
-    return str(commitment)
-
-
-def _address(text: Any) -> bytes:
-    if not isinstance(text, str):
-        raise _invalid("Invalid params: invalid type, expected a string")
-    try:
-        return bytes(Pubkey.from_string(text))
-    except ValueError:
-        raise _invalid(f"Invalid param: {_what_is_wrong(text)}") from None
-
-
-def parse_signature(text: Any) -> bytes:
-    if not isinstance(text, str):
-        raise _invalid("Invalid params: invalid type, expected a string")
-    try:
-        return bytes(Signature.from_string(text))
-    except ValueError:
-        raise _invalid(f"Invalid param: {_what_is_wrong(text)}") from None
-
-
-def _what_is_wrong(text: str) -> str:
-    try:
-        base58.decode(text)
-    except ValueError:
-        return "Invalid"
-    return "WrongSize"
-
-
-def _whole(value: Any, name: str, least: int, most: int) -> int:
-    """Return a whole number given as a number or, for those that JavaScript cannot hold, as text."""
-    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 20:
-        value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        raise _invalid(f"Invalid params: {name} must be a whole number from {least} to {most}")
-    return value
-
-
-def _data_slice(asked: Any) -> tuple[int, int] | None:
-    if asked is None:
-        return None
-    if not isinstance(asked, dict):
-        raise _invalid("Invalid params: invalid type, expected a map")
-    return (
-        _whole(asked.get("offset"), "offset", 0, 2**32),
-        _whole(asked.get("length"), "length", 0, 2**32),
-    )
-
-
-def _filter(asked: Any) -> Callable[[bytes], bool]:
-    """Return whether an account's data passes a filter of getProgramAccounts."""
-    if isinstance(asked, dict) and "dataSize" in asked:
-        size = _whole(asked["dataSize"], "dataSize", 0, 2**32)
-        return lambda data: len(data) == size
-    memcmp = asked.get("memcmp") if isinstance(asked, dict) else None
-    if not isinstance(memcmp, dict):
-        raise _invalid("Invalid params: a filter is dataSize or memcmp")
-    offset = _whole(memcmp.get("offset"), "offset", 0, 2**32)
-    text = memcmp.get("bytes")
-    if not isinstance(text, str):
-        raise _invalid("Invalid params: invalid type, expected a string")
-    try:
-        wanted = b64decode(text, validate=True) if memcmp.get("encoding") == "base64" else base58.decode(text)
-    except ValueError:
-        raise _invalid("Invalid param: Invalid") from None
-    return lambda data: data[offset : offset + len(wanted)] == wanted
-
-
 def _transaction(text: Any, encoding: str) -> Transaction:
     if not isinstance(text, str):
-        raise _invalid("Invalid params: invalid type, expected a string")
+        raise invalid("Invalid params: invalid type, expected a string")
     most = {"base64": MAX_BASE64_SIZE, "base58": MAX_BASE58_SIZE}.get(encoding)
     if most is None:
-        raise _invalid(f"unsupported encoding: {encoding}. Supported encodings: base58, base64")
+        raise invalid(f"unsupported encoding: {encoding}. Supported encodings: base58, base64")
     kind = "solana_transaction::versioned::VersionedTransaction"
     if len(text) > most:
-        raise _invalid(
+        raise invalid(
             f"{encoding} encoded {kind} too large: {len(text)} bytes (max: encoded/raw {most}/{MAX_RAW_SIZE})"
         )
     try:
         raw = b64decode(text, validate=True) if encoding == "base64" else base58.decode(text)
     except (ValueError, Base64Error) as error:
-        raise _invalid(f"invalid {encoding} encoding: {error}") from None
+        raise invalid(f"invalid {encoding} encoding: {error}") from None
     if len(raw) > MAX_RAW_SIZE:
-        raise _invalid(f"decoded {kind} too large: {len(raw)} bytes (max: {MAX_RAW_SIZE} bytes)")
+        raise invalid(f"decoded {kind} too large: {len(raw)} bytes (max: {MAX_RAW_SIZE} bytes)")
     try:
         return Transaction(raw)
     except (Undecodable, Unsanitary) as error:
-        raise _invalid(str(error)) from None
+        raise invalid(str(error)) from None
 
 
 # ---- Funding and pools
@@ -833,7 +731,7 @@ def _transaction(text: Any, encoding: str) -> Transaction:
 def _mint_tokens(view: View, wallet: bytes, mint: bytes, amount: int) -> None:
     mint_account = view.get(mint)
     if mint_account is None or not is_mint(mint_account):
-        raise _invalid(
+        raise invalid(
             f"{address_text(mint)} is no mint; there are {', '.join(each.symbol for each in TOKENS)}"
         )
     supply = MINT.decode(mint_account.data).supply + amount
@@ -841,7 +739,7 @@ def _mint_tokens(view: View, wallet: bytes, mint: bytes, amount: int) -> None:
     account = view.get(address) or new_token_account(mint, wallet)
     balance = token_balance(account) + amount
     if max(supply, balance) >= 2**64:
-        raise _invalid("there cannot be so many tokens")
+        raise invalid("there cannot be so many tokens")
     view.put(address, with_token_balance(account, balance))
     view.put(
         mint, Account(mint_account.lamports, mint_account.owner, MINT.patch(mint_account.data, supply=supply))

@@ -1,4 +1,4 @@
-"""simnet's WebSocket: slots as they come, and the end of a signature."""
+"""simnet's WebSocket: slots as they come, the end of a signature, and accounts of a program that change."""
 
 from __future__ import annotations
 
@@ -11,17 +11,24 @@ from typing import Any
 import aiohttp
 import msgspec
 import pytest
+import solders.rpc.responses as responses
 import websockets
+from solders.pubkey import Pubkey
 from solders.signature import Signature
 
+from engine.domain.pools.pool import Clock
 from engine.settings import Settings
 from engine.solana.instructions import memo, transfer_lamports
+from engine.solana.programs import SYSTEM_PROGRAM
+from simnet import base58
 from simnet.accounts import Account
+from simnet.bank import View
 from simnet.node import Node
 from simnet.transaction import Transaction
 from tests.simnet_wallets import SigningWallet
 
 ALICE, BOB = SigningWallet(1), SigningWallet(2)
+PROGRAM = Pubkey.from_bytes(bytes([9]) * 32)
 
 
 class Socket:
@@ -123,10 +130,101 @@ async def test_an_unsubscribed_signature_is_not_announced(node: Node, socket: So
     assert "error" in await socket.ask("nope")
 
 
+def _account(owner: bytes, data: bytes) -> Account:
+    return Account(10**7, owner, data)
+
+
+async def _changed(node: Node, **accounts: Account) -> None:
+    """Change accounts between slots; their names are their addresses' first letters."""
+
+    def act(view: View, _clock: Clock) -> None:
+        for name, account in accounts.items():
+            view.put(name.encode() * 32, account)
+
+    node.chain.change(act)
+
+
+async def test_accounts_of_a_program_are_announced_as_they_change_until_unsubscribed(
+    node: Node, socket: Socket
+) -> None:
+    program, other = bytes(PROGRAM), bytes([8]) * 32
+    options = {
+        "encoding": "base64",
+        "commitment": "processed",
+        "filters": [
+            {"dataSize": 4},
+            {"memcmp": {"offset": 1, "bytes": base58.encode(b"bc")}},
+        ],
+        # As a node: accounts come whole all the same.
+        "dataSlice": {"offset": 0, "length": 1},
+    }
+    subscription = (await socket.ask("programSubscribe", str(PROGRAM), options))["result"]
+    await _changed(
+        node,
+        a=_account(program, b"abcd"),
+        b=_account(program, b"abc"),
+        c=_account(program, b"xxxx"),
+        d=_account(other, b"abcd"),
+        e=Account(0, program, b"abcd"),
+    )
+    told = await socket.next()
+    (read,) = responses.parse_websocket_message(msgspec.json.encode(told).decode())
+    assert isinstance(read, responses.ProgramNotification)
+    assert told == notification(
+        "programNotification",
+        subscription,
+        {
+            "context": {"slot": node.chain.slot},
+            "value": {
+                "pubkey": str(Pubkey.from_bytes(b"a" * 32)),
+                "account": {
+                    "data": ["YWJjZA==", "base64"],
+                    "executable": False,
+                    "lamports": 10**7,
+                    "owner": str(PROGRAM),
+                    "rentEpoch": 2**64 - 1,
+                    "space": 4,
+                },
+            },
+        },
+    )
+    assert (await socket.ask("programUnsubscribe", subscription))["result"] is True
+    await _changed(node, a=_account(program, b"zbcd"))
+    # The next thing to come is the answer to this.
+    assert (await socket.ask("programUnsubscribe", subscription))["error"]["code"] == -32602
+
+
+async def test_accounts_that_a_slot_changes_are_announced_with_it(node: Node, socket: Socket) -> None:
+    options = {"encoding": "base64", "commitment": "processed"}
+    subscription = (await socket.ask("programSubscribe", str(SYSTEM_PROGRAM), options))["result"]
+    await socket.ask("slotSubscribe")
+    raw = ALICE.sign(
+        [transfer_lamports(ALICE.pubkey, BOB.pubkey, 10**9)], node.chain.blockhash(node.chain.slot)
+    )
+    node.chain.accept(Transaction(raw))
+    node.chain.advance()
+    told = [await socket.next() for _ in range(4)]
+    assert [each["method"] for each in told] == [*["programNotification"] * 3, "slotNotification"]
+    changes = [each["params"] for each in told[:3]]
+    assert {each["subscription"] for each in changes} == {subscription}
+    assert {each["result"]["context"]["slot"] for each in changes} == {node.chain.slot}
+    lamports = {
+        each["result"]["value"]["pubkey"]: each["result"]["value"]["account"]["lamports"] for each in changes
+    }
+    assert lamports[str(BOB.pubkey)] == 10**9
+
+
 @pytest.mark.parametrize(
     ("method", "params", "code"),
     [
         ("nope", [], -32601),
+        ("programSubscribe", [], -32602),
+        ("programSubscribe", [str(PROGRAM)], -32602),
+        ("programSubscribe", [str(PROGRAM), {"commitment": "confirmed"}], -32602),
+        ("programSubscribe", [str(PROGRAM), {"commitment": "processed", "encoding": "jsonParsed"}], -32602),
+        ("programSubscribe", [str(PROGRAM), {"commitment": "processed", "filters": 7}], -32602),
+        ("programSubscribe", [str(PROGRAM), {"commitment": "processed", "filters": [{}]}], -32602),
+        ("programSubscribe", [str(PROGRAM), {"commitment": "processed", "dataSlice": 7}], -32602),
         ("signatureSubscribe", [], -32602),
         ("signatureSubscribe", ["abc"], -32602),
         ("signatureSubscribe", [str(Signature.default()), {"commitment": "surely"}], -32602),
