@@ -14,7 +14,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from functools import lru_cache
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, NamedTuple, Self
 
 import aiohttp
 import msgspec
@@ -64,6 +64,30 @@ class Account:
     @property
     def data(self) -> bytes:
         return b64decode(self.data_base64)
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramWatch:
+    """Which of a program's accounts are meant, and which part of each."""
+
+    program: Pubkey
+    data_size: int
+    """Of the account, in bytes."""
+    prefix: bytes = b""
+    """What its first bytes are."""
+    contains: tuple[int, bytes] | None = None
+    """What lies where in it: offset and bytes."""
+    data_slice: tuple[int, int] | None = None
+    """The part that is wanted: offset and length; None: all of it."""
+
+
+class ProgramChange(NamedTuple):
+    """An account of a program, as a change has left it."""
+
+    program: Pubkey
+    address: Pubkey
+    data: bytes
+    """The part that its watch asked for."""
 
 
 class SignatureStatus(msgspec.Struct, frozen=True, rename="camel"):
@@ -211,6 +235,26 @@ class _SlotNotification(msgspec.Struct):
     """Missing from the answer to the subscription itself."""
 
 
+class _ProgramValue(msgspec.Struct):
+    value: _ProgramAccount
+
+
+class _ProgramNotificationParams(msgspec.Struct):
+    subscription: int
+    result: _ProgramValue
+
+
+class _ProgramNotification(msgspec.Struct):
+    """A notification, or the answer to a subscription."""
+
+    id: int | None = None
+    result: int | None = None
+    """The subscription's number."""
+    error: _RpcErrorJson | None = None
+    params: _ProgramNotificationParams | None = None
+
+
+_decode_program_notification: Final = msgspec.json.Decoder(_ProgramNotification).decode
 _decode_notification: Final = msgspec.json.Decoder(_SlotNotification).decode
 _encode: Final = msgspec.json.Encoder().encode
 _decode_answers: Final = msgspec.json.Decoder(list[_Answer] | _Answer).decode
@@ -332,6 +376,61 @@ class NodeClient:
 
     # ---- Accounts
 
+    async def program_changes(
+        self, watches: Sequence[ProgramWatch], *, commitment: str = "processed"
+    ) -> AsyncGenerator[ProgramChange | None, None]:
+        """Yield each account that fits a watch as it is created or changed, for ever.
+
+        None comes first, and again whenever the connection was made anew: from there on every change is
+        told, and those before it were missed. List the accounts then, at the same commitment. Without a
+        connection nothing comes; it is tried again every second. An account that fits two watches of one
+        program is told for each.
+        """
+        while True:
+            try:
+                async with aclosing(self._announced_changes(watches, commitment)) as announced:
+                    async for change in announced:
+                        yield change
+            except (aiohttp.ClientError, OSError, TimeoutError, msgspec.DecodeError, RpcError) as error:
+                logger.warning("announcements of changed accounts lost: %r", error)
+                node_errors_total.labels("changes_lost").inc()
+            await asyncio.sleep(_RECONNECT_SECONDS)
+
+    async def _announced_changes(
+        self, watches: Sequence[ProgramWatch], commitment: str
+    ) -> AsyncGenerator[ProgramChange | None, None]:
+        """Yield changes of one connection. Raises RpcError where the node refuses a watch."""
+        async with self._connected().ws_connect(self._ws_url, heartbeat=15.0) as socket:
+            for index, watch in enumerate(watches):
+                options = {
+                    "encoding": "base64",
+                    "commitment": commitment,
+                    "filters": _filters(watch.data_size, watch.prefix, watch.contains),
+                }
+                call = {"jsonrpc": "2.0", "id": index, "method": "programSubscribe"}
+                await socket.send_str(_encode(call | {"params": [str(watch.program), options]}).decode())
+            unanswered = set(range(len(watches)))
+            standing: dict[int, ProgramWatch] = {}
+            early: list[_ProgramNotificationParams] = []
+            async for message in socket:
+                if message.type is not aiohttp.WSMsgType.TEXT:
+                    continue
+                answer = _decode_program_notification(message.data)
+                if answer.error is not None:
+                    raise RpcError("programSubscribe", answer.error.code, answer.error.message)
+                if answer.params is not None:
+                    if unanswered:
+                        early.append(answer.params)
+                    else:
+                        yield _program_change(answer.params, standing)
+                elif answer.id in unanswered and answer.result is not None:
+                    unanswered.remove(answer.id)
+                    standing[answer.result] = watches[answer.id]
+                    if not unanswered:
+                        yield None
+                        for params in early:
+                            yield _program_change(params, standing)
+
     async def multiple_accounts(
         self, addresses: Sequence[Pubkey], commitment: str = "processed"
     ) -> tuple[int, list[Account | None]]:
@@ -359,18 +458,16 @@ class NodeClient:
         *,
         data_size: int,
         prefix: bytes = b"",
+        contains: tuple[int, bytes] | None = None,
         data_slice: tuple[int, int] | None = None,
         commitment: str = "confirmed",
     ) -> list[tuple[Pubkey, bytes]]:
         """Return a program's accounts of that size that start with `prefix`, or only a slice of each.
 
-        `data_slice` is offset and length, in bytes.
+        `contains` narrows them to those that have some bytes somewhere: offset and bytes. `data_slice` is
+        offset and length, in bytes.
         """
-        filters: list[dict[str, Any]] = [{"dataSize": data_size}]
-        if prefix:
-            filters.append(
-                {"memcmp": {"offset": 0, "bytes": b64encode(prefix).decode(), "encoding": "base64"}}
-            )
+        filters = _filters(data_size, prefix, contains)
         options: dict[str, Any] = {"encoding": "base64", "commitment": commitment, "filters": filters}
         if data_slice is not None:
             options["dataSlice"] = {"offset": data_slice[0], "length": data_slice[1]}
@@ -489,6 +586,30 @@ _address_text = lru_cache(maxsize=4096)(str)
 
 def _chunks(items: Sequence[Any], size: int) -> list[Sequence[Any]]:
     return [items[start : start + size] for start in range(0, len(items), size)]
+
+
+def _filters(data_size: int, prefix: bytes, contains: tuple[int, bytes] | None) -> list[dict[str, Any]]:
+    """Return the filters of getProgramAccounts and programSubscribe."""
+    filters: list[dict[str, Any]] = [{"dataSize": data_size}]
+    for offset, wanted in ((0, prefix), contains or (0, b"")):
+        if wanted:
+            filters.append(
+                {"memcmp": {"offset": offset, "bytes": b64encode(wanted).decode(), "encoding": "base64"}}
+            )
+    return filters
+
+
+def _program_change(
+    params: _ProgramNotificationParams, standing: Mapping[int, ProgramWatch]
+) -> ProgramChange:
+    watch = standing[params.subscription]
+    found = params.result.value
+    data = b64decode(found.account.data[0])
+    if watch.data_slice is not None:
+        # Nodes announce accounts whole, whatever slice is asked for.
+        offset, length = watch.data_slice
+        data = data[offset : offset + length]
+    return ProgramChange(watch.program, Pubkey.from_string(found.pubkey), data)
 
 
 def _transaction_record(answer: _TransactionJson) -> TransactionRecord:

@@ -125,6 +125,16 @@ async def test_program_accounts_are_asked_for_by_size_prefix_and_slice(
     assert options["dataSlice"] == {"offset": 168, "length": 64}
 
 
+async def test_program_accounts_are_narrowed_by_what_they_contain(node: FakeNode, client: NodeClient) -> None:
+    _answer(node, "getProgramAccounts", {"result": []})
+    assert await client.program_accounts(TOKEN_PROGRAM, data_size=752, contains=(400, b"\x01\x02")) == []
+    ((call,),) = node.requests
+    assert call["params"][1]["filters"] == [
+        {"dataSize": 752},
+        {"memcmp": {"offset": 400, "bytes": "AQI=", "encoding": "base64"}},
+    ]
+
+
 async def test_statuses_tell_finality_and_error(node: FakeNode, client: NodeClient) -> None:
     _answer(node, "getSignatureStatuses", _published("getSignatureStatuses"))
     landed, reverted, unseen = await client.signature_statuses(["a", "b", "c"])
