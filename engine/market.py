@@ -2,6 +2,9 @@
 
 Orders are quoted from memory. However many orders there are, a slot costs one JSON-RPC batch, and only
 accounts whose bytes changed are decoded. Who quotes now and then only, refreshes when it quotes.
+
+Tokens with a symbol are always followed. Another one is learned when an order names it, and forgotten when no
+order has for a while; as long as there is one, the node tells of every pool that opens.
 """
 
 from __future__ import annotations
@@ -9,10 +12,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
+from math import inf
 from typing import Any, Final
 
 from solders.instruction import Instruction
@@ -33,7 +38,7 @@ from engine.solana.programs import (
     TOKEN_PROGRAM,
     associated_token_account,
 )
-from engine.solana.rpc import MAX_ACCOUNTS, NodeClient
+from engine.solana.rpc import MAX_ACCOUNTS, NodeClient, ProgramChange, ProgramWatch
 from engine.solana.transactions import (
     FEE_RESERVE,
     Blockhash,
@@ -52,6 +57,8 @@ STALE_SECONDS: Final = 5.0
 """Older than this, prices and balances are not traded on."""
 DISCOVERY_SECONDS: Final = 60.0
 """How often to look for pools that are new."""
+FORGET_SECONDS: Final = 300.0
+"""How long a learned token is followed that no order names any more."""
 _RETRY_SECONDS: Final = 0.5
 _REFRESH_SECONDS: Final = 0.05
 """Refreshes are at least so far apart. A slot takes 0.4 s; simulated ones can be shorter than is any use."""
@@ -83,17 +90,26 @@ class RouteRules:
 class _Listing:
     """A pool that is traded: what never changes of it, and how it is now."""
 
-    __slots__ = ("accounts", "address", "keys", "leg_lamports", "offers", "venue")
+    __slots__ = ("accounts", "address", "keys", "leg_lamports", "offers", "reads_vaults", "venue")
 
-    def __init__(self, venue: Venue[Any], keys: PoolKeys, leg_lamports: int) -> None:
+    def __init__(self, venue: Venue[Any], keys: PoolKeys, leg_lamports: int, *, reads_vaults: bool) -> None:
         self.venue = venue
         self.keys = keys
         self.leg_lamports = leg_lamports
+        self.reads_vaults = reads_vaults
+        """Whether somebody asks what it holds."""
         self.address = str(keys.pool)
         self.accounts: tuple[Pubkey, ...] = ()
         """What is read of it; changes where the price decides which tick or bin arrays are next."""
         self.offers: tuple[PoolOffer, PoolOffer] | None = None
         """b to a, and a to b; None while the pool cannot be read."""
+
+    def wanted(self, known: Mapping[Pubkey, bytes]) -> tuple[Pubkey, ...]:
+        """Return what is to be read of it, by what is known of it."""
+        accounts = self.venue.quote_accounts(self.keys, known)
+        if not self.reads_vaults:
+            return accounts
+        return tuple(dict.fromkeys((*accounts, self.keys.vault_a, self.keys.vault_b)))
 
     def read(self, accounts: Mapping[Pubkey, bytes]) -> None:
         """Take over the pool's accounts as they are now."""
@@ -148,7 +164,13 @@ class Market:
         self._unix_seconds = unix_seconds
         self._monotonic_seconds = monotonic_seconds
         self._mints = {token.mint: Pubkey.from_string(token.mint) for token in tokens}
-        self._known_mints = frozenset(bytes(mint) for mint in self._mints.values())
+        self._known_mints = {bytes(mint) for mint in self._mints.values()}
+        self._always = frozenset(self._mints)
+        """Mints of the tokens that are followed whether orders name them or not."""
+        self._learned: dict[str, float] = {}
+        """Mints of tokens that are followed as long as orders name them, and when one last did."""
+        self._has_learned = asyncio.Event()
+        self._learning = asyncio.Lock()
         self._token_accounts = (
             {}
             if wallet is None
@@ -184,6 +206,7 @@ class Market:
             tasks.create_task(self._discover_new_pools())
             if follow:
                 self._slot_passed.set()
+                tasks.create_task(self._follow_openings())
                 tasks.create_task(self._follow_slots())
                 tasks.create_task(self._refresh_every_slot())
 
@@ -192,6 +215,38 @@ class Market:
         async with self._refreshing:
             if self._reads and (self._moment is None or self._age(self._moment) > max_age_seconds):
                 await self._refresh()
+
+    async def learn(self, tokens: Iterable[Token]) -> None:
+        """Return once these tokens are followed and their pools have been read; mostly that is so already.
+
+        Raises NodeUnavailable, and then asks the node again the next time.
+        """
+        now = self._monotonic_seconds()
+        unknown = []
+        for token in tokens:
+            if token.mint in self._learned:
+                self._learned[token.mint] = now
+            elif token.mint not in self._always:
+                unknown.append(token.mint)
+        if not unknown:
+            return
+        async with self._learning:
+            new = [mint for mint in dict.fromkeys(unknown) if mint not in self._learned]
+            if not new:
+                return
+            for mint in new:
+                self._add(mint)
+            try:
+                await self._discover(new)
+                async with self._refreshing:
+                    await self._refresh()
+            except BaseException:
+                for mint in new:
+                    self._forget(mint)
+                raise
+            # Only now: whoever finds a token learned relies on its pools having been read.
+            self._learned.update(dict.fromkeys(new, now))
+            self._has_learned.set()
 
     async def wait_ready(self) -> None:
         """Return once prices are here."""
@@ -234,6 +289,33 @@ class Market:
             return max(0, self._lamports - FEE_RESERVE)
         data = self._data.get(self._token_accounts[token.mint])
         return 0 if data is None else token_amount(data)
+
+    def price_bound(self, input_token: Token, output_token: Token, side: Side, amount: int) -> float:
+        """Return a price that no order of this amount or more exceeds now; 0.0 where nothing trades.
+
+        Base units of output per base unit of input. Raises NodeUnavailable on prices too old.
+        """
+        offers = self._offers_of(input_token.mint, output_token.mint)
+        # A way round takes two legs.
+        detours = self._detours_of(input_token.mint, output_token.mint) if self._rules.max_legs > 1 else ()
+        return routing.price_bound(side, amount, self._now().clock, offers, detours)
+
+    def liquidity(self, input_token: Token, output_token: Token) -> int:
+        """Return what the pair's pools that are open hold of input_token together, in base units.
+
+        What was never asked for before is known from the next refresh on. Raises NodeUnavailable.
+        """
+        clock, total = self._now().clock, 0
+        for listing, a_to_b in self._by_pair.get((input_token.mint, output_token.mint), ()):
+            if listing.offers is None or listing.offers[a_to_b].curve(clock).best_price == inf:
+                continue
+            if not listing.reads_vaults:
+                listing.reads_vaults = True
+                self._read_for(listing, self._data)
+                self._plan_reads()
+            vault = self._data.get(listing.keys.vault_a if a_to_b else listing.keys.vault_b)
+            total += 0 if vault is None else token_amount(vault)
+        return total
 
     def decide(self, spec: OrderSpec, attempt: int, slippage_bps: int) -> RoutingDecision:
         """Quote every pool of the order's pair and choose a route that one transaction holds.
@@ -422,13 +504,45 @@ class Market:
             await self._slot_passed.wait()
             # Slots that pass while a refresh is under way are worth one more together.
             self._slot_passed.clear()
-            await self._until_done(self._refresh, "prices cannot be read")
+            await self._until_done(self._refresh_alone, "prices cannot be read")
             await asyncio.sleep(_REFRESH_SECONDS)
 
     async def _discover_new_pools(self) -> None:
         while True:
             await asyncio.sleep(self._discovery_seconds)
             await self._until_done(self._discover, "pools cannot be listed")
+            long_ago = self._monotonic_seconds() - FORGET_SECONDS
+            for mint in [mint for mint, named in self._learned.items() if named < long_ago]:
+                self._forget(mint)
+
+    async def _follow_openings(self) -> None:
+        """Take up pools as they open, as long as there are tokens that were learned."""
+        watches = [
+            ProgramWatch(venue.program, venue.pool_filter.data_size, venue.pool_filter.prefix)
+            for venue in self._venues
+        ]
+        while True:
+            await self._has_learned.wait()
+            async with aclosing(self._node.program_changes(watches)) as changes:
+                async for change in changes:
+                    if change is None:
+                        # What opened before the announcements stood was not told.
+                        await self._until_done(self._discover_learned, "pools cannot be listed")
+                    elif str(change.address) not in self._by_address:
+                        self._open(change)
+                    if not self._learned:
+                        break
+            self._has_learned.clear()
+
+    def _open(self, change: ProgramChange) -> None:
+        venue = next(venue for venue in self._venues if venue.program == change.program)
+        start, length = venue.mints_slice
+        mints = change.data[start : start + length]
+        if mints[:32] in self._known_mints and mints[32:] in self._known_mints:
+            self._list(venue, change.address, change.data)
+            self._plan_reads()
+            # Read it at once, and not when the next slot has passed.
+            self._slot_passed.set()
 
     async def _until_done(self, work: Callable[[], Awaitable[None]], trouble: str) -> None:
         while True:
@@ -440,18 +554,38 @@ class Market:
                 return
             await asyncio.sleep(_RETRY_SECONDS)
 
-    async def _discover(self) -> None:
-        """Find the pools of tokens we know.
+    async def _refresh_alone(self) -> None:
+        async with self._refreshing:
+            await self._refresh()
+
+    async def _discover_learned(self) -> None:
+        await self._discover(list(self._learned))
+
+    async def _discover(self, mints: Sequence[str] | None = None) -> None:
+        """Find the pools of tokens we know, or of these among them.
 
         In two passes for any number of pools: the mints of every one, then those that count, whole.
         """
         for venue in self._venues:
-            found = await self._node.program_accounts(
-                venue.program,
-                data_size=venue.pool_filter.data_size,
-                prefix=venue.pool_filter.prefix,
-                data_slice=venue.mints_slice,
+            start, _ = venue.mints_slice
+            # A mint is a pool's first or its second.
+            places = [
+                (start + offset, bytes(self._mints[mint])) for mint in mints or () for offset in (0, 32)
+            ]
+            answers = await asyncio.gather(
+                *(
+                    self._node.program_accounts(
+                        venue.program,
+                        data_size=venue.pool_filter.data_size,
+                        prefix=venue.pool_filter.prefix,
+                        contains=place,
+                        data_slice=venue.mints_slice,
+                        commitment="confirmed" if place is None else "processed",
+                    )
+                    for place in (places if mints is not None else [None])
+                )
             )
+            found = dict(chain.from_iterable(answers)).items()
             new = [
                 address
                 for address, mints in found
@@ -461,7 +595,8 @@ class Market:
             ]
             _, accounts = await self._node.multiple_accounts(new)
             for address, account in zip(new, accounts, strict=True):
-                if account is not None:
+                # Its opening may have been announced meanwhile.
+                if account is not None and str(address) not in self._by_address:
                     self._list(venue, address, account.data)
         self._plan_reads()
         logger.info("trading %d pools", len(self._by_address))
@@ -475,9 +610,15 @@ class Market:
         if keys is None:
             return
         priority_fee = venue.compute_units * self._rules.priority_fee_micro_lamports // 1_000_000
-        listing = _Listing(venue, keys, self._rules.leg_lamports + priority_fee)
-        self._by_address[listing.address] = listing
         mint_a, mint_b = str(keys.mint_a), str(keys.mint_b)
+        listing = _Listing(
+            venue,
+            keys,
+            self._rules.leg_lamports + priority_fee,
+            # Who waits for a new token asks what its pools hold.
+            reads_vaults=mint_a not in self._always or mint_b not in self._always,
+        )
+        self._by_address[listing.address] = listing
         self._by_pair.setdefault((mint_a, mint_b), []).append((listing, True))
         self._by_pair.setdefault((mint_b, mint_a), []).append((listing, False))
         self._read_for(listing, {address: data})
@@ -487,9 +628,13 @@ class Market:
 
         Arrays that it has no more use for are forgotten: what is not read any more grows old.
         """
-        wanted = listing.venue.quote_accounts(listing.keys, known)
+        wanted = listing.wanted(known)
         if wanted == listing.accounts:
             return False
+        self._read_instead(listing, wanted)
+        return True
+
+    def _read_instead(self, listing: _Listing, wanted: tuple[Pubkey, ...]) -> None:
         before = listing.accounts
         listing.accounts = wanted
         for account in wanted:
@@ -503,7 +648,39 @@ class Market:
                     del self._by_account[account]
                     self._texts.pop(account, None)
                     self._data.pop(account, None)
-        return True
+
+    def _add(self, mint: str) -> None:
+        """Begin to follow a token."""
+        key = self._mints[mint] = Pubkey.from_string(mint)
+        self._known_mints.add(bytes(key))
+        if self._wallet is not None:
+            self._token_accounts[mint] = associated_token_account(self._wallet, key)
+
+    def _forget(self, mint: str) -> None:
+        """Follow a token no longer."""
+        self._learned.pop(mint, None)
+        key = self._mints.pop(mint)
+        self._known_mints.discard(bytes(key))
+        account = self._token_accounts.pop(mint, None)
+        if account is not None:
+            self._texts.pop(account, None)
+            self._data.pop(account, None)
+        for listing in [
+            listing
+            for listing in self._by_address.values()
+            if key in (listing.keys.mint_a, listing.keys.mint_b)
+        ]:
+            del self._by_address[listing.address]
+            pair = (str(listing.keys.mint_a), str(listing.keys.mint_b))
+            for way, a_to_b in ((pair, True), (pair[::-1], False)):
+                self._by_pair[way].remove((listing, a_to_b))
+                if not self._by_pair[way]:
+                    del self._by_pair[way]
+            self._read_instead(listing, ())
+        for known in (self._offers, self._detours, self._lamport_prices, self._footprints):
+            known.clear()
+        self._footprints_around.clear()
+        self._plan_reads()
 
     def _plan_reads(self) -> None:
         """Share out what to read. A pool's accounts stay together, so that they are all of one slot."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from uuid import UUID
 
@@ -21,6 +22,7 @@ from engine.storage.postgres import Store
 from engine.telemetry import ProbeServer, observe_batch
 from workers.executor import Executor
 from workers.leases import Lease, Sweeper
+from workers.monitor import MONITORS, Monitor
 from workers.settlement import Settlement
 
 _FINISH_SECONDS = 5.0
@@ -89,8 +91,21 @@ async def work(settings: Settings, stopping: asyncio.Event, index: int = 0) -> N
                     can_work=lambda: market.ready,
                     hints_work=lambda: broker.up is not False,
                 )
+                monitors = [
+                    Monitor(
+                        kind,
+                        bound(market),
+                        settings,
+                        store,
+                        market,
+                        executor,
+                        broker,
+                        lease_owner=lambda: lease.owner,
+                    )
+                    for kind, bound in MONITORS.items()
+                ]
                 await broker.startup()
-                await _run(stopping, executor, lease, sweeper, market, settlement, broker)
+                await _run(stopping, executor, lease, sweeper, monitors, market, settlement, broker)
             await lease.end()
     finally:
         await broker.shutdown()
@@ -102,6 +117,7 @@ async def _run(
     executor: Executor,
     lease: Lease,
     sweeper: Sweeper,
+    monitors: Sequence[Monitor],
     market: Market,
     settlement: Settlement,
     broker: OrderBroker,
@@ -112,10 +128,16 @@ async def _run(
             group.create_task(settlement.run()),
             group.create_task(lease.keep(executor.let_all_go)),
         ]
-        sweeping = group.create_task(sweeper.run())
+        taking_up = [
+            group.create_task(sweeper.run()),
+            *(group.create_task(monitor.run()) for monitor in monitors),
+        ]
         await run_tasks(broker, stopping)
         # Nothing new from here on. What is nearly done may end; the rest another worker takes up at once.
-        sweeping.cancel()
+        for task in taking_up:
+            task.cancel()
+        for monitor in monitors:
+            await monitor.end()
         try:
             async with asyncio.timeout(_FINISH_SECONDS):
                 await executor.wait_idle()

@@ -29,6 +29,7 @@ from engine.domain.lifecycle import (
     Step,
     TimedOut,
     Transition,
+    Unmet,
     apply,
     next_step,
 )
@@ -38,7 +39,7 @@ from engine.hints import Hints
 from engine.market import Market
 from engine.settings import Settings
 from engine.solana.transactions import Wallet, build_swap
-from engine.storage.postgres import Store
+from engine.storage.postgres import Claim, Store
 from engine.telemetry import leases_held, retries_total, stage_seconds, transitions_total
 from workers.settlement import Settlement
 
@@ -126,7 +127,7 @@ class Executor:
             raise
         taken, failure = 0, None
         for order_id, claim in zip(wanted, claims, strict=True):
-            if isinstance(claim, Order):
+            if isinstance(claim, Claim):
                 taken += 1
                 self._held[order_id] = self._group.create_task(self._execute(claim))
                 continue
@@ -151,13 +152,16 @@ class Executor:
 
     # ---- The story of one order --------------------------------------------------------------------
 
-    async def _execute(self, claimed: Order) -> None:
-        order: Order = claimed
-        if claimed.status is OrderStatus.ROUTING and claimed.sequence == 2:
-            # The claim made this transition.
+    async def _execute(self, claim: Claim) -> None:
+        claimed = order = claim.order
+        if claim.started:
             _TRANSITIONS[claimed.status].inc()
             self._hints.publish([claimed.order_id])
         try:
+            if claimed.status is OrderStatus.PENDING:
+                # By the database's clock, which is the one that counts, it has expired.
+                await self._advance(self._apply(order, TimedOut()))
+                return
             while (after := await self._perform(next_step(order, self._store.now()), order)) is not None:
                 order = after
         except NodeUnavailable as error:
@@ -204,6 +208,7 @@ class Executor:
     async def _route(self, order: Order) -> Order | None:
         start = time.perf_counter()
         spec = order.spec
+        await self._market.learn((spec.input_token, spec.output_token))
         slippage_bps = self._settings.slippage_bps if spec.slippage_bps is None else spec.slippage_bps
         decision = self._market.decide(spec, order.attempt, slippage_bps)
         logger.info(
@@ -219,6 +224,11 @@ class Executor:
                 ],
             },
         )
+        if spec.waits:
+            # What its monitor saw may be over, or not yet be seen here.
+            liquidity = self._market.liquidity(spec.input_token, spec.output_token)
+            if (reason := spec.type.unmet(spec, decision.route, liquidity)) is not None:
+                return await self._advance(self._apply(order, Unmet(decision, reason)))
         if decision.route is None:
             return await self._advance(self._apply(order, NotRouted(decision)))
         routed = self._apply(order, Routed(decision))
@@ -274,7 +284,7 @@ class Executor:
         for transition in transitions:
             self._tell(transition)
         self._hints.publish([order.order_id])
-        if last.delay_seconds > 0 or order.status in CLOSED:
+        if last.delay_seconds > 0 or order.status in CLOSED or order.status is OrderStatus.PENDING:
             return None
         return order
 
