@@ -7,7 +7,7 @@ import os
 import socket
 import sys
 from asyncio.subprocess import DEVNULL, Process
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -20,15 +20,18 @@ from solders.keypair import Keypair
 from engine.domain.errors import NodeUnavailable
 from engine.domain.lifecycle import CLOSED
 from engine.domain.order import Order, OrderEvent
+from engine.domain.order_types import TriggerKind
 from engine.domain.tokens import SOL, USDC, Token
 from engine.hints import Hints
 from engine.market import Market
+from engine.queue import make_broker
 from engine.settings import Settings
 from engine.solana.rpc import NodeClient
 from engine.solana.transactions import Wallet
 from engine.storage.postgres import Store
 from workers.executor import Executor
 from workers.leases import Lease, Sweeper
+from workers.monitor import MONITORS, Monitor
 from workers.settlement import Settlement
 
 RICH = {SOL: 10_000 * 10**9, USDC: 1_000_000 * 10**6}
@@ -56,6 +59,7 @@ class Simnet:
                 "SIMNET_SLOT_MS": "20",
                 "SIMNET_FINALIZED_SLOTS": "4",
                 "SIMNET_MARKET_POOLS": "0",
+                "SIMNET_LAUNCH_SLOTS": "0",
                 "SIMNET_DATA_DIR": str(self._folder),
             },
         )
@@ -127,7 +131,14 @@ class Worker:
     """The parts of a worker process."""
 
     def __init__(
-        self, store: Store, node: NodeClient, market: Market, wallet: Wallet, lease: Lease, executor: Executor
+        self,
+        store: Store,
+        node: NodeClient,
+        market: Market,
+        wallet: Wallet,
+        lease: Lease,
+        executor: Executor,
+        monitors: Mapping[TriggerKind, Monitor],
     ) -> None:
         self.store = store
         self.node = node
@@ -135,6 +146,7 @@ class Worker:
         self.wallet = wallet
         self.lease = lease
         self.executor = executor
+        self.monitors = monitors
 
     async def until(self, order_id: UUID, condition: Callable[[Order], bool]) -> Order:
         """Wait until the order is on record as the condition says, and return it."""
@@ -163,11 +175,15 @@ async def worker_of(
     wallet: Wallet,
     *,
     sweeps: bool = False,
+    monitors: bool = False,
     has_node: bool = True,
     jitter: Callable[[], float] = lambda: 0.5,
     **changes: Any,
 ) -> AsyncIterator[Worker]:
-    """A worker that is ready; it takes what it is told to take, and with `sweeps` whatever is due."""
+    """A worker that is ready; it takes what it is told to take, and with `sweeps` whatever is due.
+
+    With `monitors` it fires what waits for a trigger, once a slot; else when a test lets its monitors tick.
+    """
     url = simnet.url if has_node else "http://127.0.0.1:1"
     figures: dict[str, Any] = {
         "retry_base_seconds": 0.1,
@@ -219,11 +235,28 @@ async def worker_of(
                     hints_work=lambda: False,
                 )
                 followers.append(group.create_task(sweeper.run()))
+            broker = make_broker(settings)
+            watching = {
+                kind: Monitor(
+                    kind,
+                    bound(market),
+                    settings,
+                    store,
+                    market,
+                    executor,
+                    broker,
+                    lease_owner=lambda: lease.owner,
+                )
+                for kind, bound in MONITORS.items()
+            }
+            if monitors:
+                followers += [group.create_task(monitor.run()) for monitor in watching.values()]
             try:
-                yield Worker(store, node, market, wallet, lease, executor)
+                yield Worker(store, node, market, wallet, lease, executor, watching)
             finally:
                 for task in followers:
                     task.cancel()
+                await broker.shutdown()
     await hints.aclose()
 
 
