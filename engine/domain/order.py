@@ -230,8 +230,6 @@ class Order:
     sequence: int = 1
     """Of its latest event. Every write is conditional on it."""
     attempt: int = 1
-    forgiven_attempts: int = 0
-    """Attempts from before it last returned to waiting: RetryPolicy's max_attempts does not count them."""
     venue: str | None = None
     input_amount: int | None = None
     output_amount: int | None = None
@@ -244,6 +242,8 @@ class Order:
     """The transaction that may still land; None if there is none."""
     create_time: datetime | None = None
     update_time: datetime | None = None
+    forgiven_attempts: int = 0
+    """Attempts from before it last returned to waiting: RetryPolicy's max_attempts does not count them."""
 
 
 def price_of(

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from hashlib import sha256
 from typing import Any
 from uuid import UUID
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, reject
 from hypothesis import strategies as st
 from orders.v1 import orders_pb2 as pb
 
+from engine.domain.amounts import parse_price
 from engine.domain.errors import InvalidOrder
 from engine.domain.order import (
     Order,
@@ -25,8 +27,9 @@ from engine.domain.order import (
     RoutingDecision,
     Side,
 )
+from engine.domain.order_types import ORDER_TYPES, LimitOrder, MarketOrder, SniperOrder
 from engine.domain.pools.pool import FeeSide
-from engine.domain.tokens import BONK, SOL, TOKENS, USDC
+from engine.domain.tokens import BONK, SOL, TOKENS, USDC, Token
 from engine.storage.postgres import WatchedEvent
 from server.convert import (
     decision_to_proto,
@@ -39,13 +42,21 @@ from server.convert import (
     spec_from_proto,
     spec_to_proto,
     statuses_from_proto,
+    types_from_proto,
+)
+
+prices = st.decimals("1e-18", 10**20 - 1, places=18).map(lambda price: parse_price(f"{price:f}"))
+order_types = st.one_of(
+    st.just(MarketOrder()),
+    prices.map(LimitOrder),
+    st.builds(SniperOrder, st.none() | st.integers(1, 2**64 - 1), st.none() | prices),
 )
 
 
 @st.composite
 def specs(draw: st.DrawFn) -> OrderSpec:
     input_token, output_token = draw(st.permutations(TOKENS))[:2]
-    return OrderSpec(
+    spec = OrderSpec(
         draw(st.sampled_from(Side)),
         draw(st.integers(1, 2**64 - 1)),
         input_token,
@@ -53,7 +64,13 @@ def specs(draw: st.DrawFn) -> OrderSpec:
         draw(st.none() | st.integers(0, 10_000)),
         # Microseconds: what the database keeps of a time.
         draw(st.none() | st.datetimes(timezones=st.just(UTC))),
+        draw(order_types),
     )
+    try:
+        spec.type.check(spec)
+    except InvalidOrder:
+        reject()
+    return spec
 
 
 @given(specs())
@@ -82,6 +99,11 @@ NEIGHBOURS = [
     OrderSpec(Side.BUY, 123, TOKENS[1], TOKENS[0], None, NOON),
     OrderSpec(Side.BUY, 123, TOKENS[1], TOKENS[0], None, NOON + timedelta(microseconds=1)),
     OrderSpec(Side.BUY, 123, TOKENS[1], TOKENS[0], None, None),
+    OrderSpec(Side.BUY, 123, TOKENS[1], TOKENS[0], None, None, LimitOrder(Decimal(1))),
+    OrderSpec(Side.BUY, 123, TOKENS[1], TOKENS[0], None, None, LimitOrder(Decimal(12))),
+    OrderSpec(Side.BUY, 123, TOKENS[1], TOKENS[0], None, None, SniperOrder()),
+    OrderSpec(Side.BUY, 123, TOKENS[1], TOKENS[0], None, None, SniperOrder(None, Decimal(1))),
+    OrderSpec(Side.BUY, 123, TOKENS[1], TOKENS[0], None, None, SniperOrder(10**9, None)),
 ]
 
 
@@ -96,6 +118,90 @@ def test_a_fingerprint_is_of_all_that_was_asked(one: OrderSpec, other: OrderSpec
     assert not collides(fingerprint, one, other)
     assert fingerprint(one) == fingerprint(replace(one))
     assert len(fingerprint(one)) == 32
+
+
+def test_the_fingerprint_of_a_market_order_is_what_it_always_was() -> None:
+    texts = ("market", "buy", "123", TOKENS[1].mint, TOKENS[0].mint, "", NOON.isoformat())
+    known = sha256(b"".join([len(text).to_bytes(4, "big") + text.encode() for text in texts])).digest()
+    assert fingerprint(OrderSpec(Side.BUY, 123, TOKENS[1], TOKENS[0], None, NOON)) == known
+
+
+@pytest.mark.parametrize(
+    ("asked", "same"),
+    [
+        ({"limit": {"limit_price": "150.50"}}, {"limit": {"limit_price": "0150.5"}}),
+        (
+            {"sniper": {"max_price": "0.10", "min_liquidity": "5.0"}},
+            {"sniper": {"max_price": "0.1", "min_liquidity": "5"}},
+        ),
+        ({"market": {}}, {}),
+    ],
+)  # fmt: skip
+def test_terms_are_the_same_however_they_are_spelled(asked: dict[str, Any], same: dict[str, Any]) -> None:
+    plain: dict[str, Any] = {
+        "side": pb.SIDE_SELL,
+        "amount": "1",
+        "input_token": "SOL",
+        "output_token": "USDC",
+    }
+    one, other = (spec_from_proto(pb.OrderSpec(**plain, **type_)) for type_ in (asked, same))
+    assert one == other
+    assert fingerprint(one) == fingerprint(other)
+
+
+@pytest.mark.parametrize(
+    ("asked", "fields"),
+    [
+        ({"limit": {}}, {"spec.limit.limit_price"}),
+        ({"limit": {"limit_price": "0"}}, {"spec.limit.limit_price"}),
+        ({"limit": {"limit_price": "NaN"}}, {"spec.limit.limit_price"}),
+        ({"limit": {"limit_price": "1e400"}}, {"spec.limit.limit_price"}),
+        ({"limit": {"limit_price": "-1"}}, {"spec.limit.limit_price"}),
+        ({"limit": {"limit_price": "1." + "1" * 30}}, {"spec.limit.limit_price"}),
+        ({"limit": {"limit_price": "9" * 20}}, {"spec.amount"}),
+        (
+            {"sniper": {"max_price": "x", "min_liquidity": "0"}},
+            {"spec.sniper.max_price", "spec.sniper.min_liquidity"},
+        ),
+        ({"sniper": {"min_liquidity": "0.0000000001"}}, {"spec.sniper.min_liquidity"}),
+        ({"limit": {"limit_price": "x"}, "amount": "-1", "side": 0}, {"spec.side", "spec.limit.limit_price"}),
+    ],
+)  # fmt: skip
+def test_every_term_that_is_wrong_has_its_line(asked: dict[str, Any], fields: set[str]) -> None:
+    plain: dict[str, Any] = {
+        "side": pb.SIDE_SELL, "amount": "18446744073", "input_token": "SOL", "output_token": "USDC",
+    }  # fmt: skip
+    with pytest.raises(InvalidOrder) as caught:
+        spec_from_proto(pb.OrderSpec(**(plain | asked)))
+    assert {line.field for line in caught.value.violations} == fields
+
+
+def test_a_purchase_that_may_cost_nothing_is_refused() -> None:
+    asked = pb.OrderSpec(
+        side=pb.SIDE_BUY, amount="0.000001", input_token="SOL", output_token="USDC",
+        limit=pb.LimitOrder(limit_price="9" * 20),
+    )  # fmt: skip
+    with pytest.raises(InvalidOrder, match="less input than there is"):
+        spec_from_proto(asked)
+
+
+def test_any_token_that_is_found_can_be_ordered_and_is_told_by_its_mint() -> None:
+    token = Token("HXzn" + "1" * 40, "HXzn" + "1" * 40, 9)
+    asked = pb.OrderSpec(
+        side=pb.SIDE_BUY, amount="1.5", input_token="SOL", output_token=token.mint, sniper=pb.SniperOrder()
+    )
+    spec = spec_from_proto(asked, find={"SOL": SOL, token.mint: token}.get)
+    assert (spec.output_token, spec.amount, spec.type) == (token, 1_500_000_000, SniperOrder())
+    assert spec_to_proto(spec) == asked
+    with pytest.raises(InvalidOrder, match="nor a mint on this chain"):
+        spec_from_proto(asked)
+
+
+def test_every_type_can_be_asked_for() -> None:
+    numbers = [value.number for value in pb.OrderType.DESCRIPTOR.values if value.number]
+    assert types_from_proto(numbers) == list(ORDER_TYPES)
+    with pytest.raises(InvalidOrder, match="9 is not a type"):
+        types_from_proto([9])
 
 
 @given(st.uuids())
