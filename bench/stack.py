@@ -73,6 +73,8 @@ async def own_server(
         # Prices move by the orders alone: moved every slot, at slots of 10 ms, the market is forty times as
         # fast as it should be, and what fails then is no figure of the engine.
         "SIMNET_MARKET_POOLS": "0",
+        # Nobody here orders what is launched.
+        "SIMNET_LAUNCH_SLOTS": "0",
     }
     with tempfile.TemporaryFile() as said:
         launcher = await asyncio.create_subprocess_exec(

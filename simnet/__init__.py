@@ -9,6 +9,9 @@ knows that it is not a real node.
     programs/        one on-chain program a file
     genesis.py       the accounts of the first slot
     market.py        prices that move with every slot
+    launches.py      tokens that are launched: a mint, then a pool, then more in it
+    liquidity.py     how much a pool holds, changed at its price
+    supply.py        tokens from nowhere
     faults.py        what goes wrong, by settings and at run time
     chain.py         slots, blockhashes, what is waiting and what has landed
     ledger.py        the durable record of all of it

@@ -26,6 +26,7 @@ from simnet.accounts import Account, rent_exempt_minimum
 from simnet.bank import Accounts, Bank, Outcome, View
 from simnet.faults import Fate, Faults, fate_of
 from simnet.genesis import Genesis
+from simnet.launches import Launch, Launches
 from simnet.ledger import Landed, Ledger, LedgerReader, Progress
 from simnet.market import Market
 from simnet.transaction import Transaction, TransactionError
@@ -96,9 +97,12 @@ class Chain:
         timing: Timing,
         faults: Faults,
         unix_seconds: Callable[[], float],
+        launch_slots: int = 0,
     ) -> None:
+        """`launch_slots` is how far scheduled launches of tokens are apart; 0: there are none."""
         self.faults = faults
         self.market = market
+        self.launches = Launches(seed, launch_slots, FIRST_SLOT)
         self.timing = timing
         self.accounts: dict[bytes, Account] = {}
         """As the newest slot left them."""
@@ -143,7 +147,9 @@ class Chain:
         """Make the first slot, or go on from the last one in the ledger."""
         progress = self._ledger.progress()
         if progress is None:
-            self.accounts = dict(self._genesis.accounts)
+            view = View(self._genesis.accounts)
+            self.launches.act(view, FIRST_SLOT)
+            self.accounts = self._genesis.accounts | view.changed
             self.block_time = int(self._unix_seconds())
             self.accounts[_CLOCK] = _clock_account(FIRST_SLOT, self.block_time)
             self._ledger.commit(self._progress(), self.accounts)
@@ -153,6 +159,9 @@ class Chain:
             self.block_time = progress.block_time
             self.transaction_count = progress.transaction_count
             self.market.held.update(progress.held_pools)
+            requested = self._ledger.requested_launches()
+            for pool in self.launches.restore(requested, self.accounts, self.slot):
+                self.market.add(pool)
             by_slot: dict[int, list[bytes]] = {}
             for landed in self._ledger.since(self.slot - self._status_slots):
                 self._statuses[landed.signature] = Status(landed.slot, landed.error, landed.slot)
@@ -196,7 +205,8 @@ class Chain:
             timer.cancel()
 
     def advance(self) -> None:
-        """Produce one slot: the market trades, what is due is executed, all of it is recorded, then shown."""
+        """Produce one slot: what is due is launched, the market trades, what is due is executed; all of it is
+        recorded, then shown."""
         slot = self.slot + 1
         # Blocks' times never go back, whatever the machine's clock does.
         block_time = max(self.block_time, int(self._unix_seconds()))
@@ -205,6 +215,8 @@ class Chain:
         landed: list[Landed] = []
         lagging: dict[bytes, int] = {}
         clock = Clock(slot, block_time)
+        for pool in self.launches.act(view, slot):
+            self.market.add(pool)
         self.market.move(view, slot, clock)
         for waiting in self._waiting.pop(slot, ()):
             self._known.discard(waiting.transaction.signature)
@@ -218,6 +230,14 @@ class Chain:
         view = View(self.accounts)
         act(view, Clock(self.slot, self.block_time))
         self._record(view, [], {}, self.slot, self.block_time)
+
+    def launch(self, launch: Launch) -> None:
+        """Take a request to launch a token, durably; its mint is there at once. Raises SupplyError."""
+        view = View(self.accounts)
+        pool = self.launches.request(view, launch, self.slot)
+        if pool is not None:
+            self.market.add(pool)
+        self._record(view, [], {}, self.slot, self.block_time, (launch,))
 
     def _land(
         self,
@@ -250,7 +270,13 @@ class Chain:
         )
 
     def _record(
-        self, view: View, landed: list[Landed], lagging: Mapping[bytes, int], slot: int, block_time: int
+        self,
+        view: View,
+        landed: list[Landed],
+        lagging: Mapping[bytes, int],
+        slot: int,
+        block_time: int,
+        requested: Sequence[Launch] = (),
     ) -> None:
         """Put a slot on record, then show it.
 
@@ -266,7 +292,7 @@ class Chain:
                 self.transaction_count + len(landed),
                 tuple(sorted(self.market.held)),
             )
-            self._ledger.commit(progress, self._unrecorded, landed)
+            self._ledger.commit(progress, self._unrecorded, landed, requested)
             self._recorded_slot = slot
             self._unrecorded = {}
         self._show(view.changed, landed, lagging, slot, block_time)

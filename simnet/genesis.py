@@ -38,7 +38,7 @@ PRICES: Final = {
 }
 """Picodollars a whole token, about which the market moves."""
 
-_FEES_PPM: Final = (2500, 1000, 3000, 500)
+FEES_PPM: Final = (2500, 1000, 3000, 500)
 """By the index of a pool's configuration."""
 
 _PAIRS: Final[tuple[tuple[Token, Token, tuple[int, ...]], ...]] = (
@@ -128,13 +128,15 @@ def make_genesis(seed: int) -> Genesis:
                 if venue.kind in _FOR_MAIN_PAIRS and (rank or (base, quote) not in _MAIN_PAIRS):
                     continue
                 # Depths and fees differ, so that which venue is best depends on the size.
-                tier = (rank * len(VENUES) + order) % len(_FEES_PPM)
+                tier = (rank * len(VENUES) + order) % len(FEES_PPM)
                 dollars = depth * _DEPTH_PERCENT.get(venue.kind, 50) * 10**13
-                pools.append(_make_pool(venue, venue.new_pool, base, quote, dollars, tier, accounts))
+                amounts = _amounts(base, quote, dollars)
+                pools.append(make_pool(venue, venue.new_pool, base, quote, amounts, tier, accounts))
         if (base, quote) in _MAIN_PAIRS:
             dollars = depths[0] * _RANGE_DEPTH_PERCENT * 10**13
             make = meteora_damm_v2.VENUE.new_range_pool
-            pools.append(_make_pool(meteora_damm_v2.VENUE, make, base, quote, dollars, _RANGE_TIER, accounts))
+            amounts = _amounts(base, quote, dollars)
+            pools.append(make_pool(meteora_damm_v2.VENUE, make, base, quote, amounts, _RANGE_TIER, accounts))
 
     for token in TOKENS:
         supply = sum(
@@ -150,24 +152,27 @@ def _key(token: Token) -> bytes:
     return bytes(Pubkey.from_string(token.mint))
 
 
-def _make_pool(
+def _amounts(base: Token, quote: Token, picodollars: int) -> tuple[int, int]:
+    base_amount, quote_amount = (picodollars * 10**token.decimals // PRICES[token] for token in (base, quote))
+    return base_amount, quote_amount
+
+
+def make_pool(
     venue: Venue[Any],
     make: Callable[..., tuple[Pubkey, dict[Pubkey, NewAccount]]],
     base: Token,
     quote: Token,
-    picodollars: int,
+    amounts: tuple[int, int],
     tier: int,
     accounts: dict[bytes, Account],
 ) -> GenesisPool:
-    """Return a new pool that `make`, of its venue, makes; what it consists of is added to the accounts."""
-    base_amount, quote_amount = (picodollars * 10**token.decimals // PRICES[token] for token in (base, quote))
+    """Return a new pool that `make`, of its venue, makes; what it consists of is added to the accounts.
+
+    `amounts` are base units of base and quote; `tier` (an index into FEES_PPM) tells pools of one pair and
+    program apart. Supplies of mints are left as they are.
+    """
     pool, made = make(
-        Pubkey.from_string(base.mint),
-        Pubkey.from_string(quote.mint),
-        base_amount,
-        quote_amount,
-        _FEES_PPM[tier],
-        index=tier,
+        Pubkey.from_string(base.mint), Pubkey.from_string(quote.mint), *amounts, FEES_PPM[tier], index=tier
     )
     for address, new in made.items():
         account = Account(rent_exempt_minimum(len(new.data)), bytes(new.owner), new.data)
@@ -177,4 +182,4 @@ def _make_pool(
         accounts[bytes(address)] = account
     keys = venue.keys(pool, made[pool].data)
     assert keys is not None
-    return GenesisPool(str(pool), venue, keys, base, quote, str(keys.mint_a) == base.mint, _FEES_PPM[tier])
+    return GenesisPool(str(pool), venue, keys, base, quote, str(keys.mint_a) == base.mint, FEES_PPM[tier])

@@ -22,6 +22,7 @@ import msgspec
 
 from simnet.accounts import Account
 from simnet.bank import Meta
+from simnet.launches import Launch
 from simnet.transaction import TransactionError
 
 FILE_NAME: Final = "ledger.sqlite3"
@@ -52,6 +53,10 @@ CREATE TABLE IF NOT EXISTS changes (
     id INTEGER PRIMARY KEY,
     accounts BLOB NOT NULL
 );
+CREATE TABLE IF NOT EXISTS requested_launches (
+    number INTEGER PRIMARY KEY,
+    launch BLOB NOT NULL
+);
 CREATE TABLE IF NOT EXISTS transactions (
     sequence INTEGER PRIMARY KEY,
     signature BLOB NOT NULL UNIQUE,
@@ -71,6 +76,7 @@ _COLUMNS: Final = "sequence, signature, slot, block_time, error, fee, memo, raw,
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode_changes = msgspec.msgpack.Decoder(dict[bytes, tuple[int, bytes, bytes, bool]]).decode
+_decode_launch = msgspec.msgpack.Decoder(Launch).decode
 _decode_meta = msgspec.msgpack.Decoder(Meta).decode
 _decode_error = msgspec.msgpack.Decoder().decode
 
@@ -147,6 +153,11 @@ class LedgerReader:
             else:
                 accounts.update(_accounts(data))
         return {address: account for address, account in accounts.items() if account.lamports}
+
+    def requested_launches(self) -> list[Launch]:
+        """Return the launches of tokens that were requested, in that order."""
+        rows = self._connection.execute("SELECT launch FROM requested_launches ORDER BY number")
+        return [_decode_launch(launch) for (launch,) in rows]
 
     def find(self, signatures: Sequence[bytes]) -> dict[bytes, Landed]:
         """Return those of the signatures that landed."""
@@ -232,9 +243,16 @@ class Ledger(LedgerReader):
         os.close(self._lock)
 
     def commit(
-        self, progress: Progress, accounts: Mapping[bytes, Account], landed: Iterable[Landed] = ()
+        self,
+        progress: Progress,
+        accounts: Mapping[bytes, Account],
+        landed: Iterable[Landed] = (),
+        requested: Iterable[Launch] = (),
     ) -> None:
-        """Record a slot: how far the chain is now, the accounts it changed and the transactions it holds."""
+        """Record a slot: how far the chain is now, the accounts it changed and the transactions it holds.
+
+        Or what came between slots; `requested` are launches that were then asked for.
+        """
         with self._transaction():
             self._connection.execute(
                 "INSERT INTO chain VALUES (1, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET"
@@ -270,6 +288,10 @@ class Ledger(LedgerReader):
                     )
                     for each in landed
                 ],
+            )
+            self._connection.executemany(
+                "INSERT INTO requested_launches (launch) VALUES (?)",
+                [(_encode(launch),) for launch in requested],
             )
             if row.lastrowid is not None and row.lastrowid >= _FOLDED:
                 self._fold()

@@ -19,10 +19,11 @@ from solders.pubkey import Pubkey
 
 from engine.domain.pools.pool import Clock, Pool, SwapError
 from engine.domain.tokens import BONK, JUP, RAY, SOL, USDC, USDT, Token
-from simnet.accounts import Account, token_balance, with_token_balance
-from simnet.bank import View
+from simnet.accounts import Account, new_token_account, token_balance, with_token_balance
+from simnet.bank import Accounts, View
 from simnet.genesis import PRICES, Genesis, GenesisPool
 from simnet.programs.associated_token import address_of
+from simnet.supply import SupplyError, give
 
 _OCTAVES: Final = 5
 _STEP: Final = 0.0001
@@ -37,21 +38,39 @@ _LEAST_MOVE: Final = 0.00001
 _PUSH_TRADES: Final = 40
 
 
+def read_pool(accounts: Accounts, pool: GenesisPool) -> tuple[Pool, dict[Pubkey, bytes]]:
+    """Return a pool as those accounts have it, and the ones it consists of."""
+
+    def find(key: Pubkey) -> bytes | None:
+        account = accounts.get(bytes(key))
+        return None if account is None else account.data
+
+    found = pool.venue.accounts(pool.keys, find)
+    return pool.venue.pool(pool.keys, found), found
+
+
 class Market:
     """Knows the pools and trades with them."""
 
     def __init__(self, genesis: Genesis, seed: int, pools_per_slot: int, first_slot: int) -> None:
         """`pools_per_slot` is how many pools are traded with in each slot; 0: prices stand still."""
-        self.pools = genesis.pools
+        self.pools = list(genesis.pools)
+        """All there are: it trades with those of genesis, of whose tokens the world knows a price."""
         self.held: set[bytes] = set()
         """Addresses of the pools it leaves alone."""
         self._by_address = {bytes(pool.keys.pool): pool for pool in genesis.pools}
+        self._traded = genesis.pools
         self._pools_per_slot = pools_per_slot
         self._trader = bytes(genesis.market)
         self._noise = _Noise(seed, first_slot)
 
     def find(self, address: bytes) -> GenesisPool | None:
         return self._by_address.get(address)
+
+    def add(self, pool: GenesisPool) -> None:
+        """Take notice of a pool that has been opened since."""
+        self.pools.append(pool)
+        self._by_address[bytes(pool.keys.pool)] = pool
 
     def world_price(self, pool: GenesisPool, slot: int) -> float:
         """Return what the pool's token a is worth in its token b to the world in that slot, in base units."""
@@ -62,7 +81,7 @@ class Market:
     def move(self, view: View, slot: int, clock: Clock) -> None:
         """Trade with the pools whose turn it is in this slot."""
         for turn in range(self._pools_per_slot):
-            pool = self.pools[(slot * self._pools_per_slot + turn) % len(self.pools)]
+            pool = self._traded[(slot * self._pools_per_slot + turn) % len(self._traded)]
             if bytes(pool.keys.pool) not in self.held:
                 self._trade(view, pool, self.world_price(pool, slot), clock)
 
@@ -82,7 +101,7 @@ class Market:
 
     def price(self, view: View, pool: GenesisPool) -> float:
         """Return what the pool asks for its token a in its token b, in base units, before fees."""
-        return _ratio(self._read(view, pool)[0])
+        return _ratio(read_pool(view, pool)[0])
 
     def _value(self, token: Token, slot: int) -> float:
         """Return picodollars a base unit."""
@@ -90,18 +109,10 @@ class Market:
         moved = 1 + scale * self._noise.at(token.symbol, slot, _OCTAVES) if scale else 1.0
         return PRICES[token] * moved / float(10**token.decimals)
 
-    def _read(self, view: View, pool: GenesisPool) -> tuple[Pool, dict[Pubkey, bytes]]:
-        def find(key: Pubkey) -> bytes | None:
-            account = view.get(bytes(key))
-            return None if account is None else account.data
-
-        accounts = pool.venue.accounts(pool.keys, find)
-        return pool.venue.pool(pool.keys, accounts), accounts
-
     def _trade(self, view: View, pool: GenesisPool, target: float, clock: Clock) -> bool:
         """Swap so much that the price comes near the target; say whether it was worth it."""
         keys = pool.keys
-        state, accounts = self._read(view, pool)
+        state, accounts = read_pool(view, pool)
         moves = target / _ratio(state)
         if abs(moves - 1) < _LEAST_MOVE:
             return False
@@ -113,9 +124,17 @@ class Market:
             swap = state.swap_exact_in(a_to_b, amount, clock)
         except SwapError:
             return False
-        paid_from = address_of(self._trader, bytes(mint_in))
-        if token_balance(_existing(view, paid_from)) < swap.input_amount:
-            return False
+        paid_from, paid_to = (address_of(self._trader, bytes(mint)) for mint in (mint_in, mint_out))
+        payer = view.get(paid_from)
+        lacking = swap.input_amount - (0 if payer is None else token_balance(payer))
+        if lacking > 0:
+            # Of a token launched since, it has none.
+            try:
+                give(view, self._trader, bytes(mint_in), lacking)
+            except SupplyError:
+                return False
+        if view.get(paid_to) is None:
+            view.put(paid_to, new_token_account(bytes(mint_out), self._trader))
         vaults = (keys.vault_a, keys.vault_b)
         for key, data in pool.venue.written(keys, accounts, a_to_b, swap).items():
             if key not in vaults:
@@ -125,7 +144,7 @@ class Market:
             (paid_from, -swap.input_amount),
             (bytes(vault_in), swap.input_amount),
             (bytes(vault_out), -swap.output_amount),
-            (address_of(self._trader, bytes(mint_out)), swap.output_amount),
+            (paid_to, swap.output_amount),
         ):
             account = _existing(view, address)
             view.put(address, with_token_balance(account, token_balance(account) + change))

@@ -110,6 +110,7 @@ class Node:
             ),
             faults=faults,
             unix_seconds=self._unix_seconds,
+            launch_slots=settings.simnet_launch_slots,
         )
         self._stack.callback(self.chain.close)
         self.chain.start()

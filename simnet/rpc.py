@@ -25,21 +25,17 @@ from solders.system_program import TransferParams, transfer
 from solders.transaction import Transaction as SignedTransaction
 
 from engine.domain.pools.pool import Clock
-from engine.domain.tokens import SOL, TOKENS, Token, find_token
-from engine.solana.accounts import MINT
+from engine.domain.tokens import SOL, Token, find_token
 from engine.solana.programs import MEMO_PROGRAM
 from engine.telemetry import requests_total
-from simnet import base58
+from simnet import base58, supply
 from simnet.accounts import (
     Account,
-    is_mint,
     is_token_account,
     mint_decimals,
-    new_token_account,
     rent_exempt_minimum,
     token_balance,
     token_mint,
-    with_token_balance,
 )
 from simnet.bank import Outcome, View, error_text
 from simnet.chain import SLOTS_IN_EPOCH, Chain
@@ -523,9 +519,12 @@ class Rpc:
             address = address_of(wallet, mint_address)
 
             def give(view: View, _clock: Clock) -> None:
-                _mint_tokens(view, wallet, mint_address, amount)
+                supply.give(view, wallet, mint_address, amount)
 
-        self._chain.change(give)
+        try:
+            self._chain.change(give)
+        except supply.SupplyError as error:
+            raise invalid(str(error)) from None
         account = self._chain.accounts[address]
         balance = account.lamports if address == wallet else token_balance(account)
         return {"account": address_text(address), "balance": str(balance)}
@@ -725,25 +724,7 @@ def _transaction(text: Any, encoding: str) -> Transaction:
         raise invalid(str(error)) from None
 
 
-# ---- Funding and pools
-
-
-def _mint_tokens(view: View, wallet: bytes, mint: bytes, amount: int) -> None:
-    mint_account = view.get(mint)
-    if mint_account is None or not is_mint(mint_account):
-        raise invalid(
-            f"{address_text(mint)} is no mint; there are {', '.join(each.symbol for each in TOKENS)}"
-        )
-    supply = MINT.decode(mint_account.data).supply + amount
-    address = address_of(wallet, mint)
-    account = view.get(address) or new_token_account(mint, wallet)
-    balance = token_balance(account) + amount
-    if max(supply, balance) >= 2**64:
-        raise invalid("there cannot be so many tokens")
-    view.put(address, with_token_balance(account, balance))
-    view.put(
-        mint, Account(mint_account.lamports, mint_account.owner, MINT.patch(mint_account.data, supply=supply))
-    )
+# ---- Pools
 
 
 def _units(token: Token) -> float:

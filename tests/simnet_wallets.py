@@ -147,6 +147,7 @@ async def open_chain(
     *,
     seed: int = 1,
     market_pools: int = 0,
+    launch_slots: int = 0,
     faults: Faults | None = None,
     **timing: Any,
 ) -> AsyncIterator[OpenChain]:
@@ -168,6 +169,7 @@ async def open_chain(
         timing=Timing(**{**figures, **timing}),
         faults=faults or Faults(),
         unix_seconds=lambda: NOON,
+        launch_slots=launch_slots,
     )
     chain.start()
     try:

@@ -53,6 +53,7 @@ class Simnet:
                 "SIMNET_PORT": str(self.port),
                 "SIMNET_SLOT_MS": "20",
                 "SIMNET_MARKET_POOLS": "0",
+                "SIMNET_LAUNCH_SLOTS": "0",
                 "SIMNET_DATA_DIR": str(self.folder),
             },
         )
