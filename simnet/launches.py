@@ -98,11 +98,6 @@ def scheduled_launch(seed: int, index: int, launch_slots: int, first_slot: int) 
     )
 
 
-def requested_mint(seed: int, index: int) -> bytes:
-    """Return the mint address of the request `index` (1, 2, 3 ...)."""
-    return bytes(wallet_of(seed, f"requested launch {index}").pubkey())
-
-
 def usual_decimals(index: int) -> int:
     # Shifted by one after each round, so that every kind comes to have all of them.
     return _DECIMALS[(index + index // len(_DECIMALS)) % len(_DECIMALS)]
@@ -110,11 +105,6 @@ def usual_decimals(index: int) -> int:
 
 def usual_kind(index: int) -> str:
     return KINDS[index % len(KINDS)]
-
-
-def usual_base_tokens(seed: int, index: int) -> int:
-    """Return how many whole tokens the pool of request `index` opens with where no price is asked for."""
-    return _draw(seed, f"requested launch {index}", 1)[1]
 
 
 def _draw(seed: int, name: str, below: int) -> tuple[int, int]:
@@ -206,6 +196,14 @@ class Launches:
                 if not since and index > 0:
                     _grow(view, self._scheduled(index - 1), step)
         return [pool for pool in opened if pool is not None]
+
+    def new_mint_address(self, index: int) -> bytes:
+        """Return the mint of request `index` (1, 2, 3 ...), where it names none."""
+        return bytes(wallet_of(self._seed, f"requested launch {index}").pubkey())
+
+    def usual_base_tokens(self, index: int) -> int:
+        """Return how many whole tokens the pool of request `index` opens with where it names no price."""
+        return _draw(self._seed, f"requested launch {index}", 1)[1]
 
     def listed(self, slot: int, count: int) -> list[Launch]:
         """Return the newest `count` launches up to a slot and the next `count` after it, by their slots."""

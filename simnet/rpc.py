@@ -41,6 +41,7 @@ from simnet.bank import Outcome, View, error_text
 from simnet.chain import SLOTS_IN_EPOCH, Chain
 from simnet.faults import FaultError
 from simnet.genesis import GenesisPool
+from simnet.launch_rpc import LaunchRpc
 from simnet.ledger import Landed
 from simnet.programs.associated_token import address_of
 from simnet.questions import (
@@ -127,6 +128,7 @@ class Rpc:
             "simnet_pause": self.simnet_pause,
             "simnet_pools": self.simnet_pools,
             "simnet_resume": self.simnet_resume,
+            **LaunchRpc(chain).methods,
         }
         self._answered = {name: requests_total.labels(name, "ok") for name in self._methods}
 

@@ -9,7 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
-from base64 import b64encode
+from base64 import b64decode, b64encode
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -20,6 +20,7 @@ import pytest
 from solders.signature import Signature
 
 from engine.settings import Settings, settings_as_environ
+from engine.solana.accounts import MINT
 from engine.solana.instructions import memo, transfer_lamports
 from simnet import base58
 from simnet.ledger import FILE_NAME, LedgerReader
@@ -159,6 +160,32 @@ async def test_what_was_told_survives_kill_9(tmp_path: Path) -> None:
         assert [each.sequence for each in page] == list(range(1, len(page) + 1))
         transfers = sum(each.memo != "marker" and each.error is None for each in page)
         assert balance == 10**12 + transfers
+
+
+async def test_launches_survive_kill_9_and_those_that_wait_open_in_their_slots(tmp_path: Path) -> None:
+    figures = {"simnet_launch_slots": 20, "simnet_market_pools": 1}
+    async with running(tmp_path, **figures) as simnet:
+        waiting = await simnet.call("simnet_launch", {"quoteAmount": 10**10, "slots": 60})
+        at_once = await simnet.call("simnet_launch", {"quoteAmount": 10**10})
+        async with asyncio.timeout(20):
+            while True:
+                told = await simnet.call("simnet_launches", {"count": 1000})
+                if sum(each["open"] for each in told) > 2:
+                    break
+        # With slots shown that are not on record.
+        await simnet.kill()
+    opened = [each for each in told if each["open"]]
+    async with running(tmp_path, **figures) as again:
+        now = await again.call("simnet_launches", {"count": 1000})
+        assert [each for each in now if each["slot"] <= opened[-1]["slot"]] == opened
+        assert at_once in opened
+        pools = {each["pool"]: each for each in await again.call("simnet_pools")}
+        assert pools.keys() >= {each["pool"] for each in opened}
+        await again.call("simnet_advance", {"slots": 60})
+        assert {**waiting, "open": True} in await again.call("simnet_launches", {"count": 1000})
+        mint = await again.call("getAccountInfo", waiting["mint"], {"encoding": "base64", **PROCESSED})
+        supply = MINT.decode(b64decode(mint["value"]["data"][0])).supply
+        assert supply == int(waiting["baseAmount"])
 
 
 async def test_sigterm_ends_it_in_good_order_and_it_goes_on_later(tmp_path: Path) -> None:
