@@ -75,6 +75,7 @@ async def own_server(
         "SIMNET_MARKET_POOLS": "0",
         # Nobody here orders what is launched.
         "SIMNET_LAUNCH_SLOTS": "0",
+        "SIMNET_HISTORY_SLOTS": "0",
     }
     with tempfile.TemporaryFile() as said:
         launcher = await asyncio.create_subprocess_exec(

@@ -100,6 +100,9 @@ class Settings:
     simnet_landing_jitter_slots: int = _setting(0, "Up to this many more, different for each transaction")
     simnet_market_pools: int = _setting(1, "Pools whose price the market moves in a slot; 0: none ever")
     simnet_launch_slots: int = _setting(300, "Slots from one launch of a token to the next; 0: none ever")
+    simnet_history_slots: int = _setting(
+        0, "Slots for which it remembers what pools would have given; 0: none"
+    )
     simnet_faults: str = _setting(
         "", "Probabilities of what goes wrong: drop=0.01,delay=0.05,error=0.01,revert=0.01,status_lag=0.1"
     )
@@ -144,6 +147,7 @@ class Settings:
             "simnet_landing_jitter_slots",
             "simnet_market_pools",
             "simnet_launch_slots",
+            "simnet_history_slots",
         ):
             if getattr(self, name) < 0:
                 raise SettingsError(f"{name.upper()} was {getattr(self, name)}; must be 0 or more")

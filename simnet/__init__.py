@@ -15,6 +15,7 @@ knows that it is not a real node.
     faults.py        what goes wrong, by settings and at run time
     chain.py         slots, blockhashes, what is waiting and what has landed
     ledger.py        the durable record of all of it
+    history.py       what pools would have given, slot by slot
     questions.py     what is asked, read and checked
     rpc.py ws.py     how it is asked
 """

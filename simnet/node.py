@@ -19,6 +19,7 @@ from simnet.bank import Bank
 from simnet.chain import FIRST_SLOT, Chain, Timing
 from simnet.faults import FaultError, parse_faults
 from simnet.genesis import make_genesis
+from simnet.history import History
 from simnet.http import HttpConnections, answer, json_answer
 from simnet.ledger import Ledger, LedgerError
 from simnet.market import Market
@@ -116,7 +117,9 @@ class Node:
         self.chain.start()
         self.chain.listeners.append(self._note_slot)
         self._note_slot()
-        await self._listen(Rpc(self.chain, genesis.faucet), Sockets(self.chain))
+        history_slots = settings.simnet_history_slots
+        history = History(self.chain, history_slots) if history_slots else None
+        await self._listen(Rpc(self.chain, genesis.faucet, history), Sockets(self.chain))
         logger.info("listening", extra={"port": self.port, "slot": self.chain.slot, "ledger": str(folder)})
 
     def _temporary_folder(self) -> str:

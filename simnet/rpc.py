@@ -24,6 +24,7 @@ from solders.pubkey import Pubkey
 from solders.system_program import TransferParams, transfer
 from solders.transaction import Transaction as SignedTransaction
 
+from engine.domain.order import Side
 from engine.domain.pools.pool import Clock
 from engine.domain.tokens import SOL, Token, find_token
 from engine.solana.programs import MEMO_PROGRAM
@@ -41,6 +42,7 @@ from simnet.bank import Outcome, View, error_text
 from simnet.chain import SLOTS_IN_EPOCH, Chain
 from simnet.faults import FaultError
 from simnet.genesis import GenesisPool
+from simnet.history import History
 from simnet.launch_rpc import LaunchRpc
 from simnet.ledger import Landed
 from simnet.programs.associated_token import address_of
@@ -81,6 +83,7 @@ API_VERSION: Final = "2.2.7"
 MAX_ACCOUNTS: Final = 100
 MAX_SIGNATURES: Final = 256
 _MAX_PAGE: Final = 1000
+_MAX_HISTORY: Final = 10_000
 _MAX_ADVANCE: Final = 10_000
 _BREATH: Final = 100
 """Slots produced before anybody else gets a turn of the loop."""
@@ -95,8 +98,10 @@ _encode = msgspec.json.Encoder().encode
 class Rpc:
     """Answers the bodies of HTTP requests."""
 
-    def __init__(self, chain: Chain, faucet: Keypair) -> None:
+    def __init__(self, chain: Chain, faucet: Keypair, history: History | None = None) -> None:
+        """`history` None: none is kept."""
         self._chain = chain
+        self._history = history
         self._faucet = faucet
         self._airdrops = count(1)
         self._account_cache: dict[bytes, tuple[Account, msgspec.Raw]] = {}
@@ -123,6 +128,7 @@ class Rpc:
             "simnet_advance": self.simnet_advance,
             "simnet_faults": self.simnet_faults,
             "simnet_fund": self.simnet_fund,
+            "simnet_history": self.simnet_history,
             "simnet_ledger": self.simnet_ledger,
             "simnet_move_price": self.simnet_move_price,
             "simnet_pause": self.simnet_pause,
@@ -516,8 +522,7 @@ class Rpc:
                 view.put(wallet, Account(account.lamports + amount, account.owner, account.data))
 
         else:
-            token = find_token(mint) if isinstance(mint, str) else None
-            mint_address = parse_address(token.mint if token else mint)
+            mint_address = _mint(mint)
             address = address_of(wallet, mint_address)
 
             def give(view: View, _clock: Clock) -> None:
@@ -538,6 +543,35 @@ class Rpc:
         except FaultError as error:
             raise invalid(str(error)) from None
         return asdict(self._chain.faults)
+
+    def simnet_history(self, params: list[Any]) -> list[Json]:
+        """{inputToken, outputToken (symbols or mints), side ("sell" or "buy"), amount in base units, after}:
+        the best single pool for the whole amount, at the end of each slot after `after` in which a pool of
+        the pair changed, and of the oldest slot known. `pool` null: none could fill it.
+
+        At most 10,000 slots; the next ones are had `after` the last one. Refused where
+        SIMNET_HISTORY_SLOTS is 0.
+        """
+        asked = parse_named(params, "inputToken", "outputToken", "side", "amount")
+        input_mint, output_mint = (
+            Pubkey.from_bytes(_mint(asked[name])) for name in ("inputToken", "outputToken")
+        )
+        if asked["side"] not in ("sell", "buy"):
+            raise invalid("side must be sell or buy")
+        amount = parse_whole(asked["amount"], "amount", 1, 2**64 - 1)
+        after = parse_whole(asked.get("after", 0), "after", 0, 2**63 - 1)
+        if self._history is None:
+            raise invalid("no history is kept; set SIMNET_HISTORY_SLOTS to how many slots back it is to go")
+        found = self._history.best(input_mint, output_mint, Side(asked["side"]), amount, after, _MAX_HISTORY)
+        return [
+            {
+                "slot": best.slot,
+                "pool": None if best.pool is None else best.pool.name,
+                "inputAmount": None if best.pool is None else str(best.input_amount),
+                "outputAmount": None if best.pool is None else str(best.output_amount),
+            }
+            for best in found
+        ]
 
     def simnet_pools(self, _params: list[Any]) -> list[Json]:
         """Every pool, with the price of a whole base token in quote tokens, before fees."""
@@ -724,6 +758,12 @@ def _transaction(text: Any, encoding: str) -> Transaction:
         return Transaction(raw)
     except (Undecodable, Unsanitary) as error:
         raise invalid(str(error)) from None
+
+
+def _mint(asked: Any) -> bytes:
+    """Return the mint that a symbol or an address names."""
+    token = find_token(asked) if isinstance(asked, str) else None
+    return parse_address(token.mint if token else asked)
 
 
 # ---- Pools
