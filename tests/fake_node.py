@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any, Self
 
@@ -31,6 +31,10 @@ class FakeNode:
         self.asked = asyncio.Event()
         """Set by every HTTP request."""
         self.subscribed = asyncio.Event()
+        self.socket_calls: list[dict[str, Any]] = []
+        """Whatever came over WebSockets, beside slotSubscribe."""
+        self.socket_answers: Iterator[list[dict[str, Any]]] = iter(())
+        """What each of those is answered with, one after the other."""
         self._sockets: set[web.WebSocketResponse] = set()
         self._runner: web.AppRunner | None = None
         self.port = 0
@@ -101,10 +105,16 @@ class FakeNode:
         await socket.prepare(request)
         try:
             async for message in socket:
-                if message.type is aiohttp.WSMsgType.TEXT and message.json()["method"] == "slotSubscribe":
+                if message.type is not aiohttp.WSMsgType.TEXT:
+                    continue
+                if message.json()["method"] == "slotSubscribe":
                     await socket.send_json({"jsonrpc": "2.0", "result": 7, "id": message.json()["id"]})
                     self._sockets.add(socket)
                     self.subscribed.set()
+                    continue
+                self.socket_calls.append(message.json())
+                for answer in next(self.socket_answers, []):
+                    await socket.send_json({"jsonrpc": "2.0", **answer})
         finally:
             self._sockets.discard(socket)
         return socket

@@ -13,7 +13,14 @@ from solders.pubkey import Pubkey
 
 from engine.domain.errors import NodeUnavailable
 from engine.solana.programs import TOKEN_PROGRAM
-from engine.solana.rpc import NodeClient, RpcError, SignatureStatus, TransactionRecord
+from engine.solana.rpc import (
+    NodeClient,
+    ProgramChange,
+    ProgramWatch,
+    RpcError,
+    SignatureStatus,
+    TransactionRecord,
+)
 from engine.solana.transactions import Blockhash
 from tests.fake_node import FakeNode
 from tests.published_vectors import solana_cases
@@ -358,3 +365,36 @@ async def test_slots_are_polled_while_nothing_announces_them_and_announced_again
         await node.subscribed.wait()
         await node.announce(1_000)
         assert await later == 1_000
+
+
+# ---- Changes of accounts --------------------------------------------------------------------------
+
+
+async def test_a_watch_that_is_refused_is_tried_again_until_it_stands(
+    node: FakeNode, client: NodeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.solana.rpc._RECONNECT_SECONDS", 0.01)
+    value = {"pubkey": str(KEY), "account": {"data": ["AQID", "base64"], "lamports": 1, "owner": "x"}}
+    early = {
+        "method": "programNotification",
+        "params": {"result": {"context": {"slot": 9}, "value": value}, "subscription": 20},
+    }
+    # The second time, the first subscription has something to tell before the second one stands.
+    node.socket_answers = iter(
+        [
+            [{"id": 0, "error": {"code": -32601, "message": "Method not found"}}],
+            [],
+            [{"id": 0, "result": 20}, early],
+            [{"id": 1, "result": 21}],
+        ]
+    )
+    watches = [ProgramWatch(TOKEN_PROGRAM, 3, data_slice=(1, 2)), ProgramWatch(KEY, 752)]
+    async with asyncio.timeout(10), aclosing(client.program_changes(watches)) as changes:
+        assert await anext(changes) is None
+        assert await anext(changes) == ProgramChange(TOKEN_PROGRAM, KEY, b"\x02\x03")
+    assert [call["method"] for call in node.socket_calls] == ["programSubscribe"] * len(node.socket_calls)
+    program, options = node.socket_calls[-1]["params"]
+    assert (program, options) == (
+        str(KEY),
+        {"encoding": "base64", "commitment": "processed", "filters": [{"dataSize": 752}]},
+    )
