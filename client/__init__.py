@@ -17,6 +17,9 @@ A whole program; it ends when the order does:
 
 
     asyncio.run(main())
+
+A limit order executes once its price is there, a sniper order once its token is to be had (OrderSpec says
+how). They are submitted and watched in the same way; they only take longer.
 """
 
 from client.errors import (

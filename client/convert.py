@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Final, TypedDict
 
 from google.protobuf.timestamp_pb2 import Timestamp
+from google.protobuf.unknown_fields import UnknownFieldSet
 from orders.v1 import orders_pb2 as pb
 
 from client.errors import FieldViolation, InvalidOrder
 from client.order import (
     CLOSED,
+    TYPE_FIELDS,
     FailureReason,
     Order,
     OrderEvent,
@@ -44,46 +47,65 @@ _REASON_OF: Final[dict[int, FailureReason | None]] = {pb.FAILURE_REASON_UNSPECIF
     if reason is not FailureReason.UNKNOWN
 }
 
+_PATHS: Final = {name: f"spec.{owner}.{name}" for owner, own in TYPE_FIELDS.items() for name in own}
+"""Of the fields of one type only, as the contract nests them: "spec.limit.limit_price"."""
+
 _LONGEST_AMOUNT: Final = 64
 """Characters. The longest amount the engine takes is 39; the limit is for Decimal("1e999999")."""
 
 
-def amount_text(amount: str | int | Decimal) -> str:
-    """Return the amount as plain decimal text.
+def decimal_text(value: str | int | Decimal, name: str) -> str:
+    """Return the amount or price, which is OrderSpec's field `name`, as plain decimal text.
 
     Raises TypeError for a float (it may not be the number that was written) and InvalidOrder for a
     Decimal that has no such text.
     """
-    if isinstance(amount, str):
-        return amount
-    if isinstance(amount, Decimal):
-        if not amount.is_finite() or abs(amount.adjusted()) > _LONGEST_AMOUNT:
-            raise _invalid("spec.amount", f'was {amount}; must be a plain decimal number such as "1.5"')
-        return f"{amount:f}"
-    if isinstance(amount, int) and not isinstance(amount, bool):
-        return str(amount)
+    if isinstance(value, str):
+        return value
+    if isinstance(value, Decimal):
+        if not value.is_finite() or abs(value.adjusted()) > _LONGEST_AMOUNT:
+            raise _invalid(name, f'was {value}; must be a plain decimal number such as "1.5"')
+        return f"{value:f}"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
     raise TypeError(
-        f"amount was {amount!r}, a {type(amount).__name__}; must be str, int or Decimal, such as "
-        f'"{amount}": binary floating point does not hold decimal amounts exactly'
+        f"{name} was {value!r}, a {type(value).__name__}; must be str, int or Decimal, such as "
+        f'"{value}": binary floating point does not hold decimal numbers exactly'
     )
+
+
+def check_type_fields(order_type: OrderType, given: Collection[str]) -> list[FieldViolation]:
+    """Return a line for each field of `given` that belongs to another type, and for each that is missing.
+
+    `given` are those of TYPE_FIELDS that an order of this type comes with.
+    """
+    own = TYPE_FIELDS[order_type]
+    return [
+        FieldViolation(_PATHS[name], f"is a field of {owner} orders, and this is a {order_type} order")
+        for owner, fields in TYPE_FIELDS.items()
+        for name in fields
+        if name in given and name not in own
+    ] + [
+        FieldViolation(_PATHS[name], f"is missing; a {order_type} order needs it")
+        for name, needed in own.items()
+        if needed and name not in given
+    ]
 
 
 def spec_to_message(spec: OrderSpec) -> pb.OrderSpec:
     """Raises TypeError for a float or a naive expire_time, InvalidOrder for what no message can hold."""
     message = pb.OrderSpec(
         side=_SIDES[Side(spec.side)],
-        amount=amount_text(spec.amount),
+        amount=decimal_text(spec.amount, "amount"),
         input_token=spec.input_token,
         output_token=spec.output_token,
-        market=pb.MarketOrder(),
     )
+    _write_type(spec, message)
     if spec.slippage_bps is not None:
         try:
             message.slippage_bps = spec.slippage_bps
         except ValueError:
-            raise _invalid(
-                "spec.slippage_bps", f"was {spec.slippage_bps}; must be between 0 and 10000"
-            ) from None
+            raise _invalid("slippage_bps", f"was {spec.slippage_bps}; must be between 0 and 10000") from None
     if spec.expire_time is not None:
         if spec.expire_time.tzinfo is None:
             raise TypeError("expire_time has no time zone; must be an aware datetime")
@@ -91,8 +113,29 @@ def spec_to_message(spec: OrderSpec) -> pb.OrderSpec:
     return message
 
 
+def _write_type(spec: OrderSpec, message: pb.OrderSpec) -> None:
+    """Set the one message of the oneof that stands for the spec's type. Raises as spec_to_message does."""
+    order_type = OrderType(spec.type)
+    if order_type is OrderType.UNKNOWN:
+        raise _invalid("type", "is unknown to this client; it can be read, but not submitted")
+    given = [name for name in _PATHS if getattr(spec, name) is not None]
+    if wrong := check_type_fields(order_type, given):
+        raise InvalidOrder(
+            "; ".join(f"{_last(line.field)} {line.description}" for line in wrong), violations=wrong
+        )
+    own = getattr(message, order_type)
+    # A message without fields is set by being there.
+    own.SetInParent()
+    for name in given:
+        setattr(own, name, decimal_text(getattr(spec, name), name))
+
+
 def status_to_message(status: OrderStatus) -> pb.OrderStatus.ValueType:
     return pb.OrderStatus.Value(f"ORDER_STATUS_{OrderStatus(status).name}")
+
+
+def type_to_message(order_type: OrderType) -> pb.OrderType.ValueType:
+    return pb.OrderType.Value(f"ORDER_TYPE_{OrderType(order_type).name}")
 
 
 def order_of(message: pb.Order) -> Order:
@@ -182,6 +225,8 @@ def _progress(message: pb.Order | pb.OrderEvent) -> _Progress:
 
 
 def _spec_of(message: pb.OrderSpec) -> OrderSpec:
+    order_type = _type_of(message)
+    own = {name: getattr(getattr(message, order_type), name) or None for name in TYPE_FIELDS[order_type]}
     return OrderSpec(
         side=_SIDE_OF[message.side],
         amount=message.amount,
@@ -189,8 +234,17 @@ def _spec_of(message: pb.OrderSpec) -> OrderSpec:
         output_token=message.output_token,
         slippage_bps=message.slippage_bps if message.HasField("slippage_bps") else None,
         expire_time=_time_of(message.expire_time) if message.HasField("expire_time") else None,
-        type=OrderType.MARKET,
+        type=order_type,
+        **own,
     )
+
+
+def _type_of(message: pb.OrderSpec) -> OrderType:
+    name = message.WhichOneof("type")
+    if name is not None:
+        return OrderType(name)
+    # A message that is newer than this client is among what it does not know. Unset it means MARKET.
+    return OrderType.UNKNOWN if len(UnknownFieldSet(message)) else OrderType.MARKET
 
 
 def _quote_of(message: pb.Quote) -> Quote:
@@ -244,6 +298,12 @@ def _time_of(timestamp: Timestamp) -> datetime:
     return timestamp.ToDatetime(tzinfo=UTC)
 
 
-def _invalid(field: str, description: str) -> InvalidOrder:
-    name = field.rpartition(".")[2]
-    return InvalidOrder(f"{name} {description}", violations=[FieldViolation(field, description)])
+def _last(path: str) -> str:
+    """ "spec.limit.limit_price" -> "limit_price"."""
+    return path.rpartition(".")[2]
+
+
+def _invalid(name: str, description: str) -> InvalidOrder:
+    """Return the refusal of OrderSpec's field `name`."""
+    violation = FieldViolation(_PATHS.get(name, f"spec.{name}"), description)
+    return InvalidOrder(f"{name} {description}", violations=[violation])

@@ -1,7 +1,8 @@
 """The client's nouns as JSON: what the REST and WebSocket clients get, and `order-engine --json` prints.
 
-Names are camelCased mechanically; what is not known is left out. Prices are JSON numbers and amounts JSON
-strings. Both are the engine's own decimal text: nothing here passes through binary floating point.
+Names are camelCased mechanically; what is not known is left out. Prices are JSON numbers, amounts and a
+sniper order's minLiquidity JSON strings. All are the engine's own decimal text: nothing here passes through
+binary floating point.
 """
 
 from __future__ import annotations
@@ -32,6 +33,9 @@ EVENT_FIELDS: Final = (
     "legs",
 )
 """Of OrderEvent, in the order in which they are written; `attempt` follows from the second on."""
+
+PRICES: Final = frozenset({"price", "limit_price", "max_price"})
+"""Fields that are JSON numbers."""
 
 
 def camel(name: str) -> str:
@@ -120,7 +124,7 @@ def _plain(value: Any) -> Any:
     for name, key in _keys(kind):
         item = getattr(value, name)
         if item is not None:
-            found[key] = msgspec.Raw(item.encode()) if name == "price" else _plain(item)
+            found[key] = msgspec.Raw(item.encode()) if name in PRICES else _plain(item)
     return found
 
 

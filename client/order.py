@@ -6,6 +6,7 @@ All frozen. Amounts and prices are decimal text in whole tokens, never floats: "
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -21,15 +22,30 @@ class Side(StrEnum):
 
 
 class OrderType(StrEnum):
-    """When to execute."""
+    """When to execute. Until then a limit or a sniper order is PENDING, for days if need be."""
 
     MARKET = "market"
     """Now, at the best price."""
+    LIMIT = "limit"
+    """Once the whole amount is to be had at `limit_price` or better, and never worse."""
+    SNIPER = "sniper"
+    """As soon as output_token is to be had: a pool of the pair opens, or has grown to `min_liquidity`."""
+    UNKNOWN = "unknown"
+    """A type newer than this client. Only read, never submitted."""
+
+
+TYPE_FIELDS: Final[Mapping[OrderType, Mapping[str, bool]]] = {
+    OrderType.MARKET: {},
+    OrderType.LIMIT: {"limit_price": True},
+    OrderType.SNIPER: {"min_liquidity": False, "max_price": False},
+    OrderType.UNKNOWN: {},
+}
+"""The fields of OrderSpec that belong to one type only, and whether that type needs them."""
 
 
 class OrderStatus(StrEnum):
     PENDING = "pending"
-    """Accepted; waits for a worker or for its trigger."""
+    """Accepted; waits for a worker or for its trigger, perhaps again."""
     ROUTING = "routing"
     """Comparing venues."""
     BUILDING = "building"
@@ -72,19 +88,35 @@ class FailureReason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class OrderSpec:
-    """What is asked for."""
+    """What is asked for, and when: a market order unless `type` says otherwise.
+
+    Sell 1.5 SOL now; once a SOL brings 150 USDC or more; for a new token, as soon as it is to be had:
+
+        OrderSpec(Side.SELL, "1.5", "SOL", "USDC")
+        OrderSpec(Side.SELL, "1.5", "SOL", "USDC", type=OrderType.LIMIT, limit_price="150")
+        OrderSpec(Side.SELL, "1", "SOL", mint, type=OrderType.SNIPER, min_liquidity="10", max_price="0.001")
+    """
 
     side: Side
     amount: str | int | Decimal
     """Of input_token if SELL, of output_token if BUY. A float is refused: 0.1 has no exact float."""
     input_token: str
-    """Symbol ("SOL") or base58 mint address."""
+    """Symbol ("SOL"), or the base58 address of any mint: new tokens have no symbol."""
     output_token: str
     slippage_bps: int | None = None
     """Worst acceptable move from the quoted price, in basis points. None: the server's default."""
     expire_time: datetime | None = None
     """Aware. The order expires if not broadcast by then. None: never."""
     type: OrderType = OrderType.MARKET
+    limit_price: str | int | Decimal | None = None
+    """LIMIT, needed: output_token per input_token, the least that an input token must bring, all fees, price
+    impact and splits counted in. No float, as `amount`."""
+    min_liquidity: str | int | Decimal | None = None
+    """SNIPER: whole input_token that the pair's open pools must hold together. None: any pool that fills the
+    order will do."""
+    max_price: str | int | Decimal | None = None
+    """SNIPER: input_token per output_token, the most that an output token may cost, everything counted in.
+    The reverse of `limit_price` and of every other price here: one divided by it. None: any price."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +182,7 @@ class OrderEvent:
     failure_reason: FailureReason | None = None
     """Why it FAILED; on a ROUTING event of a later attempt, why the one before did not succeed."""
     failure_message: str | None = None
+    """The same for people; on a PENDING event after the first one, why the order waits again."""
     create_time: datetime | None = None
     legs: tuple[RouteLeg, ...] = ()
     """On BUILDING: those of the route that was chosen. Empty otherwise."""

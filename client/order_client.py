@@ -25,6 +25,7 @@ from client.convert import (
     spec_to_message,
     status_to_message,
     submitted_order_of,
+    type_to_message,
 )
 from client.errors import (
     InternalError,
@@ -44,6 +45,7 @@ from client.order import (
     OrderPage,
     OrderSpec,
     OrderStatus,
+    OrderType,
     Receipt,
     RoutingDecision,
     Submission,
@@ -154,11 +156,13 @@ class OrderClient:
     async def submit(self, spec: OrderSpec, *, request_id: str | None = None) -> SubmittedOrder:
         """Submit one order; return it as it stands. Execution goes on by itself: `watch` it.
 
+        A limit or sniper order is PENDING until its trigger fires, and can be cancelled until SUBMITTED.
+
         The same `request_id` (1 to 64 printable ASCII characters) with the same order answers the same
         order, for ever; with None the client makes one. An Unavailable that is raised in the end
         carries it as `request_id`: submit again with it, for the order may have been stored.
 
-        Raises InvalidOrder, RequestIdReused, TooManyOrders, Unavailable; TypeError for a float amount.
+        Raises InvalidOrder, RequestIdReused, TooManyOrders, Unavailable; TypeError for a float.
         """
         return submitted_order_of(await self._submitted(self._submit_request(spec, request_id)))
 
@@ -253,7 +257,9 @@ class OrderClient:
     async def quote(self, spec: OrderSpec) -> RoutingDecision:
         """Return what each pool offers for the order now, and the route that would be chosen.
 
-        Raises InvalidOrder, NoRoute, Unavailable.
+        Of a limit or sniper order, too: what is offered now, whether or not it would execute at that.
+
+        Raises InvalidOrder, NoRoute, Unavailable; TypeError for a float amount or price.
         """
         request = pb.GetQuoteRequest(spec=spec_to_message(spec))
         return decision_of((await self._ask(self._stub.GetQuote, request)).decision)
@@ -269,9 +275,17 @@ class OrderClient:
         return OrderDetails(order_of(response.order), decisions, slippage)
 
     async def list_page(
-        self, *, statuses: Iterable[OrderStatus] = (), page_size: int = 50, page_token: str = ""
+        self,
+        *,
+        statuses: Iterable[OrderStatus] = (),
+        types: Iterable[OrderType] = (),
+        page_size: int = 50,
+        page_token: str = "",
     ) -> OrderPage:
         """Return one page of orders, newest first; `page_token` is the page before's `next_page_token`.
+
+        Only orders in one of `statuses` and of one of `types`, all if they are empty. Pages that follow each
+        other are asked for with the same.
 
         Raises InvalidOrder for a page_token that is none, Unavailable.
         """
@@ -279,6 +293,7 @@ class OrderClient:
             page_size=page_size,
             page_token=page_token,
             statuses=[status_to_message(status) for status in statuses],
+            types=[type_to_message(order_type) for order_type in types],
         )
         response = await self._ask(self._stub.ListOrders, request)
         return OrderPage(
@@ -286,13 +301,24 @@ class OrderClient:
         )
 
     async def list(
-        self, *, statuses: Iterable[OrderStatus] = (), page_size: int = 50
+        self,
+        *,
+        statuses: Iterable[OrderStatus] = (),
+        types: Iterable[OrderType] = (),
+        page_size: int = 50,
     ) -> AsyncIterator[Order]:
-        """Go through all orders, newest first; pages are fetched as they are needed."""
-        wanted = tuple(statuses)
+        """Go through all orders, newest first; pages are fetched as they are needed.
+
+        The limit orders that wait for their price:
+
+            client.list(statuses=[OrderStatus.PENDING], types=[OrderType.LIMIT])
+        """
+        wanted_statuses, wanted_types = tuple(statuses), tuple(types)
         page_token: str | None = ""
         while page_token is not None:
-            page = await self.list_page(statuses=wanted, page_size=page_size, page_token=page_token)
+            page = await self.list_page(
+                statuses=wanted_statuses, types=wanted_types, page_size=page_size, page_token=page_token
+            )
             for order in page.orders:
                 yield order
             page_token = page.next_page_token
@@ -300,7 +326,8 @@ class OrderClient:
     async def watch(self, order_id: str, after_sequence: int = 0) -> AsyncGenerator[OrderEvent, None]:
         """Follow the order's events after `after_sequence`, past ones first, to the closing one.
 
-        Every event comes once and in sequence. A lost connection is made again for as long as it
+        Every event comes once and in sequence. A limit or sniper order may be PENDING again, which its
+        failure_message explains; the watch goes on. A lost connection is made again for as long as it
         takes, and the watch goes on where it was; use `asyncio.timeout` to give up. Watching, and
         leaving, never affect the order.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,7 +11,17 @@ import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from orders.v1 import orders_pb2 as pb
 
-from client import Order, OrderDetails, OrderEvent, OrderPage, OrderSpec, OrderStatus, RoutingDecision, Side
+from client import (
+    Order,
+    OrderDetails,
+    OrderEvent,
+    OrderPage,
+    OrderSpec,
+    OrderStatus,
+    OrderType,
+    RoutingDecision,
+    Side,
+)
 from client.convert import event_of
 from client.json_text import (
     EVENT_FIELDS,
@@ -57,6 +68,22 @@ def test_an_order_has_its_specs_fields_beside_its_own() -> None:
         "createTime": "2026-01-02T03:04:05Z",
     }
     assert '"price":105.123456789012345678' in text, "a number, and every digit of it"
+
+
+@pytest.mark.parametrize(
+    ("of_type", "text"),
+    [
+        ({"type": OrderType.LIMIT, "limit_price": "150.50"}, '"type":"limit","limitPrice":150.50,'),
+        ({"type": OrderType.SNIPER}, '"type":"sniper","sequence"'),
+        (
+            {"type": OrderType.SNIPER, "min_liquidity": "10", "max_price": "0.000000000000000001"},
+            '"type":"sniper","minLiquidity":"10","maxPrice":0.000000000000000001,',
+        ),
+    ],
+)
+def test_prices_of_a_spec_are_numbers_and_its_liquidity_text(of_type: dict[str, Any], text: str) -> None:
+    order = replace(ORDER, spec=replace(ORDER.spec, **of_type))
+    assert text in json_bytes(order_json(order)).decode()
 
 
 def test_details_hold_every_routing_decision() -> None:

@@ -21,6 +21,7 @@ from client import (
     OrderPage,
     OrderSpec,
     OrderStatus,
+    OrderType,
     Quote,
     Route,
     RouteLeg,
@@ -62,6 +63,17 @@ ORDER = Order(
     NOW,
     NOW,
 )
+ORDERS = (
+    ORDER,
+    replace(ORDER, spec=replace(ORDER.spec, type=OrderType.LIMIT, limit_price="150.50")),
+    replace(
+        ORDER,
+        spec=replace(
+            ORDER.spec, type=OrderType.SNIPER, min_liquidity="10", max_price="0.00000000123456789012"
+        ),
+    ),
+)
+"""One of each type, with all that it can have."""
 LEG = RouteLeg("Raydium", "raydium_cpmm", "pool", "1", "2", "SOL", "USDC", "1", "0.1", "SOL", 1, 1)
 DECISION = RoutingDecision(
     1,
@@ -110,7 +122,7 @@ def schema_keys(schema: Any) -> Iterator[str]:
 def test_rest_and_websocket_keys_are_the_contracts() -> None:
     answers = [
         json.loads(json_bytes(details_json(OrderDetails(ORDER, (DECISION,), 12)))),
-        json.loads(json_bytes(page_json(OrderPage((ORDER,), "next")))),
+        json.loads(json_bytes(page_json(OrderPage(ORDERS, "next")))),
         json.loads(event_text(EVENT)),
     ]
     assert set(keys(answers)) - CAMELLED == set()
@@ -132,8 +144,8 @@ def test_openapi_names_are_the_contracts_or_https() -> None:
 
 def test_openapi_tells_every_key_that_is_sent() -> None:
     schemas = openapi()["components"]["schemas"]
-    order = json.loads(json_bytes(page_json(OrderPage((ORDER,)))))["orders"][0]
-    assert set(order) == set(schemas["Order"]["properties"])
+    orders = json.loads(json_bytes(page_json(OrderPage(ORDERS))))["orders"]
+    assert set().union(*orders) == set(schemas["Order"]["properties"])
     assert set(json.loads(event_text(EVENT))) == set(schemas["OrderEvent"]["properties"])
     decision = json.loads(json_bytes(details_json(OrderDetails(ORDER, (DECISION,)))))["routingDecisions"][0]
     assert set(decision) == set(schemas["RoutingDecision"]["properties"])
@@ -154,20 +166,22 @@ def test_every_field_of_the_clients_nouns_is_the_contracts() -> None:
     ):
         spelled = {field.name for field in message.DESCRIPTOR.fields}
         oneofs = {oneof.name for oneof in message.DESCRIPTOR.oneofs if not oneof.name.startswith("_")}
-        members = {
-            field.name
-            for oneof in message.DESCRIPTOR.oneofs
-            for field in oneof.fields
-            if oneof.name in oneofs
-        }
-        assert {field.name for field in fields(noun)} == (spelled - members) | oneofs, noun
+        members = [
+            field for oneof in message.DESCRIPTOR.oneofs for field in oneof.fields if oneof.name in oneofs
+        ]
+        # An order's type is a message there, and its name with that message's fields here.
+        kinds = [member.message_type for member in members if member.message_type is not None]
+        flat = {field.name for kind in kinds for field in kind.fields}
+        spelled -= {member.name for member in members}
+        assert {field.name for field in fields(noun)} == spelled | oneofs | flat, noun
 
 
-def test_every_status_and_reason_of_the_contract_is_known_to_the_client() -> None:
+def test_every_status_type_and_reason_of_the_contract_is_known_to_the_client() -> None:
     for enum, prefix, mine in (
         (pb.OrderStatus, "ORDER_STATUS_", OrderStatus),
         (pb.FailureReason, "FAILURE_REASON_", FailureReason),
         (pb.Side, "SIDE_", Side),
+        (pb.OrderType, "ORDER_TYPE_", OrderType),
     ):
         names = {name.removeprefix(prefix) for name, _ in enum.items()} - {"UNSPECIFIED"}
         assert {member.name for member in mine} - {"UNKNOWN"} == names
