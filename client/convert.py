@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Final, TypedDict
@@ -14,7 +13,6 @@ from orders.v1 import orders_pb2 as pb
 from client.errors import FieldViolation, InvalidOrder
 from client.order import (
     CLOSED,
-    TYPE_FIELDS,
     FailureReason,
     Order,
     OrderEvent,
@@ -29,6 +27,7 @@ from client.order import (
     Side,
     SubmittedOrder,
 )
+from client.order_types import PATHS, TYPE_FIELDS, check_type_fields
 
 EventMessage = pb.OrderEvent
 """An event as it came, for what is made of it without an OrderEvent in between."""
@@ -46,9 +45,6 @@ _REASON_OF: Final[dict[int, FailureReason | None]] = {pb.FAILURE_REASON_UNSPECIF
     for reason in FailureReason
     if reason is not FailureReason.UNKNOWN
 }
-
-_PATHS: Final = {name: f"spec.{owner}.{name}" for owner, own in TYPE_FIELDS.items() for name in own}
-"""Of the fields of one type only, as the contract nests them: "spec.limit.limit_price"."""
 
 _LONGEST_AMOUNT: Final = 64
 """Characters. The longest amount the engine takes is 39; the limit is for Decimal("1e999999")."""
@@ -72,24 +68,6 @@ def decimal_text(value: str | int | Decimal, name: str) -> str:
         f"{name} was {value!r}, a {type(value).__name__}; must be str, int or Decimal, such as "
         f'"{value}": binary floating point does not hold decimal numbers exactly'
     )
-
-
-def check_type_fields(order_type: OrderType, given: Collection[str]) -> list[FieldViolation]:
-    """Return a line for each field of `given` that belongs to another type, and for each that is missing.
-
-    `given` are those of TYPE_FIELDS that an order of this type comes with.
-    """
-    own = TYPE_FIELDS[order_type]
-    return [
-        FieldViolation(_PATHS[name], f"is a field of {owner} orders, and this is a {order_type} order")
-        for owner, fields in TYPE_FIELDS.items()
-        for name in fields
-        if name in given and name not in own
-    ] + [
-        FieldViolation(_PATHS[name], f"is missing; a {order_type} order needs it")
-        for name, needed in own.items()
-        if needed and name not in given
-    ]
 
 
 def spec_to_message(spec: OrderSpec) -> pb.OrderSpec:
@@ -118,7 +96,7 @@ def _write_type(spec: OrderSpec, message: pb.OrderSpec) -> None:
     order_type = OrderType(spec.type)
     if order_type is OrderType.UNKNOWN:
         raise _invalid("type", "is unknown to this client; it can be read, but not submitted")
-    given = [name for name in _PATHS if getattr(spec, name) is not None]
+    given = [name for name in PATHS if getattr(spec, name) is not None]
     if wrong := check_type_fields(order_type, given):
         raise InvalidOrder(
             "; ".join(f"{_last(line.field)} {line.description}" for line in wrong), violations=wrong
@@ -305,5 +283,5 @@ def _last(path: str) -> str:
 
 def _invalid(name: str, description: str) -> InvalidOrder:
     """Return the refusal of OrderSpec's field `name`."""
-    violation = FieldViolation(_PATHS.get(name, f"spec.{name}"), description)
+    violation = FieldViolation(PATHS.get(name, f"spec.{name}"), description)
     return InvalidOrder(f"{name} {description}", violations=[violation])

@@ -6,7 +6,6 @@ All frozen. Amounts and prices are decimal text in whole tokens, never floats: "
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -32,15 +31,6 @@ class OrderType(StrEnum):
     """As soon as output_token is to be had: a pool of the pair opens, or has grown to `min_liquidity`."""
     UNKNOWN = "unknown"
     """A type newer than this client. Only read, never submitted."""
-
-
-TYPE_FIELDS: Final[Mapping[OrderType, Mapping[str, bool]]] = {
-    OrderType.MARKET: {},
-    OrderType.LIMIT: {"limit_price": True},
-    OrderType.SNIPER: {"min_liquidity": False, "max_price": False},
-    OrderType.UNKNOWN: {},
-}
-"""The fields of OrderSpec that belong to one type only, and whether that type needs them."""
 
 
 class OrderStatus(StrEnum):

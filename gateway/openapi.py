@@ -24,7 +24,7 @@ from client import (
     RoutingDecision,
     Side,
 )
-from client.json_text import EVENT_FIELDS, camel, json_bytes
+from client.json_text import EVENT_FIELDS, PRICES, camel, json_bytes
 
 Json = dict[str, Any]
 
@@ -34,14 +34,23 @@ _VERSION: Final = "3.0.3"
 _ABOUT: Final[Mapping[str, str]] = {
     "side": "sell spends exactly `amount` of inputToken; buy receives exactly `amount` of outputToken.",
     "amount": "In whole tokens. As a number it is taken digit by digit, never as binary floating point.",
-    "inputToken": "Symbol or base58 mint address.",
-    "outputToken": "Symbol or base58 mint address.",
+    "inputToken": "Symbol, or base58 address of any mint.",
+    "outputToken": "Symbol, or base58 address of any mint.",
+    "type": "market executes now; limit once the whole amount is to be had at limitPrice or better; sniper "
+    "as soon as outputToken is to be had. Limit and sniper orders are pending until then, and may be again.",
+    "limitPrice": "limit only, needed: outputToken per inputToken, the least an input token must bring, all "
+    "fees, price impact and splits counted in.",
+    "minLiquidity": "sniper only: whole inputToken that the pair's open pools must hold together. Absent: "
+    "any pool that fills the order.",
+    "maxPrice": "sniper only: inputToken per outputToken, the most an output token may cost, everything "
+    "counted in. The reverse of price and limitPrice: one divided by them. Absent: any price.",
     "slippageBps": "Worst acceptable move from the quoted price, in basis points.",
     "expireTime": "The order expires if not broadcast by then.",
     "price": "outputToken per inputToken. Quoted until confirmed, then realised.",
     "inputAmount": "In whole tokens. Quoted until confirmed, then realised.",
     "outputAmount": "In whole tokens. Quoted until confirmed, then realised.",
     "txHash": "Hash of the latest attempt's transaction.",
+    "failureMessage": "For people. On a pending event after the first one, why the order waits again.",
     "sequence": "1, 2, 3 ... per order, without gaps: the cursor of a watch.",
     "attempt": "From 1.",
     "feePpm": "Hundredths of a basis point of the leg the fee is taken from.",
@@ -59,7 +68,30 @@ _ABOUT: Final[Mapping[str, str]] = {
     "negative if better. Quoted is the last routing decision's route, realised are the order's own amounts.",
 }
 
-_EXAMPLE: Final = {"side": "sell", "amount": 1.5, "inputToken": "SOL", "outputToken": "USDC"}
+_DECIMALS: Final = ("amount", "limitPrice", "minLiquidity", "maxPrice")
+"""Fields of an order that may be sent as a number or as a string, and are read digit by digit."""
+
+_SELL: Final = {"side": "sell", "amount": 1.5, "inputToken": "SOL", "outputToken": "USDC"}
+_EXAMPLES: Final[Json] = {
+    "market": {"summary": "Sell 1.5 SOL now", "value": _SELL},
+    "limit": {
+        "summary": "Sell 1.5 SOL once it brings 150 USDC each",
+        "value": _SELL | {"type": "limit", "limitPrice": 150, "expireTime": "2030-01-31T12:00:00Z"},
+    },
+    "sniper": {
+        "summary": "Spend 1 SOL on a new token as soon as its pools hold 10 SOL, at 0.001 SOL each at most",
+        "value": {
+            "side": "sell",
+            "amount": 1,
+            "inputToken": "SOL",
+            "outputToken": "7xKXtg2CW87d97TXJSDpbD5jBkheTqA83TZRuJosgAsU",
+            "type": "sniper",
+            "minLiquidity": 10,
+            "maxPrice": 0.001,
+        },
+    },
+}
+"""One of each order type."""
 
 
 @cache
@@ -92,7 +124,8 @@ def openapi() -> Json:
 def _execute() -> Json:
     return {
         "summary": "Submit an order",
-        "description": "Answers at once; follow the order on its WebSocket.",
+        "description": "Answers at once; follow the order on its WebSocket. Which fields a type of order "
+        "has is said with them; one that belongs to another type is refused.",
         "operationId": "execute",
         "parameters": [
             {
@@ -105,7 +138,7 @@ def _execute() -> Json:
         ],
         "requestBody": {
             "required": True,
-            "content": {"application/json": {"schema": _ref("OrderSpec"), "example": _EXAMPLE}},
+            "content": {"application/json": {"schema": _ref("OrderSpec"), "examples": _EXAMPLES}},
         },
         "responses": {
             "202": _answer("Accepted", "Accepted"),
@@ -116,7 +149,6 @@ def _execute() -> Json:
 
 
 def _list() -> Json:
-    statuses = [str(status) for status in OrderStatus if status is not OrderStatus.UNKNOWN]
     return {
         "summary": "List orders, newest first",
         "operationId": "list",
@@ -125,8 +157,13 @@ def _list() -> Json:
             _query("pageToken", {"type": "string"}, "nextPageToken of the page before."),
             _query(
                 "status",
-                {"type": "array", "items": {"type": "string", "enum": statuses}},
+                {"type": "array", "items": _plain_type_of("status", OrderStatus)},
                 "Only orders in one of these; may come several times.",
+            ),
+            _query(
+                "type",
+                {"type": "array", "items": _plain_type_of("type", OrderType)},
+                "Only orders of one of these; may come several times, and together with status.",
             ),
         ],
         "responses": {"200": _answer("A page", "OrderPage"), **_problems(400, 503)},
@@ -172,6 +209,7 @@ def _follow() -> Json:
 def _quote() -> Json:
     return {
         "summary": "What each pool offers, and the route that would be chosen",
+        "description": "Takes what an order takes. Of a limit or sniper order too it is what is offered now.",
         "operationId": "quote",
         "parameters": [
             {**_query(name, schema), "required": name in _REQUIRED}
@@ -193,7 +231,8 @@ def _schemas() -> Json:
         if name != "spec"
     }
     order["required"] = ["orderId", "status", "sequence", "attempt", *_REQUIRED, "type"]
-    order["properties"]["amount"] = {"type": "string", "description": _ABOUT["amount"]}
+    for name in _DECIMALS:
+        order["properties"][name] = _type_of(name, str)
     event = _schema(OrderEvent)
     keys = [camel(name) for name in (*EVENT_FIELDS, "attempt")]
     event["properties"] = {key: event["properties"][key] for key in keys}
@@ -265,10 +304,12 @@ def _spec_schema() -> Json:
     schema = _schema(OrderSpec)
     schema["required"] = list(_REQUIRED)
     schema["additionalProperties"] = False
-    schema["properties"]["amount"] = {
-        "oneOf": [{"type": "number"}, {"type": "string"}],
-        "description": _ABOUT["amount"],
-    }
+    for name in _DECIMALS:
+        schema["properties"][name] = {
+            "oneOf": [{"type": "number"}, {"type": "string"}],
+            "description": _ABOUT[name],
+        }
+    schema["properties"]["type"]["default"] = str(OrderType.MARKET)
     return schema
 
 
@@ -287,7 +328,7 @@ def _type_of(name: str, hint: Any) -> Json:
 
 
 def _plain_type_of(name: str, hint: Any) -> Json:
-    if name == "price":
+    if name in _PRICE_NAMES:
         return {"type": "number"}
     if isinstance(hint, UnionType):
         return _plain_type_of(name, next(part for part in get_args(hint) if part is not NoneType))
@@ -305,6 +346,7 @@ def _plain_type_of(name: str, hint: Any) -> Json:
     return _ref(hint.__name__)
 
 
+_PRICE_NAMES: Final = frozenset(map(camel, PRICES))
 _REQUIRED: Final = ("side", "amount", "inputToken", "outputToken")
 
 _ORDER_ID: Final[Json] = {

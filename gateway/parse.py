@@ -1,27 +1,30 @@
 """Strict reading of what clients send. Whatever is not plainly right is refused, with a line for each field.
 
 JSON is read by the standard library's parser, whose hooks keep a number's own digits and see every
-key: `amount` never passes through binary floating point, and a key that comes twice is refused.
+key: amounts and prices never pass through binary floating point, and a key that comes twice is refused.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
+from enum import StrEnum
 from typing import Any, Final, NoReturn
 
 from client import FieldViolation, InvalidOrder, OrderSpec, OrderStatus, OrderType, Side
+from client.json_text import camel
+from client.order_types import PATHS, check_type_fields
 from gateway.problems import HttpRefusal
 
 MAX_BODY_BYTES: Final = 16 * 1024
 MAX_DEPTH: Final = 16
 
 _LONGEST_AMOUNT: Final = 64
-"""Characters. The longest amount the engine takes is 39."""
+"""Characters. The longest amount or price the engine takes is 39."""
 _MOST_DECIMALS: Final = 18
-"""No token has more."""
+"""No token has more, and no price is read to more."""
 
 _NUMBER: Final = re.compile(r"(-?)([0-9]+)(?:\.([0-9]+))?(?:[eE]([+-]?[0-9]+))?", re.ASCII)
 _PLAIN: Final = re.compile(r"[0-9]+(?:\.([0-9]+))?", re.ASCII)
@@ -62,8 +65,8 @@ def read_json(body: bytes) -> Any:
 def parse_order(fields: Any) -> OrderSpec:
     """Return the order that a JSON object, or a query's names and values, asks for.
 
-    Raises InvalidOrder with a line for each field that is missing, unknown or of the wrong kind.
-    What amounts, tokens and times are acceptable is for the order service to say.
+    Raises InvalidOrder with a line for each field that is missing, unknown, of the wrong kind or of another
+    order type. What amounts, prices, tokens and times are acceptable is for the order service to say.
     """
     if not isinstance(fields, dict):
         raise HttpRefusal("BAD_REQUEST", 'the body must be a JSON object such as {"side":"sell", ...}')
@@ -83,6 +86,7 @@ def parse_order(fields: Any) -> OrderSpec:
             values[name] = read(value)
         except ValueError as error:
             lines.append(FieldViolation(name, str(error)))
+    lines += _misfits(fields, {line.field for line in lines}, values.get("type", OrderType.MARKET))
     if lines:
         raise InvalidOrder("; ".join(f"{line.field} {line.description}" for line in lines), violations=lines)
     return OrderSpec(
@@ -93,7 +97,22 @@ def parse_order(fields: Any) -> OrderSpec:
         values.get("slippageBps"),
         values.get("expireTime"),
         values.get("type", OrderType.MARKET),
+        values.get("limitPrice"),
+        values.get("minLiquidity"),
+        values.get("maxPrice"),
     )
+
+
+def _misfits(fields: Mapping[str, Any], told: Collection[str], order_type: OrderType) -> list[FieldViolation]:
+    """Return a line for each field that the order's type does not have, or needs; but for those told."""
+    if "type" in told:
+        return []  # which type was meant is not known
+    given = [name for name, key in _TYPE_KEYS.items() if fields.get(key) is not None]
+    lines = [
+        FieldViolation(_TYPE_KEYS[line.field.rpartition(".")[2]], line.description)
+        for line in check_type_fields(order_type, given)
+    ]
+    return [line for line in lines if line.field not in told]
 
 
 def parse_quote(query: Sequence[tuple[str, str]]) -> OrderSpec:
@@ -105,16 +124,18 @@ def parse_quote(query: Sequence[tuple[str, str]]) -> OrderSpec:
 
 
 def parse_page(query: Sequence[tuple[str, str]]) -> dict[str, Any]:
-    """Return the arguments of `OrderClient.list_page`. `status` may come often. Raises InvalidOrder."""
-    statuses = []
+    """Return the arguments of `OrderClient.list_page`. `status` and `type` may come often.
+
+    Raises InvalidOrder.
+    """
+    found: dict[str, Any] = {"statuses": [], "types": []}
     for name, value in query:
-        if name == "status":
-            try:
-                statuses.append(_LISTED[value])
-            except KeyError:
-                raise _invalid(name, f'was "{shown(value)}"; must be one of {", ".join(_LISTED)}') from None
-    single = _single([(name, value) for name, value in query if name != "status"])
-    found: dict[str, Any] = {"statuses": statuses}
+        if name in _LISTED:
+            argument, members = _LISTED[name]
+            if value not in members:
+                raise _invalid(name, f'was "{shown(value)}"; must be one of {", ".join(members)}')
+            found[argument].append(members[value])
+    single = _single([(name, value) for name, value in query if name not in _LISTED])
     for name, value in single.items():
         if name == "limit":
             if not _INTEGER.fullmatch(value) or int(value) < 1:
@@ -123,7 +144,7 @@ def parse_page(query: Sequence[tuple[str, str]]) -> dict[str, Any]:
         elif name == "pageToken":
             found["page_token"] = value
         else:
-            raise _invalid(shown(name), "is not a parameter; there are limit, pageToken and status")
+            raise _invalid(shown(name), "is not a parameter; there are limit, pageToken, status and type")
     return found
 
 
@@ -171,8 +192,13 @@ def _text(value: Any) -> str:
     return value
 
 
-def _one_of(kind: type[Side] | type[OrderType]) -> Callable[[Any], Any]:
-    allowed = {str(member): member for member in kind}
+def _members(kind: type[StrEnum]) -> dict[str, Any]:
+    """Return what a client may name: all but what a newer contract has."""
+    return {str(member): member for member in kind if member.name != "UNKNOWN"}
+
+
+def _one_of(kind: type[StrEnum]) -> Callable[[Any], Any]:
+    allowed = _members(kind)
 
     def read(value: Any) -> Any:
         text = _text(value)
@@ -184,18 +210,21 @@ def _one_of(kind: type[Side] | type[OrderType]) -> Callable[[Any], Any]:
     return read
 
 
-def _amount(value: Any) -> str:
-    """Return the amount as plain decimal text; 1e-7, as browsers write small numbers, becomes 0.0000001."""
+def _decimal(value: Any) -> str:
+    """Return an amount or a price as plain decimal text.
+
+    1e-7, as browsers write small numbers, becomes 0.0000001.
+    """
     if not isinstance(value, str):
         raise ValueError(f'was {_kind(value)}; must be a number, or a string such as "1.5"')
     text = str(value)
     if isinstance(value, Number):
         text = _without_exponent(text)
     if len(text) > _LONGEST_AMOUNT:
-        raise ValueError(f'was "{shown(text)}"; has {len(text)} digits, more than any amount')
+        raise ValueError(f'was "{shown(text)}"; has {len(text)} digits, more than any amount or price')
     plain = _PLAIN.fullmatch(text)
     if plain and plain[1] and len(plain[1].rstrip("0")) > _MOST_DECIMALS:
-        raise ValueError(f"has {len(plain[1])} decimals; at most {_MOST_DECIMALS}, and those of its token")
+        raise ValueError(f"has {len(plain[1])} decimals; at most {_MOST_DECIMALS}")
     return text
 
 
@@ -205,7 +234,7 @@ def _without_exponent(text: str) -> str:
         return text
     sign, whole, fraction = match[1], match[2], match[3] or ""
     if len(match[4]) > 4 or abs(int(match[4])) > _LONGEST_AMOUNT or len(text) > _LONGEST_AMOUNT:
-        raise ValueError(f"was {shown(text)}; no amount is that large or small")
+        raise ValueError(f"was {shown(text)}; nothing is that large or small")
     digits = whole + fraction
     point = len(whole) + int(match[4])
     if point <= 0:
@@ -235,16 +264,23 @@ def _time(value: Any) -> datetime:
 
 _ORDER_FIELDS: Final[Mapping[str, tuple[bool, Callable[[Any], Any]]]] = {
     "side": (True, _one_of(Side)),
-    "amount": (True, _amount),
+    "amount": (True, _decimal),
     "inputToken": (True, _text),
     "outputToken": (True, _text),
     "type": (False, _one_of(OrderType)),
     "slippageBps": (False, _basis_points),
     "expireTime": (False, _time),
+    "limitPrice": (False, _decimal),
+    "minLiquidity": (False, _decimal),
+    "maxPrice": (False, _decimal),
 }
-"""Name, whether an order needs it, how it is read."""
+"""Name, whether every order needs it, how it is read."""
 
-_LISTED: Final = {str(status): status for status in OrderStatus if status is not OrderStatus.UNKNOWN}
+_TYPE_KEYS: Final = {name: camel(name) for name in PATHS}
+"""Those that belong to one type of order, by the contract's names."""
+
+_LISTED: Final = {"status": ("statuses", _members(OrderStatus)), "type": ("types", _members(OrderType))}
+"""Parameters of a list that may come several times: `list_page`'s argument, and what it takes."""
 
 
 # ---- JSON ------------------------------------------------------------------------------------------

@@ -44,7 +44,12 @@ API_HEADERS: Final = (
 )
 """For every answer that is not a page; pages bring their own."""
 
-_FIELD_NAMES: Final = {"requestId": "Idempotency-Key", "pageSize": "limit", "statuses": "status"}
+_FIELD_NAMES: Final = {
+    "requestId": "Idempotency-Key",
+    "pageSize": "limit",
+    "statuses": "status",
+    "types": "type",
+}
 """Fields of the contract that REST spells otherwise."""
 
 _encode = msgspec.json.Encoder().encode
@@ -134,6 +139,6 @@ def raw(answer: Response, headers: Iterable[tuple[bytes, bytes]] = ()) -> bytes:
 
 
 def _field_name(field: str) -> str:
-    """ "spec.input_token" -> "inputToken"."""
+    """ "spec.input_token" -> "inputToken", "spec.limit.limit_price" -> "limitPrice"."""
     name = camel(field.rpartition(".")[2])
     return _FIELD_NAMES.get(name, name)

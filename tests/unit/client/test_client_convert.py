@@ -13,7 +13,7 @@ from orders.v1 import orders_pb2_grpc
 
 from client import InvalidOrder, OrderClient, OrderSpec, OrderType, Side
 from client.convert import order_of, spec_to_message
-from client.order import TYPE_FIELDS
+from client.order_types import TYPE_FIELDS
 
 MARKET = OrderSpec(Side.SELL, "1.5", "SOL", "USDC")
 LIMIT = replace(MARKET, type=OrderType.LIMIT, limit_price="150")

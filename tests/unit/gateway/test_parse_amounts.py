@@ -1,8 +1,9 @@
-"""An amount's digits survive, whatever way a JSON number is written."""
+"""The digits of an amount or a price survive, whatever way a JSON number is written."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from decimal import Decimal
 
@@ -19,19 +20,24 @@ digits = st.text("0123456789", min_size=1, max_size=12)
 exponents = st.one_of(st.none(), st.integers(-12, 12))
 
 
-def amount_of(written: str) -> str:
-    body = f'{{"side":"sell","amount":{written},"inputToken":"SOL","outputToken":"USDC"}}'
-    amount = parse_order(read_json(body.encode())).amount
-    assert isinstance(amount, str)
-    return amount
+TYPES = {"amount": "market", "limitPrice": "limit", "minLiquidity": "sniper", "maxPrice": "sniper"}
+"""Every field that is read so, and a type of order that has it."""
 
 
-def check_exact(whole: str, fraction: str, exponent: int | None) -> None:
+def read(field: str, written: str) -> str:
+    order = {"side": "sell", "inputToken": "SOL", "outputToken": "USDC", "type": TYPES[field], "amount": 1}
+    body = json.dumps(order | {field: "WRITTEN"}).replace('"WRITTEN"', written)
+    found = getattr(parse_order(read_json(body.encode())), re.sub("[A-Z]", r"_\g<0>", field).lower())
+    assert isinstance(found, str)
+    return found
+
+
+def check_exact(field: str, whole: str, fraction: str, exponent: int | None) -> None:
     written = (whole.lstrip("0") or "0") + f".{fraction}"
     if exponent is not None:
         written += f"e{exponent:+d}"
     try:
-        amount = amount_of(written)
+        amount = read(field, written)
     except InvalidOrder:
         # Only for decimals that no token has.
         assert Decimal(written) * 10**18 % 1 != 0
@@ -40,13 +46,15 @@ def check_exact(whole: str, fraction: str, exponent: int | None) -> None:
     assert "e" not in amount.lower()
 
 
-@given(digits, digits, exponents)
-@example("0", "1", None)
-@example("0", "30000000000000004", None)
-@example("1", "5", 3)
-@example("1", "0", -12)
-def test_a_json_number_means_exactly_what_is_written(whole: str, fraction: str, exponent: int | None) -> None:
-    check_exact(whole, fraction, exponent)
+@given(st.sampled_from(list(TYPES)), digits, digits, exponents)
+@example("amount", "0", "1", None)
+@example("limitPrice", "0", "30000000000000004", None)
+@example("minLiquidity", "1", "5", 3)
+@example("maxPrice", "1", "0", -12)
+def test_a_json_number_means_exactly_what_is_written(
+    field: str, whole: str, fraction: str, exponent: int | None
+) -> None:
+    check_exact(field, whole, fraction, exponent)
 
 
 def _through_float(text: str) -> str:
@@ -58,11 +66,12 @@ def _without_the_point(text: str) -> str:
 
 
 @pytest.mark.parametrize("mutant", [_through_float, _without_the_point])
-def test_the_check_catches_digits_that_are_lost(mutant: Callable[[str], str]) -> None:
+@pytest.mark.parametrize("field", TYPES)
+def test_the_check_catches_digits_that_are_lost(field: str, mutant: Callable[[str], str]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gateway.parse, "_without_exponent", mutant)
         with pytest.raises(AssertionError):
-            check_exact("12345678901", "12345678901", 1)
+            check_exact(field, "12345678901", "12345678901", 1)
 
 
 @given(
@@ -79,9 +88,19 @@ def test_no_body_does_anything_but_parse_or_be_refused(body: bytes) -> None:
         refused.message.encode()
 
 
-@pytest.mark.parametrize("written", ["1e400", "1e-400", "1e99999999999999999999", "1" * 65, "0." + "1" * 19])
-def test_what_no_amount_can_be_is_refused_at_once(written: str) -> None:
+@pytest.mark.parametrize("field", TYPES)
+@pytest.mark.parametrize(
+    "written",
+    ["1e400", "1e-400", "1e99999999999999999999", "1" * 65, "0." + "1" * 19, '"0.' + "1" * 30 + '"', "true"],
+)
+def test_what_no_amount_and_no_price_can_be_is_refused_at_once(field: str, written: str) -> None:
     with pytest.raises(InvalidOrder) as refused:
-        amount_of(written)
-    assert [line.field for line in refused.value.violations] == ["amount"]
+        read(field, written)
+    assert [line.field for line in refused.value.violations] == [field]
     assert len(refused.value.message) < 120
+
+
+@pytest.mark.parametrize("field", TYPES)
+def test_what_is_no_number_at_all_is_no_json(field: str) -> None:
+    with pytest.raises(HttpRefusal, match="NaN is no number"):
+        read(field, "NaN")
