@@ -6,8 +6,9 @@ import os
 import re
 import sys
 from collections.abc import Callable, Coroutine, Sequence
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 from typer.core import TyperGroup
@@ -48,6 +49,7 @@ app = typer.Typer(
 
       order-engine quote sell 1.5 SOL USDC
       order-engine submit sell 1.5 SOL USDC --watch
+      order-engine submit sell 1.5 SOL USDC --limit 150
 
     Exit codes: 0 done, 1 refused or not confirmed, 2 wrong usage or nobody answers.
     """,
@@ -82,12 +84,36 @@ SideName = Annotated[
     ),
 ]
 Amount = Annotated[str, typer.Argument(metavar="AMOUNT", help="Decimal, in whole tokens: 1.5")]
-InputToken = Annotated[str, typer.Argument(metavar="INPUT", help="Token to spend: symbol or mint address.")]
-OutputToken = Annotated[str, typer.Argument(metavar="OUTPUT", help="Token to receive.")]
+InputToken = Annotated[
+    str, typer.Argument(metavar="INPUT", help="Token to spend: symbol, or address of any mint.")
+]
+OutputToken = Annotated[str, typer.Argument(metavar="OUTPUT", help="Token to receive: the same.")]
 OrderId = Annotated[str, typer.Argument(metavar="ORDER_ID")]
 Slippage = Annotated[
     int | None,
     typer.Option(help="Worst acceptable move from the quoted price, in basis points; else the server's."),
+]
+Limit = Annotated[
+    str | None,
+    typer.Option(
+        "--limit",
+        metavar="PRICE",
+        help="Wait until each INPUT brings PRICE of OUTPUT or more, everything counted in.",
+    ),
+]
+Sniper = Annotated[bool, typer.Option("--sniper", help="Wait until OUTPUT is to be had: a pool opens.")]
+MinLiquidity = Annotated[
+    str | None,
+    typer.Option(
+        metavar="AMOUNT", help="With --sniper: wait until the pair's pools hold so much of INPUT together."
+    ),
+]
+MaxPrice = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PRICE",
+        help="With --sniper: pay at most PRICE of INPUT for each OUTPUT, the reverse of --limit.",
+    ),
 ]
 
 _UNREACHABLE = ("connections to all backends failing", "errors resolving", "DNS resolution failed")
@@ -143,6 +169,10 @@ def submit(
     watch: Annotated[
         bool, typer.Option("--watch", "-w", help="Follow it; exit code 0 only if it is confirmed.")
     ] = False,
+    limit: Limit = None,
+    sniper: Sniper = False,
+    min_liquidity: MinLiquidity = None,
+    max_price: MaxPrice = None,
     slippage_bps: Slippage = None,
     expire_seconds: Annotated[
         float | None, typer.Option(min=0.001, help="Give up unless it is broadcast by then.")
@@ -153,7 +183,7 @@ def submit(
     server: Server = None,
     json: Json = False,
 ) -> None:
-    """Submit a market order.
+    """Submit an order: for now, or with --limit or --sniper for when its moment has come.
 
     With --watch the exit code is 0 only if it is confirmed.
 
@@ -161,13 +191,28 @@ def submit(
       order-engine submit sell 1.5 SOL USDC --watch   spend exactly 1.5 SOL
       order-engine submit buy 100 SOL USDC            receive exactly 100 USDC
       order-engine submit sell 1 SOL USDC --json --request-id rent-october
+
+    A limit order, here to sell once a SOL brings 150 USDC or more:
+      order-engine submit sell 1.5 SOL USDC --limit 150
+      order-engine submit sell 1.5 SOL USDC --limit 150 --expire-seconds 3600
+
+    A sniper order, here for a new token, named by its mint address, as soon as
+    it is traded; then once its pools hold 10 SOL, and for 0.001 SOL each at most:
+      order-engine submit sell 1 SOL MINT --sniper
+      order-engine submit sell 1 SOL MINT --sniper --min-liquidity 10 \\
+        --max-price 0.001
+
+    Both wait for days if need be; order-engine cancel ends that.
     """
     from cli import orders
 
+    spec = _spec(
+        side, amount, input_token, output_token, slippage_bps, limit, sniper, min_liquidity, max_price
+    )
     _run(
         lambda: orders.submit(
             _target(server),
-            _spec(side, amount, input_token, output_token, slippage_bps),
+            spec,
             request_id=request_id,
             expire_seconds=expire_seconds,
             watch=watch,
@@ -202,6 +247,10 @@ def quote(
     amount: Amount,
     input_token: InputToken,
     output_token: OutputToken,
+    limit: Limit = None,
+    sniper: Sniper = False,
+    min_liquidity: MinLiquidity = None,
+    max_price: MaxPrice = None,
     slippage_bps: Slippage = None,
     server: Server = None,
     json: Json = False,
@@ -209,18 +258,19 @@ def quote(
     """Compare what the venues offer, without executing anything.
 
     The pools that an order would be routed to are marked with *.
+    It takes what submit takes, and of any order tells what is offered now.
 
     Examples:
       order-engine quote sell 1.5 SOL USDC
+      order-engine quote sell 1.5 SOL USDC --limit 150
       order-engine quote buy 1000000 USDC BONK --json
     """
     from cli import orders
 
-    _run(
-        lambda: orders.quote(
-            _target(server), _spec(side, amount, input_token, output_token, slippage_bps), json=json
-        )
+    spec = _spec(
+        side, amount, input_token, output_token, slippage_bps, limit, sniper, min_liquidity, max_price
     )
+    _run(lambda: orders.quote(_target(server), spec, json=json))
 
 
 @app.command(rich_help_panel=_ORDERS)
@@ -239,6 +289,10 @@ def list_orders(
     status: Annotated[
         list[str] | None, typer.Option("--status", "-s", help="Only these; may be given more than once.")
     ] = None,
+    type: Annotated[  # noqa: A002
+        list[str] | None,
+        typer.Option("--type", "-t", help="market, limit or sniper; may be given more than once."),
+    ] = None,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="At most this many.")] = 20,
     server: Server = None,
     json: Json = False,
@@ -250,17 +304,15 @@ def list_orders(
     Examples:
       order-engine list
       order-engine list --status failed --status expired --limit 100
+      order-engine list --status pending --type limit --type sniper
       order-engine list --json | jq .orderId
     """
     from cli import orders
-    from client import OrderStatus
+    from client import OrderStatus, OrderType
 
-    known = [name for name in OrderStatus if name is not OrderStatus.UNKNOWN]
-    for name in status or ():
-        if name not in known:
-            raise typer.BadParameter(f'"{name}" is not one of {", ".join(known)}', param_hint="--status")
-    statuses = [OrderStatus(name) for name in status or ()]
-    _run(lambda: orders.list_orders(_target(server), statuses, limit, json=json))
+    statuses = _known(OrderStatus, status, "--status")
+    types = _known(OrderType, type, "--type")
+    _run(lambda: orders.list_orders(_target(server), statuses, types, limit, json=json))
 
 
 @app.command(rich_help_panel=_ORDERS)
@@ -350,9 +402,7 @@ def _run(command: Callable[[], Coroutine[Any, Any, int]]) -> None:
     except (SettingsError, StartupError) as error:
         code = _refuse(str(error), UNUSABLE)
     except InvalidOrder as error:
-        lines = "; ".join(
-            f"{line.field.removeprefix('spec.')} {line.description}" for line in error.violations
-        )
+        lines = "; ".join(f"{line.field.rpartition('.')[2]} {line.description}" for line in error.violations)
         code = _refuse(lines or error.message, REFUSED)
     except OrderError as error:
         said = error.message
@@ -380,12 +430,52 @@ def _target(server: str | None) -> str:
     return load_settings().grpc_target
 
 
-def _spec(side: str, amount: str, input_token: str, output_token: str, slippage_bps: int | None) -> Any:
-    from client import OrderSpec, Side
+def _spec(
+    side: str,
+    amount: str,
+    input_token: str,
+    output_token: str,
+    slippage_bps: int | None,
+    limit: str | None,
+    sniper: bool,
+    min_liquidity: str | None,
+    max_price: str | None,
+) -> Any:
+    from client import OrderSpec, OrderType, Side
 
     if side not in list(Side):
         raise typer.BadParameter(f'"{side}" is neither sell nor buy', param_hint="SIDE")
-    return OrderSpec(Side(side), amount, input_token, output_token, slippage_bps)
+    if limit is not None and sniper:
+        raise TyperException(
+            "--limit and --sniper exclude each other: the one waits for a price, the other for a pool"
+        )
+    for option, value in (("--min-liquidity", min_liquidity), ("--max-price", max_price)):
+        if value is not None and not sniper:
+            raise TyperException(f"{option} is for sniper orders, so --sniper must be given too")
+    order_type = OrderType.LIMIT if limit is not None else OrderType.SNIPER if sniper else OrderType.MARKET
+    return OrderSpec(
+        Side(side),
+        amount,
+        input_token,
+        output_token,
+        slippage_bps,
+        type=order_type,
+        limit_price=limit,
+        min_liquidity=min_liquidity,
+        max_price=max_price,
+    )
+
+
+_Member = TypeVar("_Member", bound=StrEnum)
+
+
+def _known(kind: type[_Member], names: list[str] | None, option: str) -> list[_Member]:
+    """Return the members that a filter names."""
+    known = [member for member in kind if member.name != "UNKNOWN"]
+    for name in names or ():
+        if name not in known:
+            raise typer.BadParameter(f'"{name}" is not one of {", ".join(known)}', param_hint=option)
+    return [kind(name) for name in names or ()]
 
 
 def _become(module: str) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from rich.console import Console
 
 from cli.render import asked, order_table, print_decision, print_details, print_event
-from client import Order, OrderClient, OrderEvent, OrderSpec, OrderStatus
+from client import Order, OrderClient, OrderEvent, OrderSpec, OrderStatus, OrderType
 from client.json_text import decision_json, details_json, event_text, json_bytes, order_json
 
 _OK, _NOT_CONFIRMED = 0, 1
@@ -24,10 +25,7 @@ async def submit(
 ) -> int:
     """Submit an order; with `watch`, follow it and return 0 only if it is CONFIRMED."""
     if expire_seconds is not None:
-        expire_time = datetime.now(UTC) + timedelta(seconds=expire_seconds)
-        spec = OrderSpec(
-            spec.side, spec.amount, spec.input_token, spec.output_token, spec.slippage_bps, expire_time
-        )
+        spec = replace(spec, expire_time=datetime.now(UTC) + timedelta(seconds=expire_seconds))
     async with OrderClient(server) as client:
         order = await client.submit(spec, request_id=request_id)
         if json:
@@ -68,12 +66,14 @@ async def get(server: str, order_id: str, *, json: bool) -> int:
     return _OK
 
 
-async def list_orders(server: str, statuses: list[OrderStatus], limit: int, *, json: bool) -> int:
+async def list_orders(
+    server: str, statuses: list[OrderStatus], types: list[OrderType], limit: int, *, json: bool
+) -> int:
     """Print the newest `limit` orders; as JSON, one a line."""
     orders: list[Order] = []
     if limit > 0:
         async with OrderClient(server) as client:
-            async for order in client.list(statuses=statuses, page_size=min(limit, 500)):
+            async for order in client.list(statuses=statuses, types=types, page_size=min(limit, 500)):
                 if json:
                     _print_json(order_json(order))
                 orders.append(order)

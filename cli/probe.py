@@ -7,7 +7,10 @@ import json
 import re
 from typing import Any
 
-_SAMPLE = re.compile(rb'^order_engine_(orders|transitions_total)\{status="(\w+)"\} (\S+)$', re.MULTILINE)
+_SAMPLE = re.compile(
+    rb'^order_engine_(?:(orders|transitions_total)\{status|(resting_orders)\{type)="(\w+)"\} (\S+)$',
+    re.MULTILINE,
+)
 
 
 async def request(host: str, port: int, path: str, body: bytes | None = None) -> tuple[int, bytes]:
@@ -57,12 +60,15 @@ async def call(host: str, port: int, method: str, params: Any) -> Any:
 
 
 async def figures(host: str, port: int) -> dict[tuple[str, str], float] | None:
-    """Return (metric, status) -> value of the orders there are and of the transitions so far.
+    """Return (metric, label) -> value of the orders there are, those that rest and the transitions so far.
 
-    None if there is no answer.
+    The label is a status, of those that rest a type. None if there is no answer.
     """
     try:
         _, body = await request(host, port, "/metrics")
     except OSError:
         return None
-    return {(name.decode(), status.decode()): float(value) for name, status, value in _SAMPLE.findall(body)}
+    return {
+        ((by_status or by_type).decode(), label.decode()): float(value)
+        for by_status, by_type, label, value in _SAMPLE.findall(body)
+    }

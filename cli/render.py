@@ -14,6 +14,7 @@ from client import (
     OrderEvent,
     OrderSpec,
     OrderStatus,
+    OrderType,
     Quote,
     Route,
     RoutingDecision,
@@ -26,6 +27,7 @@ _STATUS_STYLES = {
     "cancelled": "bold yellow",
     "expired": "bold yellow",
 }
+_LONGEST_SYMBOL = 12  # characters; what is longer is a mint address
 _EVERY_COLUMN = 100  # characters; a narrower terminal gets the columns that matter most
 
 
@@ -63,6 +65,9 @@ def _news(event: OrderEvent, spec: OrderSpec, before: OrderEvent | None, room: i
     if event.tx_hash and event.tx_hash != known.tx_hash:
         whole = room is None or len(event.tx_hash) <= room - len("tx ")
         found.append(Text(f"tx {event.tx_hash if whole else _abbreviated(event.tx_hash, 8)}", "dim"))
+    if event.status is OrderStatus.PENDING and event.failure_message:
+        # Nothing failed: the market moved away before the swap had landed.
+        return [*found, Text("waits again", "yellow").append(f": {event.failure_message}", "default")]
     is_told = event.failure_message == known.failure_message and event.attempt == known.attempt
     if event.failure_reason and (event.status is OrderStatus.FAILED or not is_told):
         reason = Text(event.failure_reason, "red")
@@ -74,7 +79,10 @@ def _news(event: OrderEvent, spec: OrderSpec, before: OrderEvent | None, room: i
 
 
 def order_table(orders: list[Order], width: int) -> Table:
-    """Return a table that fits `width` characters, from 80 on, without cutting anything off."""
+    """Return a table that fits `width` characters, from 80 on, without cutting anything off.
+
+    Of an order that waits for its moment, or did, the type and the condition are in a line of their own.
+    """
     table = Table(box=None, pad_edge=False, header_style="dim")
     every = width >= _EVERY_COLUMN
     for title in ("order", "created", "status") if every else ("order", "status"):
@@ -87,30 +95,44 @@ def order_table(orders: list[Order], width: int) -> Table:
             "order": order.order_id,
             "created": _short(order.create_time) if order.create_time else "",
             "status": _status(order.status),
-            "swap": (order.status == "confirmed" and _filled(order)) or asked(order.spec),
+            "swap": _swap_cell(order),
             "venue": order.venue or "",
         }
         table.add_row(*(cells[str(column.header)] for column in table.columns))
     return table
 
 
+def _swap_cell(order: Order) -> Text:
+    cell = Text((order.status == "confirmed" and _filled(order)) or _swap(order.spec, whole=False))
+    if order.spec.type is not OrderType.MARKET:
+        cell.append(f"\n{order.spec.type}: {_condition(order.spec)}", "dim")
+    return cell
+
+
 def print_details(console: Console, details: OrderDetails) -> None:
     """Print an order field by field, then how each attempt was routed."""
     order, spec = details.order, details.order.spec
     failed = f"{order.failure_reason}: {order.failure_message or ''}" if order.failure_reason else None
-    price = f"{order.price} {spec.output_token} per {spec.input_token}" if order.price else None
+    output_token, input_token = _token(spec.output_token), _token(spec.input_token)
+    per_input, per_output = f"{output_token} per {input_token}", f"{input_token} per {output_token}"
+    waits = order.failure_message if order.status == "pending" else None
     for title, value in (
         ("order", order.order_id),
         ("status", _status(order.status)),
-        ("asked", f"{spec.side} {asked(spec)}"),
+        ("type", spec.type),
+        ("asked", f"{spec.side} {asked(spec, whole=True)}"),
+        ("limit price", spec.limit_price and f"{spec.limit_price} {per_input}, at least"),
+        ("liquidity", spec.min_liquidity and f"{spec.min_liquidity} {input_token}, at least"),
+        ("max price", spec.max_price and f"{spec.max_price} {per_output}, at most"),
         ("slippage", None if spec.slippage_bps is None else f"{spec.slippage_bps} bps"),
         ("expires", _long(spec.expire_time)),
         ("venue", order.venue),
         ("filled" if order.status == "confirmed" else "quoted", _filled(order)),
         ("quoted", _against_quoted(details)),
-        ("price", price),
+        ("price", order.price and f"{order.price} {per_input}"),
         ("transaction", order.tx_hash),
         ("failed", failed),
+        ("waits again", waits),
         ("attempt", str(order.attempt)),
         ("created", _long(order.create_time)),
         ("updated", _long(order.update_time)),
@@ -135,7 +157,7 @@ def print_decision(console: Console, decision: RoutingDecision, spec: OrderSpec)
     table.add_column("venue", no_wrap=True)
     table.add_column("pool", no_wrap=True)
     # The other leg is the same for all.
-    leg = f"pays {spec.output_token}" if sells else f"costs {spec.input_token}"
+    leg = f"pays {_token(spec.output_token)}" if sells else f"costs {_token(spec.input_token)}"
     for column in (leg, "price", "fee %", "impact %"):
         table.add_column(column, justify="right", overflow="fold")
     for quote in decision.quotes:
@@ -163,13 +185,14 @@ def _print_route(console: Console, route: Route, spec: OrderSpec) -> None:
             table.add_row(
                 f"{number} {leg.venue}",
                 _abbreviated(leg.pool, 4),
-                f"{leg.input_amount} {leg.input_token} -> {leg.output_amount} {leg.output_token}",
+                f"{leg.input_amount} {_token(leg.input_token)} -> "
+                f"{leg.output_amount} {_token(leg.output_token)}",
                 leg.threshold_amount,
-                f"{leg.fee_amount} {leg.fee_token}",
+                f"{leg.fee_amount} {_token(leg.fee_token)}",
                 _percent(leg.price_impact_ppm),
             )
         console.print(table)
-    token = spec.output_token if sells else spec.input_token
+    token = _token(spec.output_token if sells else spec.input_token)
     whole = route.output_amount if sells else route.input_amount
     promises = [
         f"{'pays' if sells else 'costs'} {whole} {token}",
@@ -177,18 +200,41 @@ def _print_route(console: Console, route: Route, spec: OrderSpec) -> None:
         f"impact {_percent(route.price_impact_ppm)} %",
     ]
     if len(route.legs) == 1:
-        promises.append(f"fee {route.legs[0].fee_amount} {route.legs[0].fee_token}")
+        promises.append(f"fee {route.legs[0].fee_amount} {_token(route.legs[0].fee_token)}")
     if route.gap_amount is not None:
         better = f"{route.gap_amount} {token} ({route.gap_ppm / 100:.2f} bps)"
         promises.append(f"proved within {better} of the best there is")
     console.print("; ".join(promises), highlight=False)
 
 
-def asked(spec: OrderSpec) -> str:
-    """Say what an order asks for: "1.5 SOL -> USDC"; for a buy, "SOL -> 10 USDC"."""
+def asked(spec: OrderSpec, *, whole: bool = False) -> str:
+    """Say what an order asks for, and when: "1.5 SOL -> USDC", "SOL -> 10 USDC at 150 or better".
+
+    Mint addresses are shortened unless it is to be `whole`.
+    """
+    return " ".join(filter(None, (_swap(spec, whole=whole), _condition(spec))))
+
+
+def _swap(spec: OrderSpec, *, whole: bool) -> str:
+    shown = str if whole else _token
     if spec.side == "sell":
-        return f"{spec.amount} {spec.input_token} -> {spec.output_token}"
-    return f"{spec.input_token} -> {spec.amount} {spec.output_token}"
+        return f"{spec.amount} {shown(spec.input_token)} -> {shown(spec.output_token)}"
+    return f"{shown(spec.input_token)} -> {spec.amount} {shown(spec.output_token)}"
+
+
+def _condition(spec: OrderSpec) -> str:
+    """Say when an order executes; nothing for one that does so at once."""
+    match spec.type:
+        case OrderType.MARKET:
+            return ""
+        case OrderType.LIMIT:
+            return f"at {spec.limit_price} or better"
+        case OrderType.SNIPER:
+            token = _token(spec.input_token)
+            liquidity = f" with {spec.min_liquidity} {token} or more" if spec.min_liquidity else ""
+            price = f", at {spec.max_price} {token} each at most" if spec.max_price else ""
+            return f"when it opens{liquidity}{price}"
+    return "on a condition that this version does not know"
 
 
 def _quote_cells(quote: Quote, sells: bool, chosen: bool) -> list[Text | str]:
@@ -228,7 +274,12 @@ def _filled(order: Order) -> str | None:
 
 
 def _swapped(input_amount: str, output_amount: str, spec: OrderSpec) -> str:
-    return f"{input_amount} {spec.input_token} -> {output_amount} {spec.output_token}"
+    return f"{input_amount} {_token(spec.input_token)} -> {output_amount} {_token(spec.output_token)}"
+
+
+def _token(name: str) -> str:
+    """Return a symbol as it is, a mint address shortened."""
+    return name if len(name) <= _LONGEST_SYMBOL else _abbreviated(name, 4)
 
 
 def _status(status: OrderStatus) -> Text:

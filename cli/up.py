@@ -213,9 +213,16 @@ class _Up:
         # Not wrapped: a line that is broken in two cannot be copied and run.
         self._console.print(_first_steps(self._settings, self._folder), markup=False, soft_wrap=True)
         host = _reachable(self._settings.host)
-        ports = [own.server_metrics_port for own in _server_settings(self._settings)]
-        ports += _worker_metrics_ports(self._settings)
-        view = LiveView(self._launcher.parts, [partial(probe.figures, host, port) for port in ports])
+        view = LiveView(
+            self._launcher.parts,
+            [
+                partial(probe.figures, host, own.server_metrics_port)
+                for own in _server_settings(self._settings)
+            ],
+            worker_sources=[
+                partial(probe.figures, host, port) for port in _worker_metrics_ports(self._settings)
+            ],
+        )
         with live_view(view, self._console):
             while not self._launcher.stopping.is_set():
                 await view.refresh()

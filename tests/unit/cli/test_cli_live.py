@@ -90,6 +90,42 @@ async def test_open_orders_are_not_counted_once_more_by_each_server() -> None:
     assert view.open_count == 6
 
 
+async def test_resting_orders_have_a_line_of_their_own_while_there_are_any() -> None:
+    servers = _Process(), _Process()
+    view = LiveView([], servers, _Clock())
+    await view.refresh()
+    assert view.resting_line() is None
+    assert len(view.lines()) == 1
+    # Each server counts all of them, and one may be a moment behind.
+    servers[0].found = {("resting_orders", "limit"): 1199.0, ("resting_orders", "sniper"): 4.0}
+    servers[1].found = {("resting_orders", "limit"): 1200.0, ("orders", "open"): 1300.0}
+    await view.refresh()
+    line = view.resting_line()
+    assert line is not None
+    assert line.plain.strip() == "resting 1,204 (limit 1,200, sniper 4)"
+    assert view.open_count == 1300
+    servers[0].found = servers[1].found = {
+        ("resting_orders", "limit"): 2.0,
+        ("resting_orders", "sniper"): 0.0,
+    }
+    await view.refresh()
+    line = view.resting_line()
+    assert line is not None
+    assert line.plain.strip() == "resting 2 (limit 2)"
+    servers[0].found = servers[1].found = {("resting_orders", "limit"): 0.0}
+    await view.refresh()
+    assert view.resting_line() is None
+
+
+async def test_an_order_that_waits_again_is_not_accepted_again() -> None:
+    server, worker, clock = _Process(), _Process(), _Clock()
+    view = LiveView([], [server], clock, worker_sources=[worker])
+    await view.refresh()
+    clock.now, server.found, worker.found = 1.0, _moved(pending=3), _moved(pending=5, confirmed=2)
+    await view.refresh()
+    assert (view.per_second["pending"], view.per_second["confirmed"]) == (3.0, 2.0)
+
+
 async def test_health_names_what_is_not_ready_and_what_was_restarted() -> None:
     async def unready() -> str | None:
         return "away"
@@ -115,6 +151,17 @@ async def test_outside_a_terminal_a_line_is_printed_only_when_it_differs() -> No
     assert isinstance(console.file, StringIO)
     lines = console.file.getvalue().splitlines()
     assert [line.rpartition(" ")[2] for line in lines] == ["0", "1"]
+
+
+async def test_outside_a_terminal_resting_orders_are_in_the_same_line() -> None:
+    server = _Process()
+    server.found = {("resting_orders", "sniper"): 4.0}
+    view = LiveView([], [server], _Clock())
+    console = Console(file=StringIO(), width=200)
+    with live_view(view, console):
+        await view.refresh()
+    assert isinstance(console.file, StringIO)
+    assert console.file.getvalue().endswith("open 0   resting 4 (sniper 4)\n")
 
 
 async def test_in_a_terminal_the_view_stays_in_its_place() -> None:

@@ -18,6 +18,7 @@ from client import (
     OrderEvent,
     OrderSpec,
     OrderStatus,
+    OrderType,
     Quote,
     Route,
     RouteLeg,
@@ -26,6 +27,9 @@ from client import (
 )
 
 SPEC = OrderSpec(Side.SELL, "1.5", "SOL", "USDC")
+MINT = "7xKXtg2CW87d97TXJSDpbD5jBkheTqA83TZRuJosgAsU"
+LIMIT = replace(SPEC, type=OrderType.LIMIT, limit_price="150")
+SNIPER = OrderSpec(Side.SELL, "1", "SOL", MINT, type=OrderType.SNIPER, min_liquidity="10", max_price="0.001")
 ORDER = Order(
     order_id="0198c2f0-5b7e-7d31-a4c2-9f6e2b1d8a77",
     spec=SPEC,
@@ -139,10 +143,39 @@ def test_in_a_pipe_an_event_is_one_line_however_long() -> None:
 
 @pytest.mark.parametrize(
     ("spec", "said"),
-    [(SPEC, "1.5 SOL -> USDC"), (OrderSpec(Side.BUY, "10", "SOL", "USDC"), "SOL -> 10 USDC")],
+    [
+        (SPEC, "1.5 SOL -> USDC"),
+        (OrderSpec(Side.BUY, "10", "SOL", "USDC"), "SOL -> 10 USDC"),
+        (LIMIT, "1.5 SOL -> USDC at 150 or better"),
+        (replace(LIMIT, side=Side.BUY, amount="10"), "SOL -> 10 USDC at 150 or better"),
+        (
+            SNIPER,
+            "1 SOL -> 7xKX..gAsU when it opens with 10 SOL or more, at 0.001 SOL each at most",
+        ),
+        (replace(SNIPER, max_price=None), "1 SOL -> 7xKX..gAsU when it opens with 10 SOL or more"),
+        (
+            replace(SNIPER, min_liquidity=None),
+            "1 SOL -> 7xKX..gAsU when it opens, at 0.001 SOL each at most",
+        ),
+        (replace(SNIPER, min_liquidity=None, max_price=None), "1 SOL -> 7xKX..gAsU when it opens"),
+        (
+            replace(SPEC, type=OrderType.UNKNOWN),
+            "1.5 SOL -> USDC on a condition that this version does not know",
+        ),
+    ],
 )
-def test_what_is_asked_shows_which_leg_is_exact(spec: OrderSpec, said: str) -> None:
+def test_what_is_asked_shows_which_leg_is_exact_and_when_it_is_to_be(spec: OrderSpec, said: str) -> None:
     assert asked(spec) == said
+
+
+def test_an_event_of_an_order_that_waits_again_says_why() -> None:
+    again = OrderEvent("id", 5, OrderStatus.PENDING, failure_message="a SOL brings 149.2 USDC again, not 150")
+    assert _event(again, OrderEvent("id", 4, OrderStatus.ROUTING)) == [
+        "  5  pending    waits again: a SOL brings 149.2 USDC again, not 150"
+    ]
+    reverted = replace(again, failure_reason=FailureReason.SLIPPAGE_EXCEEDED)
+    assert _event(reverted, SUBMITTED) == _event(again, SUBMITTED)
+    assert _event(OrderEvent("id", 1, OrderStatus.PENDING)) == ["  1  pending"]
 
 
 def test_the_list_has_a_line_for_each_order() -> None:
@@ -159,6 +192,70 @@ def test_an_order_is_one_line_of_the_list_in_a_narrow_terminal_too() -> None:
     title, line = captured.get().splitlines()
     assert title.split() == ["order", "status", "swap"]
     assert line.rstrip() == f"{ORDER.order_id}  confirmed  1.5 SOL -> 157.685185 USDC"
+
+
+@pytest.mark.parametrize("width", [80, 100, 140])
+def test_an_order_with_a_condition_shows_it_with_its_type_in_the_list(width: int) -> None:
+    console = Console(width=width)
+    resting = [replace(ORDER, spec=spec, status=OrderStatus.PENDING, venue=None) for spec in (LIMIT, SNIPER)]
+    with console.capture() as captured:
+        console.print(order_table([*resting, replace(ORDER, spec=LIMIT)], width))
+    said = " ".join(captured.get().split())
+    assert "1.5 SOL -> USDC" in said
+    assert "limit: at 150 or better" in said
+    assert "1 SOL -> 7xKX..gAsU" in said
+    # A long condition goes on in the next lines; in a wide terminal other columns are in between.
+    words = iter(said.split())
+    assert all(
+        word in words
+        for word in [
+            "sniper:",
+            "when",
+            "it",
+            "opens",
+            "with",
+            "10",
+            "SOL",
+            "or",
+            "more,",
+            "at",
+            "0.001",
+            "SOL",
+        ]
+    )
+    assert said.endswith("limit: at 150 or better")
+    assert max(map(len, captured.get().splitlines())) <= width
+
+
+def test_details_of_a_resting_order_show_its_condition_with_units_and_its_mint_whole() -> None:
+    console = Console(width=200)
+    message = "the price moved away"
+    order = replace(ORDER, spec=SNIPER, status=OrderStatus.PENDING, failure_message=message, price=None)
+    with console.capture() as captured:
+        print_details(console, OrderDetails(order, ()))
+        print_details(console, OrderDetails(replace(order, spec=LIMIT, price="149"), ()))
+    lines = captured.get().splitlines()
+    assert "type         sniper" in lines
+    assert (
+        f"asked        sell 1 SOL -> {MINT} when it opens with 10 SOL or more, at 0.001 SOL each at most"
+        in lines
+    )
+    assert "liquidity    10 SOL, at least" in lines
+    assert "max price    0.001 SOL per 7xKX..gAsU, at most" in lines
+    assert "waits again  the price moved away" in lines
+    assert "limit price  150 USDC per SOL, at least" in lines
+
+
+def test_mints_are_short_wherever_a_route_is_shown() -> None:
+    assert DECISION.route is not None
+    leg = replace(DECISION.route.legs[0], output_token=MINT, fee_token=MINT)
+    console = Console(width=160)
+    with console.capture() as captured:
+        for legs in ((leg,), (leg, leg)):
+            print_decision(console, replace(DECISION, route=replace(DECISION.route, legs=legs)), SNIPER)
+    assert "pays 7xKX..gAsU" in captured.get()
+    assert "fee 0.00375 7xKX..gAsU" in captured.get()
+    assert MINT not in captured.get()
 
 
 def test_quotes_are_shown_best_first_with_the_chosen_one_marked_and_refusals_explained() -> None:

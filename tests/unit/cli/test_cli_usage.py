@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
+import grpc
 import pytest
+from orders.v1 import orders_pb2 as pb
+from orders.v1 import orders_pb2_grpc
 from typer.testing import CliRunner
 
 from cli.main import app
+from cli.orders import submit
+from client import OrderSpec, OrderStatus, OrderType, Side
 
 COMMANDS = (
     "up", "submit", "watch", "quote", "get", "list", "cancel",
     "server", "workers", "gateway", "simnet", "migrate",
 )  # fmt: skip
 ORDER_ID = "0198c2f0-5b7e-7d31-a4c2-9f6e2b1d8a77"
+MINT = "7xKXtg2CW87d97TXJSDpbD5jBkheTqA83TZRuJosgAsU"
 NOBODY = "127.0.0.1:1"  # tcpmux: nothing listens there
 
 
@@ -46,6 +53,13 @@ def test_every_help_shows_an_example(command: str) -> None:
         ["quote", "sell", "1", "SOL"],
         ["list", "--status", "done"],
         ["list", "--limit", "0"],
+        ["list", "--type", "stop"],
+        ["list", "--type", "unknown"],
+        ["submit", "sell", "1", "SOL", "USDC", "--limit"],
+        ["submit", "sell", "1", "SOL", "USDC", "--limit", "150", "--sniper"],
+        ["submit", "sell", "1", "SOL", "USDC", "--min-liquidity", "10"],
+        ["submit", "sell", "1", "SOL", "USDC", "--limit", "150", "--max-price", "1"],
+        ["quote", "sell", "1", "SOL", "USDC", "--max-price", "1"],
         ["watch", ORDER_ID, "--after", "-1"],
         ["up", "--workers", "0"],
         ["up", "--bogus"],
@@ -94,6 +108,99 @@ def test_wrong_usage_says_what_was_wrong_with_which_argument() -> None:
         'order-engine: invalid value for SIDE: "swap" is neither sell nor buy; '
         "see `order-engine submit --help`\n"
     )
+
+
+@pytest.mark.parametrize("command", ["submit", "quote"])
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--max-price", "1"], "--max-price is for sniper orders, so --sniper must be given too"),
+        (["--min-liquidity", "1"], "--min-liquidity is for sniper orders, so --sniper must be given too"),
+        (
+            ["--limit", "1", "--sniper"],
+            "--limit and --sniper exclude each other: the one waits for a price, the other for a pool",
+        ),
+    ],
+)
+def test_an_option_of_another_order_type_says_what_to_do(command: str, options: list[str], said: str) -> None:
+    refused = CliRunner().invoke(app, [command, "sell", "1", "SOL", "USDC", *options])
+    assert refused.stderr == f"order-engine: {said}; see `order-engine {command} --help`\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "asked"),
+    [
+        ([], {}),
+        (["--limit", "150"], {"type": OrderType.LIMIT, "limit_price": "150"}),
+        (["--sniper"], {"type": OrderType.SNIPER}),
+        (
+            ["--sniper", "--min-liquidity", "10", "--max-price", "0.001"],
+            {"type": OrderType.SNIPER, "min_liquidity": "10", "max_price": "0.001"},
+        ),
+    ],
+)
+@pytest.mark.parametrize("command", ["submit", "quote"])
+def test_options_make_an_order_of_their_type(
+    command: str, options: list[str], asked: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[OrderSpec] = []
+
+    async def take(server: str, spec: OrderSpec, **_: object) -> int:
+        given.append(spec)
+        return 0
+
+    monkeypatch.setattr(f"cli.orders.{command}", take)
+    said = CliRunner().invoke(app, [command, "sell", "1", "SOL", MINT, "--slippage-bps", "50", *options])
+    assert said.exit_code == 0, said.output
+    assert given == [OrderSpec(Side.SELL, "1", "SOL", MINT, 50, **asked)]
+
+
+def test_the_list_takes_several_types_and_statuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[tuple[object, ...]] = []
+
+    async def take(server: str, *arguments: object, json: bool) -> int:
+        given.append(arguments)
+        return 0
+
+    monkeypatch.setattr("cli.orders.list_orders", take)
+    arguments = ["list", "-t", "limit", "--type", "sniper", "-s", "pending", "-n", "3"]
+    assert CliRunner().invoke(app, arguments).exit_code == 0
+    assert given == [([OrderStatus.PENDING], [OrderType.LIMIT, OrderType.SNIPER], 3)]
+
+
+class Accepting(orders_pb2_grpc.OrderServiceServicer):
+    """Accepts every order, and answers it as it was asked for."""
+
+    async def BatchSubmitOrders(  # noqa: N802
+        self, request: pb.BatchSubmitOrdersRequest, context: grpc.aio.ServicerContext[object, object]
+    ) -> pb.BatchSubmitOrdersResponse:
+        orders = [
+            pb.Order(order_id=ORDER_ID, spec=one.spec, status=pb.ORDER_STATUS_PENDING, attempt=1, sequence=1)
+            for one in request.requests
+        ]
+        return pb.BatchSubmitOrdersResponse(
+            results=[
+                pb.BatchSubmitOrdersResult(response=pb.SubmitOrderResponse(order=order)) for order in orders
+            ]
+        )
+
+
+async def test_an_order_that_expires_keeps_its_type(capsys: pytest.CaptureFixture[str]) -> None:
+    server = grpc.aio.server()
+    orders_pb2_grpc.add_OrderServiceServicer_to_server(Accepting(), server)  # type: ignore[abstract]
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    spec = OrderSpec(Side.SELL, "1.5", "SOL", "USDC", type=OrderType.LIMIT, limit_price="150")
+    for json in (True, False):
+        code = await submit(
+            f"127.0.0.1:{port}", spec, request_id=None, expire_seconds=3600, watch=False, json=json
+        )
+        assert code == 0
+    await server.stop(0)
+    as_json, for_people = capsys.readouterr().out.splitlines()
+    assert '"type":"limit","limitPrice":150,' in as_json
+    assert '"expireTime":"' in as_json
+    assert for_people == f"order {ORDER_ID}: sell 1.5 SOL -> USDC at 150 or better"
 
 
 def test_a_submit_without_an_answer_says_how_to_submit_it_again_safely() -> None:
