@@ -32,7 +32,7 @@ def check_type_fields(order_type: OrderType, given: Collection[str]) -> list[Fie
         for name in fields
         if name in given and name not in own
     ] + [
-        FieldViolation(PATHS[name], f"is missing; a {order_type} order needs it")
+        FieldViolation(PATHS[name], f"is missing, and a {order_type} order needs it")
         for name, needed in own.items()
         if needed and name not in given
     ]

@@ -6,6 +6,12 @@
 const CLOSED = new Set(["confirmed", "failed", "cancelled", "expired"]);
 const CANCELLABLE = new Set(["pending", "routing", "building"]);
 const STEPS = ["pending", "routing", "building", "submitted", "confirmed"];
+const TYPE_FIELDS = { market: [], limit: ["limitPrice"], sniper: ["minLiquidity", "maxPrice"] };
+const TYPE_HINTS = {
+  market: "Now, at the best price.",
+  limit: "Once the whole amount is to be had at this price or better, and never worse.",
+  sniper: "As soon as the token is to be had: when a pool opens, or has grown large enough.",
+};
 const SHOWN_ORDERS = 12;
 const SHOWN_TIMELINES = 8;
 
@@ -50,10 +56,49 @@ function percent(ppm) {
   return `${(ppm / 10_000).toFixed(2)} %`;
 }
 
+// A mint address by its ends; symbols are short.
+function token(name) {
+  return name.length > 12 ? `${name.slice(0, 4)}…${name.slice(-4)}` : name;
+}
+
 function describe(order) {
   return order.side === "buy"
-    ? `Buy ${amountOf(order.amount)} ${order.outputToken} with ${order.inputToken}`
-    : `Sell ${amountOf(order.amount)} ${order.inputToken} for ${order.outputToken}`;
+    ? `Buy ${amountOf(order.amount)} ${token(order.outputToken)} with ${token(order.inputToken)}`
+    : `Sell ${amountOf(order.amount)} ${token(order.inputToken)} for ${token(order.outputToken)}`;
+}
+
+// When an order executes; nothing for one that does so at once.
+function conditionOf(order) {
+  const input = token(order.inputToken);
+  switch (order.type) {
+    case "market":
+      return "";
+    case "limit":
+      return `at ${amountOf(order.limitPrice)} ${token(order.outputToken)} per ${input} or better`;
+    case "sniper": {
+      const liquidity = order.minLiquidity ? ` with ${amountOf(order.minLiquidity)} ${input} or more` : "";
+      const price = order.maxPrice ? `, at ${amountOf(order.maxPrice)} ${input} each at most` : "";
+      return `when it opens${liquidity}${price}`;
+    }
+    default:
+      return "on a condition that this page does not know";
+  }
+}
+
+function conditionLine(type, condition) {
+  return make("div", { class: "condition" }, make("span", { class: "tag", text: type }), condition);
+}
+
+// Whether it waits for its moment, rather than for a worker.
+function rests(type, status) {
+  return status === "pending" && type !== undefined && type !== "market";
+}
+
+function after(milliseconds) {
+  const seconds = milliseconds / 1000;
+  if (seconds < 60) return `+${seconds.toFixed(2)} s`;
+  if (seconds < 3600) return `+${(seconds / 60).toFixed(1)} min`;
+  return seconds < 86_400 ? `+${(seconds / 3600).toFixed(1)} h` : `+${(seconds / 86_400).toFixed(1)} days`;
 }
 
 function repeatedly(action, milliseconds) {
@@ -76,7 +121,36 @@ function asked() {
   };
   const slippage = values.get("slippageBps").trim();
   if (slippage !== "") order.slippageBps = slippage;
+  order.type = values.get("type");
+  for (const name of TYPE_FIELDS[order.type]) {
+    const value = values.get(name).trim();
+    if (value !== "") order[name] = value;
+  }
   return order;
+}
+
+// Show what the chosen type needs, in units of the chosen tokens.
+function showFields() {
+  const order = asked();
+  const [input, output] = [token(order.inputToken) || "input", token(order.outputToken) || "output"];
+  element("amount-label").textContent = order.side === "sell" ? "Amount to spend" : "Amount to receive";
+  element("type-hint").textContent = TYPE_HINTS[order.type];
+  for (const field of form.querySelectorAll("[data-type]")) field.hidden = field.dataset.type !== order.type;
+  element("limit-label").textContent = `Limit price, ${output} per ${input}`;
+  element("liquidity-label").textContent = `Pools hold at least, ${input}`;
+  element("max-price-label").textContent = `Price at most, ${input} per ${output}`;
+  element("submit").textContent = `Submit ${order.type} order`;
+}
+
+// Say how the prices of the form stand beside what is offered now: a limit is output per input, the most
+// that a sniper pays the reverse.
+function showOffered(price) {
+  const { inputToken, outputToken } = asked();
+  const [input, output] = [token(inputToken), token(outputToken)];
+  const offered = Number(price);
+  const known = price !== undefined && offered > 0;
+  element("limit-hint").textContent = known ? `Now: ${amountOf(price, 7)} ${output} per ${input}` : "";
+  element("max-price-hint").textContent = known ? `Now: ${amountOf(1 / offered, 7)} ${input} per ${output}` : "";
 }
 
 function showErrors(problem) {
@@ -97,13 +171,17 @@ async function showQuotes() {
   const order = asked();
   const round = ++quoteRound;
   element("quote-leg").textContent = order.side === "sell" ? "Receives" : "Spends";
+  // What is offered now does not depend on when the order is to execute.
+  for (const name of ["type", ...TYPE_FIELDS[order.type]]) delete order[name];
   let decision;
   try {
     decision = await call(`/api/quote?${new URLSearchParams(order)}`);
   } catch (error) {
     if (round !== quoteRound) return;
     element("quotes").replaceChildren();
-    element("quote-reason").textContent = error.message;
+    const lines = error.body?.errors?.map((line) => `${line.field} ${line.message}`);
+    element("quote-reason").textContent = lines?.join("; ") ?? error.message;
+    showOffered(undefined);
     return;
   }
   // An older answer that arrives late is no longer what the form asks.
@@ -111,6 +189,7 @@ async function showQuotes() {
   const best = decision.route?.legs[0]?.pool;
   element("quotes").replaceChildren(...decision.quotes.map((quote) => quoteRow(quote, order.side, best)));
   element("quote-reason").textContent = decision.reason;
+  showOffered(decision.route?.price);
 }
 
 function quoteRow(quote, side, best) {
@@ -132,8 +211,9 @@ function quoteRow(quote, side, best) {
 
 let quoteTimer;
 
-function formChanged() {
-  element("amount-label").textContent = asked().side === "sell" ? "Amount to spend" : "Amount to receive";
+function formChanged(event) {
+  showFields();
+  if (event?.target.name === "type") showErrors(null);
   key = newKey();
   clearTimeout(quoteTimer);
   quoteTimer = setTimeout(showQuotes, 200);
@@ -158,7 +238,13 @@ async function submit(event) {
     });
     key = newKey();
     showErrors(null);
-    follow({ orderId: accepted.orderId, title: describe(order), since: Date.now() });
+    follow({
+      orderId: accepted.orderId,
+      title: describe(order),
+      type: order.type,
+      condition: conditionOf(order),
+      since: Date.now(),
+    });
     remember();
   } catch (error) {
     showErrors(error.body ?? { message: "The gateway cannot be reached. Submit again; nothing is bought twice." });
@@ -171,12 +257,15 @@ async function submit(event) {
 
 const timelines = [];
 
-function follow({ orderId, title, since }) {
-  const timeline = { orderId, title, since, events: [], last: 0, tries: 0 };
+function follow({ orderId, title, type, condition, since }) {
+  const timeline = { orderId, title, type, condition, since, events: [], last: 0, tries: 0 };
   timeline.node = make("article", { class: "timeline", "aria-label": title });
   timelines.unshift(timeline);
   element("timelines").prepend(timeline.node);
-  for (const old of timelines.splice(SHOWN_TIMELINES)) {
+  while (timelines.length > SHOWN_TIMELINES) {
+    // The oldest that has closed; one that rests stays as long as there is room.
+    const closed = timelines.findLastIndex(({ events }) => CLOSED.has(events.at(-1)?.status));
+    const [old] = timelines.splice(closed, 1);
     old.dropped = true;
     old.socket?.close();
     old.node.remove();
@@ -209,41 +298,47 @@ function connect(timeline) {
 function draw(timeline) {
   const latest = timeline.events.at(-1);
   const status = latest?.status ?? "pending";
+  const resting = rests(timeline.type, status);
   const header = make(
     "header",
     {},
     make("strong", { text: timeline.title }),
     make("code", { text: short(timeline.orderId), title: timeline.orderId }),
-    make("span", { class: `badge ${status}`, text: status }),
+    make("span", { class: `badge ${status}${resting ? " resting" : ""}`, text: status }),
   );
   if (latest && CANCELLABLE.has(status)) header.append(cancelButton(timeline.orderId));
-  timeline.node.replaceChildren(header, steps(timeline, status), facts(latest));
-  if (latest?.failureReason !== undefined) {
+  if (timeline.condition) header.append(conditionLine(timeline.type, timeline.condition));
+  timeline.node.replaceChildren(header, steps(timeline, status, resting), facts(latest));
+  if (status === "pending" && latest?.failureMessage !== undefined) {
+    const count = timeline.events.filter((event) => event.status === "pending").length - 1;
+    const text = `Waits again${count > 1 ? ` (${count} times by now)` : ""}: ${latest.failureMessage}`;
+    timeline.node.append(make("p", { class: "why muted", text }));
+  } else if (latest?.failureReason !== undefined) {
     const retried = CLOSED.has(status) ? "" : `attempt ${latest.attempt ?? 1}, because: `;
     const text = `${retried}${latest.failureMessage ?? latest.failureReason}`;
     timeline.node.append(make("p", { class: status === "failed" ? "why error" : "why muted", text }));
   }
 }
 
-function steps(timeline, status) {
+function steps(timeline, status, resting) {
   const reached = new Map();
   for (const event of timeline.events) {
     const at = STEPS.indexOf(event.status);
-    // A later attempt goes through the steps again: what it has not reached yet is open once more.
+    // A later attempt, or an order that waits again, goes through the steps again: what it has not reached
+    // yet is open once more.
     if (at >= 0) for (const later of STEPS.slice(at + 1)) reached.delete(later);
     reached.set(event.status, event);
   }
   const ended = CLOSED.has(status) && status !== "confirmed";
   const names = ended ? [...STEPS.filter((step) => reached.has(step)), status] : STEPS;
-  const list = make("ol", { class: "steps" });
+  const list = make("ol", { class: resting ? "steps resting" : "steps" });
   for (const name of names) {
     const event = reached.get(name);
     const item = make("li", { text: name });
     if (event && CLOSED.has(name)) item.className = name;
     else if (event) item.className = name === status ? "done now" : "done";
     if (event) {
-      const text = `+${((event.seen - timeline.since) / 1000).toFixed(2)} s`;
-      if (timeline.since) item.append(make("time", { text }));
+      if (timeline.since) item.append(make("time", { text: after(event.seen - timeline.since) }));
     }
     if (name === status) item.setAttribute("aria-current", "step");
     list.append(item);
@@ -264,14 +359,14 @@ function facts(event) {
 }
 
 function remember() {
-  const kept = timelines.map(({ orderId, title }) => ({ orderId, title }));
+  const kept = timelines.map(({ orderId, title, type, condition }) => ({ orderId, title, type, condition }));
   sessionStorage.setItem("orders", JSON.stringify(kept));
 }
 
 function recall() {
   const kept = JSON.parse(sessionStorage.getItem("orders") ?? "[]");
   // Without `since`: when their steps happened is not known to this page.
-  for (const { orderId, title } of kept.reverse()) follow({ orderId, title });
+  for (const order of kept.reverse()) follow(order);
 }
 
 // ---- Recent orders ----------------------------------------------------------------------------------
@@ -284,6 +379,7 @@ async function showOrders() {
   const statuses = filter === "open" ? ["pending", "routing", "building", "submitted"] : [filter];
   const query = new URLSearchParams({ limit: SHOWN_ORDERS, pageToken: pages.at(-1) });
   for (const status of statuses) if (status !== "") query.append("status", status);
+  if (element("type-filter").value !== "") query.append("type", element("type-filter").value);
   let page;
   try {
     page = await call(`/api/orders?${query}`);
@@ -304,19 +400,34 @@ async function showOrders() {
 }
 
 function orderRow(order) {
-  const time = new Date(order.createTime);
+  const condition = conditionOf(order);
+  const resting = rests(order.type, order.status);
   const action = make("td", { class: "number" });
   if (CANCELLABLE.has(order.status)) action.append(cancelButton(order.orderId));
   return make(
     "tr",
     { title: order.failureMessage ?? order.orderId },
-    make("td", {}, make("time", { datetime: order.createTime, text: time.toLocaleTimeString("en-GB") })),
-    make("td", {}, `${describe(order)} `, make("code", { text: short(order.orderId) })),
-    make("td", {}, make("span", { class: `badge ${order.status}`, text: order.status })),
+    make("td", {}, make("time", { datetime: order.createTime, text: timeOf(order.createTime) })),
+    make(
+      "td",
+      {},
+      `${describe(order)} `,
+      make("code", { text: short(order.orderId) }),
+      ...(condition === "" ? [] : [conditionLine(order.type, condition)]),
+    ),
+    make("td", {}, make("span", { class: `badge ${order.status}${resting ? " resting" : ""}`, text: order.status })),
     make("td", { text: order.venue ?? "" }),
     make("td", { class: "number", text: order.price === undefined ? "" : amountOf(order.price) }),
     action,
   );
+}
+
+// The time of today, the date of other days: an order may rest for long.
+function timeOf(text) {
+  const time = new Date(text);
+  return time.toDateString() === new Date().toDateString()
+    ? time.toLocaleTimeString("en-GB")
+    : time.toLocaleDateString("en-GB", { day: "numeric", month: "short", hour: "2-digit", minute: "2-digit" });
 }
 
 function cancelButton(orderId) {
@@ -361,10 +472,14 @@ element("swap").addEventListener("click", () => {
   [inputToken.value, outputToken.value] = [outputToken.value, inputToken.value];
   formChanged();
 });
-element("filter").addEventListener("change", () => {
-  pages.length = 1;
-  showOrders();
-});
+for (const filter of [element("filter"), element("type-filter")]) {
+  filter.addEventListener("change", () => {
+    pages.length = 1;
+    showOrders();
+  });
+}
+// A browser may have kept what the form held before.
+showFields();
 recall();
 repeatedly(showHealth, 5000);
 repeatedly(showQuotes, 2000);

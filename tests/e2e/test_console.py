@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Callable
 
 import pytest
@@ -13,7 +14,9 @@ from tests.serving import ATTEMPT, Worker, address, gateway, order_server, with_
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium: apt-get install -y chromium")
 
+MINT = "7xKXtg2CW87d97TXJSDpbD5jBkheTqA83TZRuJosgAsU"
 STEPS = "[...document.querySelectorAll('.steps li.done, .steps li.confirmed')].map(li => li.firstChild.data)"
+FIELDS = "[...document.querySelectorAll('#order-form .field:not([hidden]) input')].map(input => input.name)"
 BADGE = "document.querySelector('.timeline .badge')?.textContent"
 
 
@@ -83,6 +86,219 @@ async def test_wrong_fields_are_told_beside_them(served: tuple[Settings, str], p
     assert await page.run("document.querySelectorAll('main b').length") == 0
 
 
+async def choose(page: Page, order_type: str) -> None:
+    await press(page, f"[name=type][value={order_type}]")
+
+
+# Instead of the order service, which would execute it.
+ANSWERED = """
+    const fetched = window.fetch;
+    window.posted = [];
+    window.listed = [];
+    window.fetch = async (path, options) => {
+      if (path === "/api/orders/execute") {
+        window.posted.push(JSON.parse(options.body));
+        return new Response('{"success":true,"orderId":"0198c2f0-5b7e-7d31-a4c2-9f6e2b1d8a77"}');
+      }
+      if (path.startsWith("/api/orders?") && window.page) {
+        window.listed.push(path.split("?")[1]);
+        return new Response(JSON.stringify(window.page));
+      }
+      return fetched(path, options);
+    };
+    window.WebSocket = class { constructor() { window.socket = this; } close() {} };
+"""
+TELL = "socket.onmessage({{data: JSON.stringify({})}})"
+
+
+async def stand_in(page: Page) -> None:
+    """Have the page's orders answered by the page itself."""
+    await page.run(f"(() => {{ {ANSWERED} }})()")
+
+
+async def tell(page: Page, **event: object) -> None:
+    await page.run(TELL.format(json.dumps(event)))
+
+
+BARE = {"side": "sell", "amount": "1", "inputToken": "SOL"}
+
+
+@pytest.mark.parametrize(
+    ("order_type", "shown", "filled", "sent", "condition"),
+    [
+        ("market", [], {}, {}, None),
+        (
+            "limit",
+            ["limitPrice"],
+            {"limitPrice": "150.50"},
+            {"limitPrice": "150.50"},
+            "limitat 150.5 7xKX…gAsU per SOL or better",
+        ),
+        ("sniper", ["minLiquidity", "maxPrice"], {}, {}, "sniperwhen it opens"),
+        (
+            "sniper",
+            ["minLiquidity", "maxPrice"],
+            {"minLiquidity": "10", "maxPrice": " 1e-3 "},
+            {"minLiquidity": "10", "maxPrice": "1e-3"},
+            "sniperwhen it opens with 10 SOL or more, at 0.001 SOL each at most",
+        ),
+    ],
+)
+async def test_each_type_shows_the_fields_it_needs_and_sends_no_others(
+    served: tuple[Settings, str],
+    page: Page,
+    order_type: str,
+    shown: list[str],
+    filled: dict[str, str],
+    sent: dict[str, str],
+    condition: str | None,
+) -> None:
+    _, base = served
+    await page.open(f"http://{base}/")
+    await stand_in(page)
+    # What was typed for another type stays there, and is not sent.
+    await fill(page, "limitPrice", "1")
+    await choose(page, order_type)
+    assert await page.run(FIELDS) == ["amount", "inputToken", "outputToken", *shown, "slippageBps"]
+    assert await page.run("document.querySelector('#submit').textContent") == f"Submit {order_type} order"
+    await fill(page, "outputToken", MINT)
+    for name, value in filled.items():
+        await fill(page, name, value)
+    await press(page, "#submit")
+    await page.until(f"{BADGE} === 'pending'")
+    assert await page.run("posted") == [{**BARE, "outputToken": MINT, "type": order_type, **sent}]
+    assert (
+        await page.run("document.querySelector('.timeline strong').textContent") == "Sell 1 SOL for 7xKX…gAsU"
+    )
+    assert await page.run("document.querySelector('.timeline .condition')?.textContent ?? null") == condition
+
+
+async def test_fields_of_a_type_say_what_is_wrong_with_them(served: tuple[Settings, str], page: Page) -> None:
+    _, base = served
+    await page.open(f"http://{base}/")
+    await choose(page, "limit")
+    await press(page, "#submit")
+    line = "document.querySelector('[data-error={}]').textContent"
+    await page.until(f"{line.format('limitPrice')} === 'is missing, and a limit order needs it'")
+    assert await page.run("document.querySelector('[name=limitPrice]').ariaInvalid") == "true"
+    await choose(page, "sniper")
+    assert await page.run(line.format("limitPrice")) == ""
+    await fill(page, "minLiquidity", "0." + "1" * 30)
+    await fill(page, "maxPrice", "0." + "1" * 19)
+    await press(page, "#submit")
+    await page.until(f"{line.format('maxPrice')} !== ''")
+    assert await page.run(line.format("minLiquidity")) == "has 30 decimals; at most 18"
+    assert await page.run("document.querySelectorAll('.timeline').length") == 0
+
+
+async def test_prices_are_in_the_chosen_tokens(served: tuple[Settings, str], page: Page) -> None:
+    _, base = served
+    await page.open(f"http://{base}/")
+    label = "document.querySelector('#{}').textContent"
+    assert await page.run(label.format("limit-label")) == "Limit price, USDC per SOL"
+    assert await page.run(label.format("max-price-label")) == "Price at most, SOL per USDC"
+    await press(page, "#swap")
+    assert await page.run(label.format("limit-label")) == "Limit price, SOL per USDC"
+    await fill(page, "outputToken", MINT)
+    assert await page.run(label.format("max-price-label")) == "Price at most, USDC per 7xKX…gAsU"
+    assert await page.run(label.format("liquidity-label")) == "Pools hold at least, USDC"
+
+
+async def test_an_order_that_waits_again_says_why_and_goes_on(
+    served: tuple[Settings, str], page: Page
+) -> None:
+    _, base = served
+    await page.open(f"http://{base}/")
+    await stand_in(page)
+    await choose(page, "limit")
+    await fill(page, "limitPrice", "150")
+    await press(page, "#submit")
+    await page.until(f"{BADGE} === 'pending'")
+    why = "document.querySelector('.timeline .why')?.textContent ?? null"
+    resting = "document.querySelector('.timeline .badge').classList.contains('resting')"
+    await tell(page, sequence=1, status="pending")
+    assert (await page.run(why), await page.run(resting)) == (None, True)
+    await tell(page, sequence=2, status="routing")
+    assert await page.run(STEPS) == ["pending", "routing"]
+    assert not await page.run(resting)
+    await tell(page, sequence=3, status="pending", failureMessage="<b>149.2</b> is offered")
+    assert await page.run(why) == "Waits again: <b>149.2</b> is offered"
+    assert await page.run(STEPS) == ["pending"]
+    await tell(page, sequence=4, status="routing")
+    assert await page.run(why) is None
+    await tell(page, sequence=5, status="pending", failureMessage="149.9 is offered")
+    assert await page.run(why) == "Waits again (2 times by now): 149.9 is offered"
+    for sequence, status in enumerate(("routing", "building", "submitted", "confirmed"), start=6):
+        await tell(page, sequence=sequence, status=status)
+    assert await page.run(STEPS) == ["pending", "routing", "building", "submitted", "confirmed"]
+    assert await page.run(why) is None
+
+
+def listed(order_type: str, status: str, **more: object) -> dict[str, object]:
+    created = {"createTime": "2026-01-02T03:04:05Z", "orderId": "0198c2f0-5b7e-7d31-a4c2-9f6e2b1d8a77"}
+    return {**BARE, "outputToken": MINT, "type": order_type, "status": status, **created, **more}
+
+
+async def test_the_list_shows_types_and_conditions_and_is_filtered_by_them(
+    served: tuple[Settings, str], page: Page
+) -> None:
+    _, base = served
+    await page.open(f"http://{base}/")
+    orders = [
+        listed("limit", "pending", limitPrice=150.5, outputToken="USDC"),
+        listed("sniper", "confirmed", minLiquidity="10", maxPrice=0.001, price=2000),
+        listed("market", "pending"),
+        listed("stop", "pending"),
+    ]
+    await page.run(f"window.page = {json.dumps({'orders': orders})}")
+    await stand_in(page)
+    await page.run(
+        "document.querySelector('#type-filter').value = 'limit';"
+        "document.querySelector('#filter').value = 'pending';"
+        "document.querySelector('#filter').dispatchEvent(new Event('change'))"
+    )
+    await page.until("document.querySelectorAll('#orders tr').length === 4")
+    assert await page.run("listed.at(-1)") == "limit=12&pageToken=&status=pending&type=limit"
+    rows = "[...document.querySelectorAll('#orders tr')]"
+    conditions = f"{rows}.map(row => row.querySelector('.condition')?.innerText ?? '')"
+    assert [said.split("\n") for said in await page.run(conditions)] == [
+        ["limit", "at 150.5 USDC per SOL or better"],
+        ["sniper", "when it opens with 10 SOL or more, at 0.001 SOL each at most"],
+        [""],
+        ["stop", "on a condition that this page does not know"],
+    ]
+    badges = "[...document.querySelectorAll('#orders .badge')].map(badge => badge.className)"
+    assert await page.run(badges) == [
+        "badge pending resting",
+        "badge confirmed",
+        "badge pending",
+        "badge pending resting",
+    ]
+    # One that has rested for days says since which.
+    assert (await page.run("document.querySelector('#orders time').textContent")).startswith("2 Jan")
+
+
+async def test_what_rests_stays_in_the_session_longer_than_what_has_closed(
+    served: tuple[Settings, str], page: Page
+) -> None:
+    _, base = served
+    await page.open(f"http://{base}/")
+    await stand_in(page)
+    await choose(page, "sniper")
+    await press(page, "#submit")
+    await page.until("document.querySelectorAll('.timeline').length === 1")
+    await choose(page, "market")
+    for count in range(2, 11):
+        await press(page, "#submit")
+        await page.until(f"window.posted.length === {count} && !document.querySelector('#submit').disabled")
+        await tell(page, sequence=1, status="confirmed")
+    assert await page.run("document.querySelectorAll('.timeline').length") == 8
+    assert (
+        await page.run("document.querySelector('.timelines').lastChild.querySelector('.tag').textContent")
+        == "sniper"
+    )
+
+
 async def test_a_pending_order_is_cancelled_from_the_list(served: tuple[Settings, str], page: Page) -> None:
     settings, base = served
     async with OrderClient(address(settings)) as client:
@@ -124,3 +340,16 @@ async def test_nothing_is_wider_than_a_phone(served: tuple[Settings, str], page:
     await page.until(f"{BADGE} === 'pending'")
     await page.until("document.querySelectorAll('#orders tr').length === 2")
     assert await page.run("document.documentElement.scrollWidth") == 390
+    long = f"document.querySelector('#quote-reason').textContent = '{MINT * 2}'"
+    assert await page.run(f"{long}, document.documentElement.scrollWidth") == 390
+    await fill(page, "outputToken", MINT)
+    orders = [listed("sniper", "pending", minLiquidity="10", maxPrice=0.001)]
+    await page.run(f"window.page = {json.dumps({'orders': orders})}")
+    await stand_in(page)
+    await page.run("showOrders()")
+    for order_type in ("limit", "sniper"):
+        await choose(page, order_type)
+        await fill(page, "limitPrice", "150")
+        await press(page, "#submit")
+        await page.until(f"document.querySelector('.timeline .tag')?.textContent === '{order_type}'")
+        assert await page.run("document.documentElement.scrollWidth") == 390

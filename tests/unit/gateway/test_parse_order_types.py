@@ -46,11 +46,11 @@ def test_an_order_of_each_type_is_read(fields: dict[str, Any], expected: OrderSp
     ("fields", "lines"),
     [
         ({"limitPrice": 150}, {"limitPrice": "is a field of limit orders, and this is a market order"}),
-        ({"type": "limit"}, {"limitPrice": "is missing; a limit order needs it"}),
+        ({"type": "limit"}, {"limitPrice": "is missing, and a limit order needs it"}),
         (
             {"type": "limit", "maxPrice": 1, "minLiquidity": 1},
             {
-                "limitPrice": "is missing; a limit order needs it",
+                "limitPrice": "is missing, and a limit order needs it",
                 "maxPrice": "is a field of sniper orders, and this is a limit order",
                 "minLiquidity": "is a field of sniper orders, and this is a limit order",
             },
