@@ -291,7 +291,7 @@ class Market:
         return 0 if data is None else token_amount(data)
 
     def price_bound(self, input_token: Token, output_token: Token, side: Side, amount: int) -> float:
-        """Return a price that no order of this amount or more exceeds now; 0.0 where nothing trades.
+        """Return a price that no order of this amount to twice as much exceeds now; 0.0 where nothing trades.
 
         Base units of output per base unit of input. Raises NodeUnavailable on prices too old.
         """

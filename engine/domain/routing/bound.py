@@ -1,49 +1,70 @@
 """The best price there can be for an amount or more: where to look for orders that wait for a price.
 
-What pools give is concave in what goes in, however it is split over them and over ways round, so the average
-price only gets worse with the amount: a bound at one amount holds for every larger one. It is the same dual
-that proves how good a route is (sweep.py), and costs as little.
+What pools give is no more than a concave function of what goes in, however it is split over them, so the
+average price only gets worse with the amount: a bound at one amount holds for larger ones. It is the same
+dual that proves how good a route is (sweep.py), and costs as little. Of two hops it is the product.
+
+A bound that is too high costs a look, one that is too low an order. So nothing is rounded to whole base units
+here: one in few is much of a price, and of a larger amount it would be less.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from math import inf
+from typing import Final
 
 from engine.domain.order import Side
 from engine.domain.pools.pool import Clock
 from engine.domain.routing.offer import PoolOffer
-from engine.domain.routing.price_curve import PriceCurve
-from engine.domain.routing.sweep import least_input, marginal_price, most_output
-from engine.domain.routing.two_hops import Detour, bound_by_way_of
+from engine.domain.routing.sweep import marginal_price
+from engine.domain.routing.two_hops import Detour
+
+REACH: Final = 2
+"""Up to how many times the amount the bound holds: orders between two powers of two are looked for together.
+Where a fee falls along the way a pool's best price may come late, and a curve tells no more than was read of
+it; to read all of it would take ten times as long."""
+_ROUNDING: Final = 1e-12
+"""How far floating point may be off, as a part of a price."""
 
 
 def price_bound(
     side: Side, amount: int, clock: Clock, offers: Sequence[PoolOffer], detours: Sequence[Detour]
 ) -> float:
-    """Return a price that no order of this amount or more exceeds; 0.0 where nothing trades.
+    """Return a price that no order of this amount to REACH times as much exceeds; 0.0 where nothing trades.
 
     Base units of output per base unit of input, all fees and price impact counted in. `amount` is of input
     (SELL) or of output (BUY), in base units.
     """
-    curves = [offer.curve(clock) for offer in offers]
-    best = _directly(side, amount, curves)
+    best = _bound(side, amount, REACH * amount, offers, clock)
     for detour in detours:
-        reached = bound_by_way_of(detour, curves, side, amount)
-        best = max(best, reached / amount if side is Side.SELL else amount / reached if reached else inf)
+        best = max(best, _bound_by_way_of(detour, side, amount))
     return best
 
 
-def _directly(side: Side, amount: int, curves: Sequence[PriceCurve]) -> float:
-    for curve in curves:
-        curve.read_for(amount, side)
-    trading = [curve for curve in curves if curve.best_price < inf]
-    if not trading:
-        return 0.0
-    # More than they hold together is to be had at no price; at that of a little less the bound holds too.
-    price = marginal_price(trading, amount, side) or min([curve.best_price for curve in trading])
-    gains = [curve.gain(price) for curve in trading]
+def _bound_by_way_of(detour: Detour, side: Side, amount: int) -> float:
+    clock, most = detour.clock, REACH * amount
     if side is Side.SELL:
-        return most_output(amount, price, gains) / amount
-    needed = least_input(amount, price, gains)
-    return amount / needed if needed else inf
+        first = _bound(side, amount, most, detour.first, clock)
+        return first and first * _bound(side, amount * first, most * first, detour.second, clock)
+    second = _bound(side, amount, most, detour.second, clock)
+    # At least so much has to go into the second hop. How much may, nothing says.
+    return second and second * _bound(side, amount / second, inf, detour.first, clock)
+
+
+def _bound(side: Side, least: float, most: float, offers: Sequence[PoolOffer], clock: Clock) -> float:
+    """Return a price that no split over the pools exceeds, of any amount from least to most."""
+    curves = [offer.curve(clock) for offer in offers]
+    for curve in curves:
+        curve.read_for(most, side)
+    best = min([curve.best_price for curve in curves], default=inf)
+    if best == inf:
+        return 0.0
+    # The dual holds at every price; where the pools hold less than that, at the one they begin with.
+    price = marginal_price(curves, least, side) or best
+    gained = sum([curve.gain(price) for curve in curves]) / least
+    if side is Side.SELL:
+        return (1 / (price * price) + gained) * (1 + _ROUNDING)
+    # What is left of the output may be little, so the error is one of the output.
+    left = 1 - _ROUNDING - gained
+    return (1 + _ROUNDING) / (price * price * left if left > 0 else best * best)

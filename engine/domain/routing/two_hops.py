@@ -42,12 +42,12 @@ class Detour:
     """The same of the second hop alone."""
 
     def __post_init__(self) -> None:
-        second = max(map(offer_price, self.second), default=0.0)
+        second = max(map(_price, self.second), default=0.0)
         object.__setattr__(self, "second_price", second)
-        object.__setattr__(self, "best_price", max(map(offer_price, self.first), default=0.0) * second)
+        object.__setattr__(self, "best_price", max(map(_price, self.first), default=0.0) * second)
 
 
-def offer_price(offer: PoolOffer) -> float:
+def _price(offer: PoolOffer) -> float:
     try:
         output, input_ = offer.price()
     except SwapError:
@@ -122,19 +122,6 @@ def by_way_of(
         bound,
         detour.middle_token,
     )
-
-
-def bound_by_way_of(detour: Detour, direct: Sequence[PriceCurve], side: Side, amount: int) -> int:
-    """Return the most output (SELL) or the least input (BUY) of any split over both hops and directly."""
-    clock = detour.clock
-    first = [offer.curve(clock) for offer in detour.first]
-    second = [offer.curve(clock) for offer in detour.second]
-    # Any amount between the hops will do; near the right one the bound is tight.
-    if side is Side.SELL:
-        middle_amount = amount * max([offer_price(offer) for offer in detour.first], default=0.0)
-    else:
-        middle_amount = amount / detour.second_price if detour.second_price else 0.0
-    return _bound(first, second, direct, side, amount, max(1, int(middle_amount)))
 
 
 def _best(
