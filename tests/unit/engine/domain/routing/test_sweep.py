@@ -63,7 +63,9 @@ def test_bound_is_no_less_than_the_best_split_in_whole_units(
         assert most_output(amount, price * away, gains_of(curves, price * away)) >= optimum
 
 
-@pytest.mark.parametrize(("asked", "answered"), PROBLEMS[:40])
+@pytest.mark.parametrize(
+    ("asked", "answered"), [case for case in PROBLEMS[:40] if "error" not in case.values[1]]
+)
 def test_buying_the_optimum_takes_what_was_sold_for_it(
     asked: dict[str, Any], answered: dict[str, Any]
 ) -> None:
