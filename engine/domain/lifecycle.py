@@ -252,7 +252,16 @@ def apply(order: Order, fact: Fact, policy: RetryPolicy, random: float = 0.0) ->
         raise IllegalTransition(f"order {order.order_id}: {type(fact).__name__} while {order.status}")
     match fact:
         case Claimed():
-            return _move(order, ROUTING)
+            # What came before it waited again is told by the events before.
+            return _move(
+                order,
+                ROUTING,
+                venue=None,
+                input_amount=None,
+                output_amount=None,
+                tx_hash=None,
+                **_UNEXPLAINED,
+            )
         case Routed(decision):
             route = decision.route
             if route is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from itertools import product
 from typing import get_args
 from uuid import UUID
@@ -28,6 +29,7 @@ from engine.domain.lifecycle import (
     Signed,
     Step,
     TimedOut,
+    Unmet,
     apply,
     next_step,
 )
@@ -44,12 +46,14 @@ from engine.domain.order import (
     RoutingDecision,
     Side,
 )
+from engine.domain.order_types import LimitOrder
 from engine.domain.retry import RetryPolicy
 from engine.domain.tokens import SOL, USDC
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 POLICY = RetryPolicy(max_attempts=3, base_seconds=0.5, cap_seconds=10.0)
 SPEC = OrderSpec(Side.SELL, 10**9, SOL, USDC)
+SPECS = {"market": SPEC, "limit": replace(SPEC, type=LimitOrder(Decimal(150)))}
 LEG = RouteLeg("Raydium", "raydium_cpmm", "pool", 10**9, 150_000_000)
 ROUTE = Route((LEG,), 10**9, 150_000_000, 149_250_000)
 QUOTE = Quote("Raydium", "raydium_cpmm", "pool", 10**9, 150_000_000)
@@ -65,6 +69,7 @@ LEGAL = {
     (PENDING, FAILED),
     (PENDING, CANCELLED),
     (PENDING, EXPIRED),
+    (ROUTING, PENDING),
     (ROUTING, ROUTING),
     (ROUTING, BUILDING),
     (ROUTING, FAILED),
@@ -75,6 +80,7 @@ LEGAL = {
     (BUILDING, FAILED),
     (BUILDING, CANCELLED),
     (BUILDING, EXPIRED),
+    (SUBMITTED, PENDING),
     (SUBMITTED, ROUTING),
     (SUBMITTED, CONFIRMED),
     (SUBMITTED, FAILED),
@@ -84,6 +90,7 @@ FACTS: dict[str, Fact] = {
     "claimed": Claimed(),
     "routed": Routed(DECISION),
     "not routed": NotRouted(REFUSED),
+    "unmet": Unmet(DECISION, "the whole amount would be filled at 150 now; the limit is 151"),
     "not built, retryable": NotBuilt(FailureReason.SLIPPAGE_EXCEEDED, "price moved"),
     "not built, definitive": NotBuilt(FailureReason.INSUFFICIENT_FUNDS, "wallet is empty"),
     "signed": Signed(ATTEMPT),
@@ -118,13 +125,35 @@ EFFECTS = {
     (ROUTING, "timed out"): (EXPIRED, EXPIRED),
     (BUILDING, "timed out"): (EXPIRED, EXPIRED),
 }
+EFFECTS_ON = {
+    "market": EFFECTS,
+    # It waits for its price again, and whatever attempts it had are forgiven.
+    "limit": EFFECTS
+    | {
+        (ROUTING, "unmet"): (PENDING, PENDING),
+        (SUBMITTED, "reverted, retryable"): (PENDING, PENDING),
+    },
+}
+LISTED = [(kind, *effect) for kind, effects in EFFECTS_ON.items() for effect in effects]
 
 
-def an_order(status: OrderStatus | str, *, attempt: int = 1, expire_time: datetime | None = None) -> Order:
+def an_order(
+    status: OrderStatus | str,
+    *,
+    kind: str = "market",
+    attempt: int = 1,
+    forgiven_attempts: int = 0,
+    expire_time: datetime | None = None,
+) -> Order:
     """Return an order as it would stand in that status, on that attempt."""
     status = OrderStatus(status)
     order = Order(
-        UUID(int=7), replace(SPEC, expire_time=expire_time), status=status, sequence=40, attempt=attempt
+        UUID(int=7),
+        replace(SPECS[kind], expire_time=expire_time),
+        status=status,
+        sequence=40,
+        attempt=attempt,
+        forgiven_attempts=forgiven_attempts,
     )
     if attempt > 1:
         order = replace(
@@ -169,25 +198,27 @@ def test_every_fact_is_in_the_table() -> None:
     assert {type(fact) for fact in FACTS.values()} == set(get_args(Fact))
 
 
-@pytest.mark.parametrize(("status", "name"), list(product(OrderStatus, FACTS)))
-def test_a_fact_moves_an_order_as_listed_and_is_refused_elsewhere(status: OrderStatus, name: str) -> None:
-    fact, listed = FACTS[name], EFFECTS.get((status.value, name))
+@pytest.mark.parametrize(("kind", "status", "name"), list(product(SPECS, OrderStatus, FACTS)))
+def test_a_fact_moves_an_order_as_listed_and_is_refused_elsewhere(
+    kind: str, status: OrderStatus, name: str
+) -> None:
+    fact, listed = FACTS[name], EFFECTS_ON[kind].get((status.value, name))
+    orders = [an_order(status, kind=kind, attempt=attempt) for attempt in (1, POLICY.max_attempts)]
     if listed is None:
-        for attempt in (1, POLICY.max_attempts):
+        for order in orders:
             with pytest.raises(IllegalTransition):
-                apply(an_order(status, attempt=attempt), fact, POLICY)
+                apply(order, fact, POLICY)
         return
-    with_attempts_left, on_the_last = listed
-    assert apply(an_order(status), fact, POLICY).order.status == with_attempts_left
-    assert apply(an_order(status, attempt=POLICY.max_attempts), fact, POLICY).order.status == on_the_last
+    # With attempts left, and on the last one.
+    assert tuple(apply(order, fact, POLICY).order.status for order in orders) == listed
 
 
-@pytest.mark.parametrize(("status", "name"), list(EFFECTS))
+@pytest.mark.parametrize(("kind", "status", "name"), LISTED)
 @pytest.mark.parametrize("attempt", [1, 3])
 def test_every_transition_is_one_event_one_sequence_on_and_complete_in_itself(
-    status: str, name: str, attempt: int
+    kind: str, status: str, name: str, attempt: int
 ) -> None:
-    before = an_order(status, attempt=attempt)
+    before = an_order(status, kind=kind, attempt=attempt)
     transition = apply(before, FACTS[name], POLICY, random=0.5)
     order, event = transition.order, transition.event
 
@@ -210,29 +241,29 @@ def test_every_transition_is_one_event_one_sequence_on_and_complete_in_itself(
     assert event.create_time is None, "only the database tells the time"
 
 
-@pytest.mark.parametrize(("status", "name"), list(EFFECTS))
+@pytest.mark.parametrize(("kind", "status", "name"), LISTED)
 @pytest.mark.parametrize("attempt", [1, 3])
 def test_an_order_has_an_open_attempt_while_submitted_and_only_then(
-    status: str, name: str, attempt: int
+    kind: str, status: str, name: str, attempt: int
 ) -> None:
-    transition = apply(an_order(status, attempt=attempt), FACTS[name], POLICY)
+    transition = apply(an_order(status, kind=kind, attempt=attempt), FACTS[name], POLICY)
     submitted = transition.order.status is OrderStatus.SUBMITTED
     assert (transition.order.open_attempt is not None) == submitted
     assert (transition.opened is not None) == submitted
     assert (transition.closed is not None) == (status == SUBMITTED)
 
 
-@pytest.mark.parametrize(("status", "name"), list(EFFECTS))
+@pytest.mark.parametrize(("kind", "status", "name"), LISTED)
 @pytest.mark.parametrize("attempt", [1, 3])
-def test_a_reason_is_given_when_failed_or_routing_again_and_never_otherwise(
-    status: str, name: str, attempt: int
+def test_a_reason_is_given_when_failed_or_trying_or_waiting_again_and_never_otherwise(
+    kind: str, status: str, name: str, attempt: int
 ) -> None:
-    event = apply(an_order(status, attempt=attempt), FACTS[name], POLICY).event
-    explained = event.status is OrderStatus.FAILED or (
-        event.status is OrderStatus.ROUTING and event.attempt > 1
-    )
-    assert (event.failure_reason is not None) == explained
+    event = apply(an_order(status, kind=kind, attempt=attempt), FACTS[name], POLICY).event
+    again = event.status in (OrderStatus.ROUTING, OrderStatus.PENDING) and name != "claimed"
+    explained = event.status is OrderStatus.FAILED or again
     assert (event.failure_message is not None) == explained
+    # That its price is not there is no failure.
+    assert (event.failure_reason is not None) == (explained and name != "unmet")
 
 
 @pytest.mark.parametrize(
@@ -320,6 +351,83 @@ def test_a_later_attempt_starts_clean_of_the_one_before() -> None:
     assert (rebuilt.tx_hash, rebuilt.failure_reason, rebuilt.failure_message) == (None, None, None)
 
 
+# ---- Waiting again -----------------------------------------------------------------------------------
+
+
+def test_an_order_that_waits_for_nothing_never_returns_to_waiting() -> None:
+    with pytest.raises(IllegalTransition, match="a market order waits for nothing"):
+        apply(an_order(ROUTING), FACTS["unmet"], POLICY)
+
+
+@pytest.mark.parametrize("attempt", [1, 2, 3, 7])
+def test_an_order_whose_price_is_not_there_waits_again_and_keeps_its_attempts_number(attempt: int) -> None:
+    transition = apply(an_order(ROUTING, kind="limit", attempt=attempt), FACTS["unmet"], POLICY, 0.9)
+    order, event = transition.order, transition.event
+    # No transaction has the number.
+    assert (order.status, order.attempt, order.forgiven_attempts) == (PENDING, attempt, attempt - 1)
+    assert (order.route, order.open_attempt) == (None, None)
+    assert (transition.opened, transition.closed, transition.delay_seconds) == (None, None, 0.0)
+    assert event.decision is DECISION, "what there was to be had is told"
+    assert event.failure_reason is None
+    assert event.failure_message == "the whole amount would be filled at 150 now; the limit is 151"
+
+
+@pytest.mark.parametrize("attempt", [1, 2, 3, 7])
+def test_an_order_whose_price_went_away_before_it_landed_waits_again_on_a_new_attempt(attempt: int) -> None:
+    before = an_order(SUBMITTED, kind="limit", attempt=attempt)
+    transition = apply(before, FACTS["reverted, retryable"], POLICY, 0.9)
+    order, event = transition.order, transition.event
+    # Its transaction keeps the number it had.
+    assert (order.status, order.attempt, order.forgiven_attempts) == (PENDING, attempt + 1, attempt)
+    assert (order.route, order.open_attempt) == (None, None)
+    assert (transition.opened, transition.delay_seconds) == (None, 0.0)
+    assert transition.closed is AttemptOutcome.REVERTED
+    assert (event.failure_reason, event.failure_message) == ("slippage_exceeded", "price moved")
+    assert event.tx_hash == "hash-1", "the transaction it is about"
+
+
+def test_an_order_that_waits_spends_an_attempt_on_a_transaction_that_lapsed() -> None:
+    again = apply(an_order(SUBMITTED, kind="limit"), Lapsed(), POLICY).order
+    assert (again.status, again.attempt, again.forgiven_attempts) == (ROUTING, 2, 0)
+    last = apply(an_order(SUBMITTED, kind="limit", attempt=3), Lapsed(), POLICY).order
+    assert (last.status, last.attempt) == (FAILED, 3)
+
+
+@pytest.mark.parametrize("name", ["unmet", "reverted, retryable"])
+def test_an_order_that_waited_again_has_all_its_attempts_and_their_backoff_before_it(name: str) -> None:
+    status = ROUTING if name == "unmet" else SUBMITTED
+    order = apply(an_order(status, kind="limit", attempt=3), FACTS[name], POLICY).order
+    order = apply(order, Claimed(), POLICY).order
+    numbers, delays = [], []
+    while order.status is OrderStatus.ROUTING:
+        order = apply(order, Routed(DECISION), POLICY).order
+        order = apply(order, Signed(replace(ATTEMPT, attempt=order.attempt)), POLICY).order
+        numbers.append(order.attempt)
+        lapsed = apply(order, Lapsed(), POLICY, random=0.5)
+        order = lapsed.order
+        delays.append(lapsed.delay_seconds)
+    first = 3 if name == "unmet" else 4
+    assert numbers == [first, first + 1, first + 2], "none is used a second time"
+    assert delays == [0.25, 0.5, 0.0]
+    assert order.status is OrderStatus.FAILED
+
+
+def test_forgiven_attempts_are_kept_until_it_waits_again() -> None:
+    order = an_order(BUILDING, kind="limit", attempt=5, forgiven_attempts=4)
+    order = apply(order, FACTS["not built, retryable"], POLICY).order
+    assert (order.status, order.attempt, order.forgiven_attempts) == (ROUTING, 6, 4)
+    order = apply(order, FACTS["unmet"], POLICY).order
+    assert (order.status, order.attempt, order.forgiven_attempts) == (PENDING, 6, 5)
+
+
+def test_an_order_taken_up_again_starts_clean_of_what_came_before_it_waited() -> None:
+    waiting = apply(an_order(SUBMITTED, kind="limit"), FACTS["reverted, retryable"], POLICY).order
+    event = apply(waiting, Claimed(), POLICY).event
+    assert (event.status, event.attempt) == (ROUTING, 2)
+    assert (event.venue, event.input_amount, event.output_amount, event.tx_hash) == (None, None, None, None)
+    assert (event.failure_reason, event.failure_message) == (None, None)
+
+
 def test_signing_records_the_bytes_and_their_hash() -> None:
     transition = apply(an_order(BUILDING), Signed(ATTEMPT), POLICY)
     assert transition.opened is ATTEMPT
@@ -360,13 +468,13 @@ def test_the_next_step_depends_on_status_and_expiry_alone(
 def test_the_next_step_is_never_one_whose_facts_would_be_refused(status: OrderStatus) -> None:
     facts_of = {
         Step.START: ["claimed"],
-        Step.ROUTE: ["routed", "not routed", "not built, definitive"],
+        Step.ROUTE: ["routed", "not routed", "unmet", "not built, definitive"],
         Step.BUILD: ["signed", "not built, retryable", "not built, definitive"],
         Step.SETTLE: ["landed", "reverted, retryable", "reverted, definitive", "lapsed"],
         Step.EXPIRE: ["timed out"],
         Step.STOP: [],
     }
     for expire_time in (None, NOW):
-        order = an_order(status, expire_time=expire_time)
+        order = an_order(status, kind="limit", expire_time=expire_time)
         for name in facts_of[next_step(order, NOW)]:
             assert apply(order, FACTS[name], POLICY).order.sequence == order.sequence + 1

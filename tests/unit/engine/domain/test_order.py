@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import FrozenInstanceError, fields, is_dataclass
+from dataclasses import FrozenInstanceError, fields, is_dataclass, replace
+from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
@@ -20,8 +21,7 @@ from engine.domain.order import (
     Side,
     price_of,
 )
-from engine.domain.order_types import MARKET, ORDER_TYPES
-from engine.domain.order_types.market import MarketOrder
+from engine.domain.order_types import MARKET, LimitOrder, OrderType, SniperOrder
 from engine.domain.tokens import SOL, USDC
 
 SPEC = OrderSpec(Side.SELL, 10**9, SOL, USDC)
@@ -72,7 +72,14 @@ def test_there_is_a_price_once_there_are_amounts(
 
 def test_an_order_is_a_market_order_unless_it_says_otherwise() -> None:
     assert SPEC.type is MARKET
-    assert list(ORDER_TYPES.items()) == [("market", MarketOrder)]
+
+
+@pytest.mark.parametrize(
+    ("order_type", "waits"),
+    [(MARKET, False), (LimitOrder(Decimal(150)), True), (SniperOrder(), True)],
+)
+def test_an_order_waits_if_its_type_has_a_trigger(order_type: OrderType, waits: bool) -> None:
+    assert replace(SPEC, type=order_type).waits is waits
 
 
 @pytest.mark.parametrize(
