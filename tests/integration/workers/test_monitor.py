@@ -1,4 +1,4 @@
-"""Orders that wait for a price: fired when it is there, filled within their limit, put back when it has gone."""
+"""Orders that wait for a price: fired when it is there, filled within it, put back when it has gone."""
 
 from __future__ import annotations
 
