@@ -49,7 +49,7 @@ class Simnet:
     def url(self) -> str:
         return f"http://127.0.0.1:{self._port}"
 
-    async def start(self) -> Self:
+    async def start(self, **environ: str) -> Self:
         self._process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "simnet"),
             stderr=DEVNULL,
@@ -61,6 +61,7 @@ class Simnet:
                 "SIMNET_MARKET_POOLS": "0",
                 "SIMNET_LAUNCH_SLOTS": "0",
                 "SIMNET_DATA_DIR": str(self._folder),
+                **environ,
             },
         )
         async with asyncio.timeout(20), NodeClient(self.url, self.url) as node:
