@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import grpc
@@ -16,6 +16,7 @@ from orders.v1 import orders_pb2 as pb
 from orders.v1 import orders_pb2_grpc
 
 from engine.settings import Settings
+from simnet.node import Node
 
 UNKNOWN = "01890000-0000-7000-8000-000000000000"
 
@@ -33,6 +34,17 @@ class Refusal:
     fields: Mapping[str, str]
     """BadRequest's descriptions by field."""
     retry_seconds: float | None
+
+
+@asynccontextmanager
+async def simnet() -> AsyncIterator[Settings]:
+    """A node whose market rests."""
+    node_settings = Settings(simnet_port=0, simnet_slot_ms=100, simnet_market_pools=0)
+    async with Node(node_settings) as node:
+        producing = asyncio.ensure_future(node.run())
+        yield replace(node_settings, solana_rpc_url=node.url, solana_ws_url=node.ws_url)
+        producing.cancel()
+        await asyncio.wait([producing])
 
 
 @asynccontextmanager

@@ -6,7 +6,6 @@ import asyncio
 import socket
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 from uuid import UUID
@@ -19,23 +18,11 @@ from orders.v1 import orders_pb2 as pb
 from engine.domain.lifecycle import Claimed, Signed
 from engine.domain.tokens import SOL, USDC
 from engine.settings import Settings
-from simnet.node import Node
-from tests.integration.server.calls import UNKNOWN, Stub, refusal, refusal_of, spec, stub_of, submit
+from tests.integration.server.calls import UNKNOWN, Stub, refusal, refusal_of, simnet, spec, stub_of, submit
 from tests.serving import ATTEMPT, Worker, no_route, order_server, with_grpc_port
 
 NO_STATUS: Any = 99
 FIELDS_OF_ORDER = {"order_id", "spec", "status", "attempt", "sequence", "create_time", "update_time"}
-
-
-@asynccontextmanager
-async def simnet() -> AsyncIterator[Settings]:
-    """A node whose market rests."""
-    node_settings = Settings(simnet_port=0, simnet_slot_ms=100, simnet_market_pools=0)
-    async with Node(node_settings) as node:
-        producing = asyncio.ensure_future(node.run())
-        yield replace(node_settings, solana_rpc_url=node.url, solana_ws_url=node.ws_url)
-        producing.cancel()
-        await asyncio.wait([producing])
 
 
 @pytest.fixture(scope="module")
