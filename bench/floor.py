@@ -514,7 +514,7 @@ class _Life:
 
     async def claim(self) -> None:
         claims = [self._store.claim((order.order_id, self._owner)) for order in self._new]
-        self._orders = [order for order in await asyncio.gather(*claims) if order is not None]
+        self._orders = [claim.order for claim in await asyncio.gather(*claims) if claim is not None]
 
     async def record(self) -> None:
         moves = []
