@@ -23,7 +23,7 @@ from engine.coalesce import Coalescer
 from engine.domain.errors import OutcomeUnknown, RequestIdReused, StoreUnavailable
 from engine.domain.lifecycle import CLOSED, Transition
 from engine.domain.order import Order, OrderEvent, OrderSpec, OrderStatus, Route, RoutingDecision, Side
-from engine.domain.order_types import MARKET, ORDER_TYPES, TriggerKind
+from engine.domain.order_types import ORDER_TYPES, TriggerKind
 from engine.domain.tokens import Token
 from engine.settings import Settings
 from engine.storage.connection import Connection
@@ -293,30 +293,23 @@ class Store:
         None of either: all of them.
         """
         page: dict[str, Any] = {"before": before or uuid_ceiling(), "limit": limit}
-        wanted, asked = set(statuses) or set(OrderStatus), set(types)
+        wanted, asked = set(statuses) or set(OrderStatus), set(types) or set(ORDER_TYPES)
         order_ids: set[UUID] = set()
 
         async def add(query: str, **values: Any) -> None:
             order_ids.update([row[0] for row in await self._read("list", query, page | values)])
 
-        if len(wanted) == len(OrderStatus) and not asked:
+        if len(wanted) == len(OrderStatus) and not set(ORDER_TYPES) - asked:
             await add("list_orders")
         else:
-            closed = [status.value for status in CLOSED if not wanted or status in wanted]
-            still_open = [
-                status.value
-                for status in OrderStatus
-                if status not in CLOSED and (not wanted or status in wanted)
-            ]
-            waiting = [name for name in ORDER_TYPES if name != MARKET.name and (not asked or name in asked)]
-            if closed and (not asked or MARKET.name in asked):
-                await add("list_closed_orders", status=closed, market_only=bool(asked))
-            if closed and asked and waiting:
-                await add("list_closed_orders_of_type", status=closed, type=waiting)
+            closed = [status.value for status in OrderStatus if status in wanted & CLOSED]
+            still_open = [status.value for status in OrderStatus if status in wanted - CLOSED]
+            if closed:
+                await add("list_closed_orders", status=closed, type=list(asked))
             if still_open:
                 await add("list_open_orders", status=still_open, type=list(asked))
-            if OrderStatus.PENDING in still_open and waiting:
-                await add("list_resting_orders", type=waiting)
+            if OrderStatus.PENDING in wanted:
+                await add("list_resting_orders", type=list(asked))
         orders = await self._read_orders("list", sorted(order_ids, reverse=True)[:limit])
         return sorted(orders, key=lambda order: order.order_id, reverse=True)
 

@@ -59,34 +59,18 @@ ORDER BY order_id DESC
 LIMIT %(limit)b::bigint;
 
 -- name: list_closed_orders
--- The same, of some closed statuses, and of market orders only where others are asked for by their types.
--- Written so that only orders_closed has its order: by the primary key, a page of a rare status would be
--- looked for among all orders there ever were.
-SELECT page.order_id
-FROM unnest(%(status)t::order_status[]) AS wanted (status)
-CROSS JOIN LATERAL (
-    SELECT order_id
-    FROM orders
-    WHERE closed_status >= wanted.status
-      AND (closed_status, order_id) < (wanted.status, %(before)b::uuid)
-      AND (NOT %(market_only)b::boolean OR type = 'market')
-    ORDER BY closed_status DESC, order_id DESC
-    LIMIT %(limit)b::bigint
-) AS page
-ORDER BY page.order_id DESC
-LIMIT %(limit)b::bigint;
-
--- name: list_closed_orders_of_type
--- The same, of types other than market, of which there may be few among many.
+-- The same, of some closed statuses and types. Written so that only orders_closed has its order: by the primary
+-- key, a page of a rare status would be looked for among all orders there ever were.
 SELECT page.order_id
 FROM unnest(%(status)t::order_status[]) AS wanted (status)
 CROSS JOIN unnest(%(type)t::text[]) AS asked (type)
 CROSS JOIN LATERAL (
     SELECT order_id
     FROM orders
-    WHERE type <> 'market' AND type = asked.type AND closed_status = wanted.status
-      AND order_id < %(before)b::uuid
-    ORDER BY order_id DESC
+    WHERE type = asked.type
+      AND closed_status >= wanted.status
+      AND (closed_status, order_id) < (wanted.status, %(before)b::uuid)
+    ORDER BY closed_status DESC, order_id DESC
     LIMIT %(limit)b::bigint
 ) AS page
 ORDER BY page.order_id DESC
@@ -99,8 +83,7 @@ WITH open_orders AS MATERIALIZED (
     SELECT order_id
     FROM orders
     WHERE closed_status IS NULL AND NOT resting
-      AND status = ANY (%(status)t::order_status[])
-      AND (type = ANY (%(type)t::text[]) OR cardinality(%(type)t::text[]) = 0)
+      AND status = ANY (%(status)t::order_status[]) AND type = ANY (%(type)t::text[])
 )
 SELECT order_id
 FROM open_orders
@@ -109,15 +92,16 @@ ORDER BY order_id DESC
 LIMIT %(limit)b::bigint;
 
 -- name: list_resting_orders
--- The same, of orders that wait for their trigger. Those of the type that do not rest are few.
+-- The same, of orders that wait for their trigger, by the index of those alone, and for the same reason so written.
 SELECT page.order_id
 FROM unnest(%(type)t::text[]) AS asked (type)
 CROSS JOIN LATERAL (
     SELECT order_id
     FROM orders
-    WHERE type <> 'market' AND type = asked.type AND closed_status IS NULL AND resting
-      AND order_id < %(before)b::uuid
-    ORDER BY order_id DESC
+    WHERE resting
+      AND type >= asked.type
+      AND (type, order_id) < (asked.type, %(before)b::uuid)
+    ORDER BY type DESC, order_id DESC
     LIMIT %(limit)b::bigint
 ) AS page
 ORDER BY page.order_id DESC
@@ -281,7 +265,8 @@ FROM (
     (
         SELECT order_id, due_time
         FROM orders
-        WHERE resting AND due_time <= now()
+        -- The index is of those that expire at all.
+        WHERE resting AND due_time < 'infinity' AND due_time <= now()
         ORDER BY due_time
         LIMIT %(limit)b::bigint
     )
@@ -333,7 +318,7 @@ FROM (SELECT FROM orders WHERE closed_status IS NULL AND NOT resting LIMIT %(lim
 
 -- name: resting_orders_count
 -- How many orders of each type wait for their trigger.
-SELECT type, count(*) FROM orders WHERE type <> 'market' AND closed_status IS NULL AND resting GROUP BY type;
+SELECT type, count(*) FROM orders WHERE resting GROUP BY type;
 
 -- name: take_monitor
 -- Follow what a trigger waits for, or go on with it: one worker at a time. Returns nothing while another one
@@ -389,7 +374,7 @@ SELECT o.order_id, o.type, o.terms::text, o.side, o.amount, o.input_mint, o.inpu
     NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
 FROM orders o
 WHERE o.resting AND o.trigger_kind = %(trigger_kind)t::trigger_kind
-  AND o.input_mint COLLATE "C" = %(input_mint)t::text AND o.output_mint COLLATE "C" = %(output_mint)t::text
+  AND o.input_mint COLLATE "C" = %(input_mint)b::text AND o.output_mint COLLATE "C" = %(output_mint)b::text
   AND o.side = %(side)t::order_side AND o.trigger_size = %(trigger_size)b::smallint
   AND o.trigger_level <= %(trigger_level)b::double precision
   AND (o.trigger_level, o.order_id) > (%(after_level)b::double precision, %(after_order_id)b::uuid)

@@ -1,6 +1,6 @@
 -- Orders that rest until their trigger fires (limit, sniper), and tokens that the program does not know by itself.
 --
--- Market orders never rest: no index below holds one of them, so they cost as much as before.
+-- Market orders never rest: no index of those that do holds one of them, so they cost as much as before.
 
 CREATE TYPE trigger_kind AS ENUM (
     'price',     -- found by the price of the pair; the price monitor fires it
@@ -33,18 +33,20 @@ ALTER TABLE orders
         NOT resting OR (status = 'pending' AND trigger_kind IS NOT NULL AND lease_owner IS NULL)
     );
 
--- The sweeper's two questions: what is to be done, and what has waited too long.
+-- The sweeper's two questions: what is to be done, and what has waited too long. What never expires is not asked for.
 DROP INDEX orders_due;
 CREATE INDEX orders_due ON orders (due_time) WHERE closed_status IS NULL AND NOT resting;
-CREATE INDEX orders_expiring ON orders (due_time) WHERE resting;
+CREATE INDEX orders_expiring ON orders (due_time) WHERE resting AND due_time < 'infinity';
 
 -- The monitors' question. A tick walks it, for each pair and size, from the lowest level up to what is to be had.
 CREATE INDEX orders_resting ON orders (
     trigger_kind, input_mint COLLATE "C", output_mint COLLATE "C", side, trigger_size, trigger_level, order_id
 ) WHERE resting;
 
--- ListOrders by type. Most orders are market orders: those are found by order_id.
-CREATE INDEX orders_of_type ON orders (type, closed_status, order_id) WHERE type <> 'market';
+-- ListOrders by type, and by status: pages of each type are cut out of its part and put together.
+CREATE INDEX orders_resting_of_type ON orders (type, order_id) WHERE resting;
+DROP INDEX orders_closed;
+CREATE INDEX orders_closed ON orders (type, closed_status, order_id) WHERE closed_status IS NOT NULL;
 
 -- Who follows what: one worker process each, for as long as it keeps expire_time ahead of the clock.
 CREATE TABLE monitors (
