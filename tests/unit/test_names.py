@@ -15,13 +15,15 @@ from google.protobuf.descriptor import Descriptor
 from orders.v1 import orders_pb2
 
 from engine.domain import order as domain
+from engine.domain.order_types import ORDER_TYPES, OrderType, TriggerKind
 from engine.storage.migrate import read_migrations
 from engine.storage.postgres import QUERIES, NewOrder
 
 MESSAGES: dict[str, Descriptor] = dict(orders_pb2.DESCRIPTOR.message_types_by_name)
+MIGRATIONS = "\n".join(migration.text for migration in read_migrations())
 
 ONLY_IN_CONTRACT = {
-    "market": "a oneof has one field for each order type; the domain's is `type`",
+    **dict.fromkeys(ORDER_TYPES, "a oneof has one field for each order type; the domain's is `type`"),
     "price": "worked out of input_amount and output_amount, never kept beside them",
 }
 ONLY_IN_CONTRACT_OF = {
@@ -38,6 +40,7 @@ ONLY_IN_DOMAIN = {
     "Order": {
         "route": "told with its attempt, in routing_decisions",
         "open_attempt": "the signed bytes are nobody's business but the engine's",
+        "forgiven_attempts": "how many more there may be is the engine's business; events tell of each",
     },
     "OrderEvent": {"decision": "told of the order, in routing_decisions"},
     "Quote": {"fee_side": "told as fee_token"},
@@ -51,6 +54,13 @@ ONLY_IN_DATABASE = {
     "previous_status": "the status of the event before, for the constraint on transitions",
     "due_time": "when a worker should look next: of the queue, not of the order",
     "lease_owner": "which worker holds it: the same",
+    "terms": "the fields of the order's type, which has one class for each name",
+    "input_decimals": "of the token, where the program does not know it by its mint",
+    "output_decimals": "the same",
+    "trigger_kind": "Trigger.kind, of a type's trigger and not of the order",
+    "trigger_level": "Trigger.level: the same",
+    "trigger_size": "where the order's amount stands among the levels",
+    "resting": "whether a pending order waits for its trigger or for a worker: of the queue",
 }
 NOT_IN_DATABASE = {
     "input_token": "input_mint",
@@ -64,6 +74,8 @@ NOT_COLUMNS = {
     "before": "the order_id that a page starts after",
     "limit": "how many rows are wanted",
     "after_sequence": "the contract's word for a watcher's cursor",
+    "after_level": "the trigger_level that a page of resting orders starts after",
+    "after_order_id": "the order_id that it starts after, among equal levels",
     "expected_sequence": "the sequence that a move was decided from",
     "rests": "whether nobody is to hold the order for now",
     "delay_seconds": "Transition.delay_seconds",
@@ -80,12 +92,18 @@ def names_of(kind: Any) -> set[str]:
 
 def tables() -> dict[str, set[str]]:
     """The columns of each table, as the migrations make them."""
-    text = "\n".join(migration.text for migration in read_migrations())
-    return {
-        table: set(re.findall(r"^    (\w+) +(?:uuid|text|bytea|bigint|integer|numeric|jsonb|time|order_|"
-                              r"failure_reason|attempt_outcome)", body, re.MULTILINE))
+    text = MIGRATIONS
+    kinds = (
+        "uuid|text|bytea|bigint|integer|smallint|numeric|double precision|boolean|jsonb|timestamptz|"
+        + "|".join(re.findall(r"^CREATE TYPE (\w+) AS ENUM", text, re.MULTILINE))
+    )
+    found = {
+        table: set(re.findall(rf"^    (\w+) +(?:{kinds})\b", body, re.MULTILINE))
         for table, body in re.findall(r"^CREATE TABLE (\w+) \((.*?)^\)", text, re.MULTILINE | re.DOTALL)
-    }  # fmt: skip
+    }
+    for table, body in re.findall(r"^ALTER TABLE (\w+)$(.*?);$", text, re.MULTILINE | re.DOTALL):
+        found[table] |= set(re.findall(r"^    ADD COLUMN (\w+) ", body, re.MULTILINE))
+    return found
 
 
 @pytest.mark.parametrize(
@@ -109,8 +127,24 @@ def test_the_contract_and_the_domain_use_the_same_words(kind: Any) -> None:
     assert known - told == ONLY_IN_DOMAIN.get(kind.__name__, {}).keys()
 
 
+@pytest.mark.parametrize("kind", ORDER_TYPES.values(), ids=ORDER_TYPES)
+def test_an_order_type_has_the_terms_of_its_message_in_the_contract(kind: type[OrderType]) -> None:
+    message = MESSAGES["OrderSpec"].fields_by_name[kind.name].message_type
+    assert message is MESSAGES[kind.__name__]
+    assert {field.name for field in MESSAGES[kind.__name__].fields} == names_of(kind)
+
+
+def test_every_order_type_of_the_contract_is_one_of_the_domain() -> None:
+    told = [field.name for field in MESSAGES["OrderSpec"].oneofs_by_name["type"].fields]
+    assert told == list(ORDER_TYPES)
+    words = [value.name for value in orders_pb2.DESCRIPTOR.enum_types_by_name["OrderType"].values]
+    assert words[1:] == [f"ORDER_TYPE_{name.upper()}" for name in ORDER_TYPES]
+
+
 def test_the_tables_are_found() -> None:
-    assert tables().keys() == {"lease_owners", "orders", "order_events", "attempts"}
+    assert tables().keys() == {"lease_owners", "orders", "order_events", "attempts", "monitors"}
+    assert tables()["monitors"] == {"trigger_kind", "lease_owner", "expire_time"}
+    assert {"closed_status", "create_time", "trigger_level", "resting", "terms"} < tables()["orders"]
     assert tables()["attempts"] == {
         "order_id", "attempt", "tx_hash", "raw_transaction", "last_valid_block_height", "outcome",
         "create_time",
@@ -169,6 +203,7 @@ def test_a_parameter_is_called_like_its_column(query: str) -> None:
         (domain.FailureReason, "FAILURE_REASON_", "failure_reason"),
         (domain.Side, "SIDE_", "order_side"),
         (domain.AttemptOutcome, None, "attempt_outcome"),
+        (TriggerKind, None, "trigger_kind"),
     ],
     ids=lambda value: value.__name__ if isinstance(value, type) else "",
 )
@@ -179,6 +214,6 @@ def test_enums_have_the_same_members_everywhere(enum: type[Enum], prefix: str | 
         told = orders_pb2.DESCRIPTOR.enum_types_by_name[enum.__name__].values
         assert [value.name for value in told][1:] == [prefix + word.upper() for word in words]
         assert (told[0].name, told[0].number) == (f"{prefix}UNSPECIFIED", 0)
-    text = read_migrations()[0].text
+    text = MIGRATIONS
     (body,) = re.findall(rf"^CREATE TYPE {type_name} AS ENUM \((.*?)^\);", text, re.MULTILINE | re.DOTALL)
     assert re.findall(r"^    '(\w+)'", body, re.MULTILINE) == words

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import datetime
+from decimal import Decimal
 from hashlib import sha256
 from itertools import count
 from typing import Final
@@ -20,16 +20,20 @@ from engine.domain.lifecycle import (
     Signed,
     TimedOut,
     Transition,
+    Unmet,
     apply,
 )
 from engine.domain.order import Attempt, FailureReason, Order, OrderSpec, OrderStatus, Side
 from engine.domain.order_ids import make_order_id
+from engine.domain.order_types import MARKET, LimitOrder, OrderType
 from engine.domain.retry import RetryPolicy
-from engine.domain.tokens import SOL, USDC
+from engine.domain.tokens import SOL, USDC, Token
 from engine.storage.postgres import NewOrder, Store
 from tests.serving import decision
 
 SPEC: Final = OrderSpec(Side.SELL, 1_500_000_000, SOL, USDC)
+LIMIT: Final = LimitOrder(Decimal(150))
+UNMET: Final = Unmet(decision(), "the limit is 150")
 _ids = count(1)
 
 
@@ -39,10 +43,12 @@ def new_order(
     amount: int = SPEC.amount,
     expire_time: datetime | None = None,
     side: Side = Side.SELL,
+    type: OrderType = MARKET,  # noqa: A002
+    tokens: tuple[Token, Token] = (SOL, USDC),
 ) -> NewOrder:
     """An order not stored yet; each one's id is later than the ids before it."""
     number = next(_ids)
-    spec = replace(SPEC, amount=amount, expire_time=expire_time, side=side)
+    spec = OrderSpec(side, amount, *tokens, expire_time=expire_time, type=type)
     # Like the server's: the same for the same content.
     fingerprint = sha256(repr(spec).encode()).digest()
     return NewOrder(

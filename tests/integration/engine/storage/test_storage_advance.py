@@ -188,7 +188,7 @@ async def test_closing_and_resting_end_the_lease_and_moving_on_keeps_it(
         order = await stored(store)
         claimed = await store.claim((order.order_id, owner))
         assert claimed is not None
-        assert await store.advance(transitions(claimed, *facts, random=0.9)) is not None
+        assert await store.advance(transitions(claimed.order, *facts, random=0.9)) is not None
         held[name] = (await leases(by_hand))[order.order_id]
     assert held == {"goes on": owner, "rests": None, "closes": None}
 
@@ -201,8 +201,9 @@ async def test_a_claim_takes_a_pending_order_up(store: Store) -> None:
     order = await stored(store)
     claimed = await store.claim((order.order_id, owner))
     assert claimed is not None
-    assert (claimed.status, claimed.sequence) == (S.ROUTING, 2)
-    assert claimed == replace(await exists(store, order.order_id), update_time=claimed.update_time)
+    assert claimed.started
+    assert (claimed.order.status, claimed.order.sequence) == (S.ROUTING, 2)
+    assert claimed.order == await exists(store, order.order_id)
 
 
 @pytest.mark.parametrize("status", [S.ROUTING, S.BUILDING, S.SUBMITTED])
@@ -213,9 +214,10 @@ async def test_a_claim_of_an_order_under_way_gives_it_as_it_stands(status: Order
     claimed = await store.claim((order.order_id, owner))
     assert claimed is not None
     # The route while building and the bytes while submitted: what a successor needs is there.
-    assert claimed == replace(before, update_time=claimed.update_time)
-    assert (claimed.route is not None) == (status is S.BUILDING)
-    assert (claimed.open_attempt is not None) == (status is S.SUBMITTED)
+    assert not claimed.started
+    assert claimed.order == replace(before, update_time=claimed.order.update_time)
+    assert (claimed.order.route is not None) == (status is S.BUILDING)
+    assert (claimed.order.open_attempt is not None) == (status is S.SUBMITTED)
 
 
 async def test_claims_that_race_get_each_order_once(shared_database: Settings) -> None:
@@ -229,7 +231,7 @@ async def test_claims_that_race_get_each_order_once(shared_database: Settings) -
                 for store, owner in zip((one, other), owners, strict=True)
             )
         )
-        got = [answer.order_id for answer in answers if answer is not None]
+        got = [answer.order.order_id for answer in answers if answer is not None]
         assert sorted(got) == sorted(order_ids)
 
 
@@ -253,7 +255,7 @@ async def test_an_order_is_its_owner_s_while_the_owner_lives(database: Settings)
         # Who lost the answer to its own claim gets it again, as it stands.
         again = await one.claim((order.order_id, owner))
         assert again is not None
-        assert again.sequence == 2
+        assert (again.order.sequence, again.started) == (2, False)
 
 
 async def test_a_dead_owner_s_orders_are_free_at_once(database: Settings) -> None:
@@ -271,7 +273,7 @@ async def test_a_dead_owner_s_orders_are_free_at_once(database: Settings) -> Non
         assert not await other.renew_lease(owner, 3600)
         claimed = await other.claim((order.order_id, rival))
         assert claimed is not None
-        assert (claimed.status, claimed.sequence) == (S.ROUTING, 2)
+        assert (claimed.order.status, claimed.order.sequence) == (S.ROUTING, 2)
 
 
 async def test_a_silent_owner_s_orders_are_free_once_its_lease_has_run_out(
@@ -304,7 +306,8 @@ async def test_a_pending_order_past_its_expire_time_is_claimed_but_not_started(s
     order = await stored(store, expire_time=datetime.now(UTC) - timedelta(seconds=1))
     claimed = await store.claim((order.order_id, owner))
     assert claimed is not None
-    assert (claimed.status, claimed.sequence) == (S.PENDING, 1)
+    assert not claimed.started
+    assert (claimed.order.status, claimed.order.sequence) == (S.PENDING, 1)
     assert len(await store.events_after((order.order_id, 0))) == 1
 
 
@@ -337,11 +340,7 @@ async def test_postponing_puts_an_order_down_unchanged(
     again = await store.claim((order.order_id, rival))
     assert claimed is not None
     assert again is not None
-    assert (again.status, again.sequence, again.attempt) == (
-        claimed.status,
-        claimed.sequence,
-        claimed.attempt,
-    )
+    assert again.order == replace(claimed.order, update_time=again.order.update_time)
 
 
 # ---- What is due -----------------------------------------------------------------------------------
@@ -395,7 +394,7 @@ async def test_moves_before_the_closing_one_touch_no_index(database: Settings) -
         order = (await store.submit(new_order())).order
         claimed = await store.claim((order.order_id, owner))
         assert claimed is not None
-        await advance(store, claimed, *path_to(S.SUBMITTED, order.order_id)[1:])
+        await advance(store, claimed.order, *path_to(S.SUBMITTED, order.order_id)[1:])
     # A connection hands its figures in at its end.
     figures: tuple[int, int] | None = None
     async with (

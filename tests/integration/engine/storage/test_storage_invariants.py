@@ -12,15 +12,16 @@ import pytest
 from engine.domain import order as domain
 from engine.domain.lifecycle import CLOSED, TRANSITIONS
 from engine.domain.order import Order, OrderStatus
+from engine.domain.order_types import MARKET, OrderType, TriggerKind
 from engine.settings import Settings
 from engine.storage.postgres import Store
-from tests.integration.engine.storage.records import stored
+from tests.integration.engine.storage.records import LIMIT, stored
 
 S = OrderStatus
 
 MOVE = """
 WITH moved AS (
-    UPDATE orders SET status = %(after)s::order_status, sequence = sequence + 1
+    UPDATE orders SET status = %(after)s::order_status, sequence = sequence + 1, resting = false
     WHERE order_id = %(order_id)s
     RETURNING order_id, sequence, attempt
 ), opened AS (
@@ -58,11 +59,12 @@ async def refused(connection: psycopg.AsyncConnection, statement: str, *values: 
 # ---- Transitions -----------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("order_type", [MARKET, LIMIT], ids=["market", "limit"])
 @pytest.mark.parametrize("before", S)
 async def test_the_database_allows_exactly_the_transitions_of_the_table(
-    before: OrderStatus, store: Store, by_hand: psycopg.AsyncConnection
+    before: OrderStatus, order_type: OrderType, store: Store, by_hand: psycopg.AsyncConnection
 ) -> None:
-    order = await stored(store, before)
+    order = await stored(store, before, type=order_type)
     allowed = set()
     for after in S:
         try:
@@ -82,7 +84,8 @@ async def test_the_database_allows_exactly_the_transitions_of_the_table(
         except psycopg.IntegrityError:
             continue
         allowed.add(after)
-    assert allowed == TRANSITIONS[before]
+    # What has no trigger never waits again.
+    assert allowed == TRANSITIONS[before] - (frozenset() if order.spec.waits else {S.PENDING})
 
 
 async def test_confirmed_takes_a_transaction_that_landed(
@@ -120,6 +123,7 @@ async def test_an_order_is_submitted_exactly_while_a_transaction_is_open(
         ("order_side", domain.Side),
         ("failure_reason", domain.FailureReason),
         ("attempt_outcome", domain.AttemptOutcome),
+        ("trigger_kind", TriggerKind),
     ],
 )
 async def test_the_database_and_the_program_know_the_same_words(
@@ -158,12 +162,19 @@ async def test_a_closed_order_never_changes(
         "slippage_bps = 10000",
         "expire_time = now()",
         "create_time = now()",
+        "terms = NULL",
+        "input_decimals = 7",
+        "output_decimals = 7",
+        "trigger_kind = 'liquidity'",
+        "trigger_size = 0",
+        "trigger_level = 0",
     ],
 )
+@pytest.mark.parametrize("order_type", [MARKET, LIMIT], ids=["market", "limit"])
 async def test_what_the_client_asked_for_never_changes(
-    change: str, store: Store, by_hand: psycopg.AsyncConnection
+    change: str, order_type: OrderType, store: Store, by_hand: psycopg.AsyncConnection
 ) -> None:
-    order = await stored(store)
+    order = await stored(store, type=order_type)
     said = await refused(by_hand, f"UPDATE orders SET {change} WHERE order_id = %s", order.order_id)
     assert "what the client asked for never changes" in said
 
@@ -217,7 +228,10 @@ async def test_an_amount_may_not_be_infinite(by_hand: psycopg.AsyncConnection) -
         ("request_id", "", "request_id_is_short"),
         ("request_id", "x" * 65, "request_id_is_short"),
         ("request_fingerprint", b"short", "request_fingerprint_is_sha256"),
-        ("type", "iceberg", "type_is_known"),
+        ("trigger_kind", "price", "triggers_are_whole"),
+        ("trigger_size", 30, "triggers_are_whole"),
+        ("trigger_level", 0.1, "triggers_are_whole"),
+        ("resting", True, "resting_orders_wait"),
         ("output_mint", "A", "tokens_differ"),
     ],
 )
@@ -225,6 +239,27 @@ async def test_a_spec_that_makes_no_sense_is_not_stored(
     column: str, value: object, constraint: str, by_hand: psycopg.AsyncConnection
 ) -> None:
     assert constraint in await insert_order(by_hand, **{column: value})
+
+
+@pytest.mark.parametrize(
+    ("status", "change", "why"),
+    [
+        pytest.param(S.PENDING, "lease_owner = 7", "resting_orders_wait", id="held while it waits"),
+        pytest.param(S.ROUTING, "resting = true", "resting_orders_wait", id="waiting while it is executed"),
+        pytest.param(S.CONFIRMED, "resting = true", "closed order never changes", id="waiting once closed"),
+    ],
+)
+async def test_an_order_waits_only_while_it_is_pending_and_nobody_s(
+    status: OrderStatus, change: str, why: str, store: Store, by_hand: psycopg.AsyncConnection
+) -> None:
+    order = await stored(store, status, type=LIMIT)
+    assert why in await refused(by_hand, f"UPDATE orders SET {change} WHERE order_id = %s", order.order_id)
+
+
+async def test_a_market_order_never_waits(store: Store, by_hand: psycopg.AsyncConnection) -> None:
+    order = await stored(store)
+    said = await refused(by_hand, "UPDATE orders SET resting = true WHERE order_id = %s", order.order_id)
+    assert "resting_orders_wait" in said
 
 
 async def test_a_request_id_names_one_order(store: Store, by_hand: psycopg.AsyncConnection) -> None:
