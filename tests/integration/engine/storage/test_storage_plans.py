@@ -11,27 +11,12 @@ from engine.domain.order import OrderStatus
 from engine.settings import Settings
 from engine.storage.connection import Connection
 from engine.storage.postgres import QUERIES, Store
+from tests.integration.engine.storage.plans import plan_of
 from tests.integration.engine.storage.records import new_order, path_to, transitions
 
 S = OrderStatus
 
 TABLES = ("orders", "order_events", "attempts")
-
-
-async def plan_of(connection: Connection, name: str) -> str:
-    """Return the plan that a connection of the store keeps for a statement: the one for any values."""
-    names: list[str] = []
-
-    def place(match: re.Match[str]) -> str:
-        if match[1] not in names:
-            names.append(match[1])
-        return f"${names.index(match[1]) + 1}"
-
-    statement = re.sub(r"%\((\w+)\)[bt]", place, QUERIES[name])
-    await connection.run(f"PREPARE {name} AS {statement}", {})
-    nothing = f"({', '.join(['NULL'] * len(names))})" if names else ""
-    rows = await connection.run(f"EXPLAIN (COSTS OFF) EXECUTE {name}{nothing}", {})
-    return "\n".join(row[0] for row in rows)
 
 
 async def fill(settings: Settings) -> None:
@@ -98,6 +83,12 @@ async def test_no_statement_plans_to_read_a_whole_table_while_there_is_nothing_i
         ("open_orders_count", "orders_due"),
         ("list_open_orders", "orders_due"),
         ("list_closed_orders", "orders_closed"),
+        ("list_resting_orders", "orders_resting_of_type"),
+        ("resting_orders_count", "orders_resting_of_type"),
+        ("resting_groups", "orders_resting"),
+        ("resting_orders", "orders_resting"),
+        ("due_orders", "orders_expiring"),
+        ("fire_orders", "orders_pkey"),
         ("list_orders", "orders_pkey"),
         ("orders_by_request_id", "orders_request_id_key"),
         ("claim_orders", "orders_pkey"),
