@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 
 import pytest
 
-from client import OrderClient, OrderSpec, OrderStatus, Side
+from client import OrderClient, OrderSpec, OrderStatus, OrderType, Side
+from engine.domain.lifecycle import Claimed, Unmet
 from engine.settings import Settings
 from tests.e2e.browser import CHROMIUM, Page, browser
-from tests.serving import ATTEMPT, Worker, address, gateway, order_server, with_grpc_port
+from tests.serving import ATTEMPT, Worker, address, decision, gateway, order_server, with_grpc_port
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium: apt-get install -y chromium")
 
@@ -94,15 +96,10 @@ async def choose(page: Page, order_type: str) -> None:
 ANSWERED = """
     const fetched = window.fetch;
     window.posted = [];
-    window.listed = [];
     window.fetch = async (path, options) => {
       if (path === "/api/orders/execute") {
         window.posted.push(JSON.parse(options.body));
         return new Response('{"success":true,"orderId":"0198c2f0-5b7e-7d31-a4c2-9f6e2b1d8a77"}');
-      }
-      if (path.startsWith("/api/orders?") && window.page) {
-        window.listed.push(path.split("?")[1]);
-        return new Response(JSON.stringify(window.page));
       }
       return fetched(path, options);
     };
@@ -207,75 +204,74 @@ async def test_prices_are_in_the_chosen_tokens(served: tuple[Settings, str], pag
 async def test_an_order_that_waits_again_says_why_and_goes_on(
     served: tuple[Settings, str], page: Page
 ) -> None:
-    _, base = served
+    settings, base = served
     await page.open(f"http://{base}/")
-    await stand_in(page)
     await choose(page, "limit")
     await fill(page, "limitPrice", "150")
     await press(page, "#submit")
     await page.until(f"{BADGE} === 'pending'")
     why = "document.querySelector('.timeline .why')?.textContent ?? null"
     resting = "document.querySelector('.timeline .badge').classList.contains('resting')"
-    await tell(page, sequence=1, status="pending")
-    assert (await page.run(why), await page.run(resting)) == (None, True)
-    await tell(page, sequence=2, status="routing")
-    assert await page.run(STEPS) == ["pending", "routing"]
-    assert not await page.run(resting)
-    await tell(page, sequence=3, status="pending", failureMessage="<b>149.2</b> is offered")
-    assert await page.run(why) == "Waits again: <b>149.2</b> is offered"
-    assert await page.run(STEPS) == ["pending"]
-    await tell(page, sequence=4, status="routing")
-    assert await page.run(why) is None
-    await tell(page, sequence=5, status="pending", failureMessage="149.9 is offered")
-    assert await page.run(why) == "Waits again (2 times by now): 149.9 is offered"
-    for sequence, status in enumerate(("routing", "building", "submitted", "confirmed"), start=6):
-        await tell(page, sequence=sequence, status=status)
+    async with OrderClient(address(settings)) as client, Worker(settings) as worker:
+        (order,) = [order async for order in client.list(types=[OrderType.LIMIT])]
+        assert order.spec.limit_price == "150"
+        await page.until(resting)
+        assert await page.run(why) is None
+        await worker.move(order.order_id, Claimed())
+        await page.until(f"{BADGE} === 'routing'")
+        assert await page.run(STEPS) == ["pending", "routing"]
+        assert not await page.run(resting)
+        await worker.move(order.order_id, Unmet(decision(), "<b>149.2</b> is offered"))
+        await page.until(f"{why} === 'Waits again: <b>149.2</b> is offered'")
+        assert await page.run(STEPS) == ["pending"]
+        await worker.move(order.order_id, Claimed())
+        await page.until(f"{why} === null")
+        await worker.move(order.order_id, Unmet(decision(), "149.9 is offered"))
+        await page.until(f"{why} === 'Waits again (2 times by now): 149.9 is offered'")
+        await worker.execute(order.order_id)
+    await page.until(f"{BADGE} === 'confirmed'")
     assert await page.run(STEPS) == ["pending", "routing", "building", "submitted", "confirmed"]
     assert await page.run(why) is None
 
 
-def listed(order_type: str, status: str, **more: object) -> dict[str, object]:
-    created = {"createTime": "2026-01-02T03:04:05Z", "orderId": "0198c2f0-5b7e-7d31-a4c2-9f6e2b1d8a77"}
-    return {**BARE, "outputToken": MINT, "type": order_type, "status": status, **created, **more}
-
-
-async def test_the_list_shows_types_and_conditions_and_is_filtered_by_them(
+async def test_the_list_shows_conditions_and_is_filtered_by_type_and_status(
     served: tuple[Settings, str], page: Page
 ) -> None:
-    _, base = served
+    settings, base = served
+    market = OrderSpec(Side.SELL, "1", "SOL", "USDC")
+    limit = replace(market, type=OrderType.LIMIT, limit_price="150.5")
+    sniper = replace(market, type=OrderType.SNIPER, min_liquidity="10", max_price="0.001")
+    async with OrderClient(address(settings)) as client:
+        for spec in (market, limit, sniper, replace(limit, limit_price="160")):
+            order = await client.submit(spec)
+        await client.cancel(order.order_id)
     await page.open(f"http://{base}/")
-    orders = [
-        listed("limit", "pending", limitPrice=150.5, outputToken="USDC"),
-        listed("sniper", "confirmed", minLiquidity="10", maxPrice=0.001, price=2000),
-        listed("market", "pending"),
-        listed("stop", "pending"),
-    ]
-    await page.run(f"window.page = {json.dumps({'orders': orders})}")
-    await stand_in(page)
-    await page.run(
-        "document.querySelector('#type-filter').value = 'limit';"
-        "document.querySelector('#filter').value = 'pending';"
-        "document.querySelector('#filter').dispatchEvent(new Event('change'))"
-    )
-    await page.until("document.querySelectorAll('#orders tr').length === 4")
-    assert await page.run("listed.at(-1)") == "limit=12&pageToken=&status=pending&type=limit"
     rows = "[...document.querySelectorAll('#orders tr')]"
-    conditions = f"{rows}.map(row => row.querySelector('.condition')?.innerText ?? '')"
-    assert [said.split("\n") for said in await page.run(conditions)] == [
-        ["limit", "at 150.5 USDC per SOL or better"],
-        ["sniper", "when it opens with 10 SOL or more, at 0.001 SOL each at most"],
-        [""],
-        ["stop", "on a condition that this page does not know"],
-    ]
-    badges = "[...document.querySelectorAll('#orders .badge')].map(badge => badge.className)"
-    assert await page.run(badges) == [
-        "badge pending resting",
-        "badge confirmed",
-        "badge pending",
-        "badge pending resting",
-    ]
-    # One that has rested for days says since which.
-    assert (await page.run("document.querySelector('#orders time').textContent")).startswith("2 Jan")
+    told = "row.querySelector('.condition')?.innerText.replace('\\n', ': ') ?? ''"
+    shown = f"JSON.stringify({rows}.map(row => [{told}, row.querySelector('.badge').className]))"
+    rows_of = {
+        "": ["", "badge pending"],
+        "limit": ["limit: at 150.5 USDC per SOL or better", "badge pending resting"],
+        "sniper": [
+            "sniper: when it opens with 10 SOL or more, at 0.001 SOL each at most",
+            "badge pending resting",
+        ],
+        "cancelled": ["limit: at 160 USDC per SOL or better", "badge cancelled"],
+    }
+    for order_type, status, expected in (
+        ("", "", ["cancelled", "sniper", "limit", ""]),
+        ("limit", "", ["cancelled", "limit"]),
+        ("limit", "pending", ["limit"]),
+        ("sniper", "pending", ["sniper"]),
+        ("market", "pending", [""]),
+    ):
+        await page.run(
+            f"document.querySelector('#type-filter').value = '{order_type}';"
+            f"document.querySelector('#filter').value = '{status}';"
+            "document.querySelector('#filter').dispatchEvent(new Event('change'))"
+        )
+        wanted = json.dumps([rows_of[name] for name in expected], separators=(",", ":"))
+        await page.until(f"{shown} === {json.dumps(wanted)}")
 
 
 async def test_what_rests_stays_in_the_session_longer_than_what_has_closed(
@@ -331,7 +327,8 @@ async def test_the_documentation_shows_every_endpoint_offline(
 async def test_nothing_is_wider_than_a_phone(served: tuple[Settings, str], page: Page) -> None:
     settings, base = served
     async with OrderClient(address(settings)) as client:
-        await client.submit(OrderSpec(Side.SELL, "1", "SOL", "USDC"))
+        market = OrderSpec(Side.SELL, "1", "SOL", "USDC")
+        await client.submit(replace(market, type=OrderType.SNIPER, min_liquidity="10", max_price="0.001"))
     await page.command(
         "Emulation.setDeviceMetricsOverride", width=390, height=800, deviceScaleFactor=1, mobile=True
     )
@@ -343,10 +340,7 @@ async def test_nothing_is_wider_than_a_phone(served: tuple[Settings, str], page:
     long = f"document.querySelector('#quote-reason').textContent = '{MINT * 2}'"
     assert await page.run(f"{long}, document.documentElement.scrollWidth") == 390
     await fill(page, "outputToken", MINT)
-    orders = [listed("sniper", "pending", minLiquidity="10", maxPrice=0.001)]
-    await page.run(f"window.page = {json.dumps({'orders': orders})}")
     await stand_in(page)
-    await page.run("showOrders()")
     for order_type in ("limit", "sniper"):
         await choose(page, order_type)
         await fill(page, "limitPrice", "150")

@@ -19,9 +19,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequen
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import aiohttp
 import pytest
 import redis
 
+from cli import probe
 from engine.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -311,6 +313,69 @@ async def test_the_client_commands_read_cancel_and_refuse(home: Path) -> None:
         assert await engine.ended() == 0
         assert " ended " not in engine.output
     assert os.listdir(home) == [], "nothing is kept"
+
+
+async def test_orders_rest_and_are_filled_when_their_time_has_come(
+    home: Path, free_port: Callable[[], int]
+) -> None:
+    node = free_port()
+    quiet = {"SIMNET_SLOT_MS": "100", "SIMNET_MARKET_POOLS": "0", "SIMNET_LAUNCH_SLOTS": "0"}
+    async with (
+        up(home, "--ephemeral", SIMNET_PORT=str(node), **quiet) as engine,
+        aiohttp.ClientSession() as http,
+    ):
+        await engine.read_until("watch <orderId>")
+        launch = await probe.call(
+            "127.0.0.1",
+            node,
+            "simnet_launch",
+            [{"quote": "SOL", "quoteAmount": 2 * 10**10, "price": 0.001, "slots": 10**6}],
+        )
+
+        # One over REST, the others on the command line.
+        asked = {"side": "sell", "amount": 1.5, "inputToken": "SOL", "outputToken": "USDC"}
+        body = {**asked, "type": "limit", "limitPrice": 108.25}
+        async with http.post(f"{engine.gateway}/api/orders/execute", json=body) as answer:
+            limit = (await answer.json())["orderId"]
+            assert answer.status == 202
+        code, said, _ = await engine.order_engine(
+            "submit", "sell", "1", "SOL", launch["mint"], "--sniper", "--min-liquidity", "5", "--json"
+        )
+        sniper = json.loads(said)["orderId"]
+        assert code == 0
+        code, said, _ = await engine.order_engine(
+            "submit", "buy", "100", "SOL", "USDC", "--limit", "500", "--json"
+        )
+        far = json.loads(said)["orderId"]
+        await engine.read_until("resting 3 (limit 2, sniper 1)")
+        code, said, _ = await engine.order_engine("list", "--type", "limit", "--json")
+        listed = [json.loads(line) for line in said.splitlines()]
+        assert [(order["orderId"], order["status"], order["limitPrice"]) for order in listed] == [
+            (far, "pending", 500),
+            (limit, "pending", 108.25),
+        ]
+
+        # What they wait for comes, at once for both.
+        pair = {"pair": "SOL/USDC", "bps": 500}
+        await probe.call("127.0.0.1", node, "simnet_move_price", [pair])
+        opening = {"mint": launch["mint"], "quote": "SOL", "quoteAmount": 10**10, "price": 0.001}
+        await probe.call("127.0.0.1", node, "simnet_launch", [{**opening, "kind": "raydium_cpmm"}])
+        for order_id in (limit, sniper):
+            url = f"{engine.gateway.replace('http', 'ws')}/api/orders/{order_id}/ws"
+            async with asyncio.timeout(30), http.ws_connect(url) as socket:
+                events = [json.loads(message.data) async for message in socket]
+            assert [event["status"] for event in events] == [
+                "pending", "routing", "building", "submitted", "confirmed",
+            ]  # fmt: skip
+            if order_id == limit:
+                assert float(events[-1]["outputAmount"]) >= 1.5 * 108.25
+
+        code, _, _ = await engine.order_engine("cancel", far)
+        assert code == 0
+        code, said, _ = await engine.order_engine("watch", far, "--json")
+        assert [json.loads(line)["status"] for line in said.splitlines()] == ["pending", "cancelled"]
+        engine.process.terminate()
+        assert await engine.ended() == 0
 
 
 async def test_an_ordinary_user_runs_it_too(
