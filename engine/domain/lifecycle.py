@@ -19,7 +19,7 @@ Everything that affects an order's status is here, and nothing here does I/O. Th
    decided from, so of two workers that hold the same order one is refused.
 
 The model check (tests/unit/engine/domain/test_lifecycle_model.py) walks every interleaving of two
-workers, crashes, lost sends, cancels, expiry and blocks through `next_step` and `apply`.
+workers, two monitors, crashes, lost sends, cancels, expiry and blocks through `next_step` and `apply`.
 """
 
 from __future__ import annotations

@@ -10,10 +10,12 @@ The world holds one order:
     chain       a tip that grows block by block, the part of it that is final, the transactions that
                 were sent, and the ones that were included, with or without an error
     workers     two of them, each somewhere in its loop
+    monitors    of an order that waits for its price: two, each with what it saw of it last
 
 From each world, `moves` lists everything that may happen next: a worker makes one step, a worker
 crashes, a block is produced, a block becomes final, the network includes a transaction (it swaps, or
-reverts), a fork undoes an inclusion that was not final, the client cancels. `explore` follows all of
+reverts), a fork undoes an inclusion that was not final, the client cancels, a monitor sees that the
+order's price is there, or fires the order for what it saw. `explore` follows all of
 them, breadth first, and looks at every world for a broken invariant; the first it finds comes with
 the shortest story that leads to it.
 
@@ -24,11 +26,13 @@ What is deliberately pessimistic:
 - A sent transaction may be lost, or included at any later time for as long as it is valid.
 - Asked for a status, the node may not know yet of an inclusion that is not final; a fork may undo it.
 - Two transactions signed at the same height differ.
+- Two monitors may follow the same order, each may be late, and what they see may be over when it is fired.
 
 `final` stands for the commitment that the settings name: what is final is never undone.
 
 What to do and what comes of it is decided by `next_step` and `apply` of the engine itself; the model
-adds what surrounds them: the conditional write, and the order of record, send, height, status.
+adds what surrounds them: the conditional write, the conditional fire, and the order of record, send,
+height, status.
 `Broken` lists ways to get those wrong. Each must break an invariant, or the model would prove nothing.
 
 Run it:  python -m tests.unit.engine.domain.lifecycle_model [variant]
@@ -41,6 +45,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from enum import StrEnum
 from typing import Final, Generic, NamedTuple, TypeVar
 from uuid import UUID
@@ -58,6 +63,7 @@ from engine.domain.lifecycle import (
     Signed,
     Step,
     TimedOut,
+    Unmet,
     apply,
     next_step,
 )
@@ -72,6 +78,7 @@ from engine.domain.order import (
     RoutingDecision,
     Side,
 )
+from engine.domain.order_types import LimitOrder
 from engine.domain.retry import RetryPolicy
 from engine.domain.tokens import SOL, USDC
 
@@ -80,16 +87,24 @@ LIFETIME: Final = 1
 """A transaction signed at height h can be included by a block built on heights h to h + LIFETIME."""
 MAX_HEIGHT: Final = 4
 """Where the chain ends. What cannot be seen to expire before is not signed."""
+WAITING_MAX_HEIGHT: Final = 3
+"""The same where the order waits. Time for one transaction after another that reverted."""
+MAX_UNMET_SEQUENCE: Final = 4
+"""Beyond it an order finds its price: it could return to waiting for ever. Up to here, twice."""
 POLICY: Final = RetryPolicy(max_attempts=2)
 
 EPOCH: Final = datetime(2026, 1, 1, tzinfo=UTC)
 """The clock shows one second a block."""
 EXPIRE_TIMES: Final = (None, EPOCH + timedelta(seconds=2))
+WAITING_EXPIRE_TIMES: Final = EXPIRE_TIMES[1:]
+"""Until then everything happens that happens to an order that never expires."""
 
 _SPEC = OrderSpec(Side.SELL, 1, SOL, USDC)
+_WAITING_SPEC = replace(_SPEC, type=LimitOrder(Decimal(1)))
 _ROUTE = Route((RouteLeg("Raydium", "raydium_cpmm", "pool", 1, 1),), 1, 1, 1)
 _ROUTED = Routed(RoutingDecision(1, 0, (), _ROUTE, "best"))
 _NOT_ROUTED = NotRouted(RoutingDecision(1, 0, (), None, "no pool"))
+_UNMET = Unmet(RoutingDecision(1, 0, (), None, "no pool"), "no pool can fill the order now")
 _NOT_BUILT = NotBuilt(FailureReason.SLIPPAGE_EXCEEDED, "price moved")
 _REFUSED = NotBuilt(FailureReason.INSUFFICIENT_FUNDS, "wallet is empty")
 _LANDED = Landed(1, 1)
@@ -110,6 +125,23 @@ class Broken(StrEnum):
     SIGNED_AGAIN_ON_RESEND = "signed again on resend"
     REVERT_BEFORE_FINAL = "revert believed before it is final"
     LANDED_BEFORE_FINAL = "landing believed before it is final"
+    CLAIMED_WHILE_RESTING = "claimed while it rests"
+    HELD_WHILE_RESTING = "held on to while it rests"
+    FIRED_AS_NOT_SEEN = "fired without the sequence condition"
+    WAITS_WITHOUT_PROOF = "back to waiting while its transaction is open"
+    ATTEMPT_USED_AGAIN = "same attempt number after a revert"
+
+
+OF_WAITING: Final = frozenset(
+    {
+        Broken.CLAIMED_WHILE_RESTING,
+        Broken.HELD_WHILE_RESTING,
+        Broken.FIRED_AS_NOT_SEEN,
+        Broken.WAITS_WITHOUT_PROOF,
+        Broken.ATTEMPT_USED_AGAIN,
+    }
+)
+"""Those that only an order that waits can suffer from."""
 
 
 FINAL: Final = -1
@@ -140,6 +172,10 @@ SENT: Final = "sent"  # (order): asks for the finalized height next
 LOOKS: Final = "looks"  # (order, expired): read the height, asks for the status next
 SAW_NOTHING: Final = "saw nothing"  # (order): only where the status is read first
 
+UNWATCHED: Final = -1
+"""In place of the order that a monitor saw."""
+NOBODY: Final = (UNWATCHED, UNWATCHED)
+
 
 class World(NamedTuple):
     """Orders, facts and transactions stand as numbers, so that worlds are quick to compare."""
@@ -152,6 +188,12 @@ class World(NamedTuple):
     sent: frozenset[int]
     included: frozenset[Inclusion]
     workers: tuple[Worker, ...]
+    resting: bool = False
+    """The record's: it is not due before it expires."""
+    seen: bool = False
+    """Nobody's, for an invariant to look at: some monitor saw the price of the order as it stands."""
+    monitors: tuple[int, int] = NOBODY
+    """The order as each saw it when its price was there, and has not yet fired it."""
 
 
 Value = TypeVar("Value")
@@ -173,24 +215,35 @@ class Numbered(Generic[Value]):
 
 
 class Model:
-    """The moves of the world, as designed or broken in one way."""
+    """The moves of the world, as designed or broken in one way.
 
-    def __init__(self, broken: Broken | None = None) -> None:
+    `waits`: of an order that waits for its price.
+    """
+
+    def __init__(self, broken: Broken | None = None, *, waits: bool = False) -> None:
         self.broken = broken
+        self.waits = waits
+        self.max_height = WAITING_MAX_HEIGHT if waits else MAX_HEIGHT
         self.orders: Numbered[Order] = Numbered()
         self.facts: Numbered[Fact] = Numbered()
         self.txs: Numbered[Attempt] = Numbered()
         self._applied: dict[tuple[int, int], tuple[int, int | None, bool]] = {}
 
     def starts(self) -> Iterator[World]:
-        for expire_time in EXPIRE_TIMES:
-            order = Order(UUID(int=1), replace(_SPEC, expire_time=expire_time))
-            yield World(self.orders.number(order), (), 1, 0, 0, frozenset(), frozenset(), (IDLE, IDLE))
+        for expire_time in WAITING_EXPIRE_TIMES if self.waits else EXPIRE_TIMES:
+            spec = replace(_WAITING_SPEC if self.waits else _SPEC, expire_time=expire_time)
+            order = self.orders.number(Order(UUID(int=1), spec))
+            yield World(order, (), 1, 0, 0, frozenset(), frozenset(), (IDLE, IDLE), resting=self.waits)
 
     def moves(self, world: World) -> Iterator[Move]:
         """Yield everything that may happen next."""
+        for name, after in self._all_moves(world):
+            yield name, self._still_watched(after) if self.waits else after
+
+    def _all_moves(self, world: World) -> Iterator[Move]:
         yield from self._chain_moves(world)
         yield from self._client_moves(world)
+        yield from self._monitor_moves(world)
         for index in (0, 1):
             worker, other = world.workers[index], world.workers[1 - index]
             if index == 1 and worker == other:
@@ -201,7 +254,7 @@ class Model:
     # ---- The chain and the client ------------------------------------------------------------------
 
     def _chain_moves(self, world: World) -> Iterator[Move]:
-        if world.height < MAX_HEIGHT:
+        if world.height < self.max_height:
             yield "a block is produced", world._replace(height=world.height + 1)
         if world.final_height < world.height:
             yield "a block becomes final", _finalized(world)
@@ -229,6 +282,40 @@ class Model:
         elif self.broken is Broken.CANCEL_SUBMITTED and order.status is OrderStatus.SUBMITTED:
             yield "the client cancels", self._close_regardless(world, OrderStatus.CANCELLED)
 
+    # ---- The monitors ------------------------------------------------------------------------------
+
+    def _monitor_moves(self, world: World) -> Iterator[Move]:
+        """See that the price is there; in a later move, fire."""
+        for index in (0, 1):
+            saw, other = world.monitors[index], world.monitors[1 - index]
+            if index == 1 and saw == other:
+                continue  # The same moves again.
+            if saw != UNWATCHED:
+                after = world._replace(monitors=(UNWATCHED, other))
+                fires = self._fires(world, saw)
+                yield "fired", after._replace(resting=False) if fires else after
+            elif world.resting:
+                yield "the price is seen", world._replace(monitors=(world.order, other), seen=True)
+
+    def _fires(self, world: World, saw: int) -> bool:
+        as_seen = self.orders.values[saw].sequence == self.orders.values[world.order].sequence
+        return (
+            world.resting
+            and (as_seen or self.broken is Broken.FIRED_AS_NOT_SEEN)
+            and not _expired(self.orders.values[world.order], world)
+        )
+
+    def _still_watched(self, world: World) -> World:
+        """Forget what monitors saw that is over: to fire that does nothing."""
+        if world.monitors == NOBODY:
+            return world
+        if self.broken is Broken.FIRED_AS_NOT_SEEN:
+            watched = list(world.monitors)
+        else:
+            watched = [saw if world.resting and saw == world.order else UNWATCHED for saw in world.monitors]
+        # The monitors are alike, so which of them is first does not matter.
+        return world._replace(monitors=(min(watched), max(watched)))
+
     # ---- A worker's loop ---------------------------------------------------------------------------
 
     def _worker_moves(self, world: World, worker: Worker) -> Iterator[tuple[str, World, Worker]]:
@@ -254,20 +341,26 @@ class Model:
         step = self._next_step(world, world.order)
         if step is Step.STOP:
             return
+        due = not world.resting or _expired(self.orders.values[world.order], world)
+        if not due and self.broken is not Broken.CLAIMED_WHILE_RESTING:
+            return
         if step is Step.START:
             # One statement: it takes the order and moves it to ROUTING.
             yield from self._write_and_go_on(world, world.order, self._fact(Claimed()))
         else:
-            yield "a worker claims", world, (HOLDS, world.order)
+            yield "a worker claims", world._replace(resting=False), (HOLDS, world.order)
 
     def _do_next_step(self, world: World, held: int) -> Iterator[tuple[str, World, Worker]]:
         order = self.orders.values[held]
         match self._next_step(world, held):
             case Step.ROUTE:
                 yield "routed", world, (KNOWS, held, self._fact(_ROUTED))
-                yield "not routed", world, (KNOWS, held, self._fact(_NOT_ROUTED))
+                if not self.waits:
+                    yield "not routed", world, (KNOWS, held, self._fact(_NOT_ROUTED))
+                elif order.sequence <= MAX_UNMET_SEQUENCE:
+                    yield "unmet", world, (KNOWS, held, self._fact(_UNMET))
             case Step.BUILD:
-                if world.height + LIFETIME < MAX_HEIGHT:
+                if world.height + LIFETIME < self.max_height:
                     tx = self._sign(world, order)
                     signed = (KNOWS, held, self._fact(Signed(self.txs.values[tx])))
                     if self.broken is Broken.SENT_BEFORE_RECORDED:
@@ -275,12 +368,16 @@ class Model:
                     else:
                         yield f"tx {tx} signed", world, signed
                 yield "not built", world, (KNOWS, held, self._fact(_NOT_BUILT))
-                yield "refused", world, (KNOWS, held, self._fact(_REFUSED))
+                if not self.waits:
+                    # It ends an order that waits no differently.
+                    yield "refused", world, (KNOWS, held, self._fact(_REFUSED))
             case Step.SETTLE:
                 if self.broken is Broken.EXPIRE_SUBMITTED and _expired(order, world):
                     if world.order == held:
                         yield "expired", self._close_regardless(world, OrderStatus.EXPIRED), IDLE
                     return
+                if self.broken is Broken.WAITS_WITHOUT_PROOF and world.order == held:
+                    yield "the price is gone", self._close_regardless(world, OrderStatus.PENDING), IDLE
                 tx = self.txs.number(self._open_attempt(held))
                 if self.broken is Broken.SIGNED_AGAIN_ON_RESEND and tx in world.sent:
                     tx = self._sign(world, order)
@@ -341,7 +438,13 @@ class Model:
         rows = tuple(Row(row.tx, False) for row in world.rows) if closed else world.rows
         if opened is not None:
             rows = (*rows, Row(opened, True))
-        return world._replace(order=order, rows=rows, event_count=world.event_count + 1)
+        return world._replace(
+            order=order,
+            rows=rows,
+            event_count=world.event_count + 1,
+            resting=self.orders.values[order].status is OrderStatus.PENDING,
+            seen=False,
+        )
 
     def _still_working(self, world: World, *workers: Worker) -> tuple[Worker, ...]:
         """Return the workers, without those that were overtaken and have nothing to send.
@@ -364,18 +467,30 @@ class Model:
         key = (held, fact)
         if key not in self._applied:
             transition = apply(self.orders.values[held], self.facts.values[fact], POLICY)
+            order = transition.order
+            if self.broken is Broken.ATTEMPT_USED_AGAIN and order.status is OrderStatus.PENDING:
+                order = replace(order, attempt=transition.before.attempt)
             opened = None if transition.opened is None else self.txs.number(transition.opened)
-            self._applied[key] = self.orders.number(transition.order), opened, transition.closed is not None
+            self._applied[key] = self.orders.number(order), opened, transition.closed is not None
         return self._applied[key]
 
     def _close_regardless(self, world: World, status: OrderStatus) -> World:
-        """Close an order whose transaction is open: what `apply` refuses to do."""
+        """Be done with an order's transaction while it is open: what `apply` refuses to do."""
         order = self.orders.values[world.order]
-        closed = replace(order, status=status, sequence=order.sequence + 1, open_attempt=None)
+        waits = status is OrderStatus.PENDING
+        after = replace(
+            order,
+            status=status,
+            sequence=order.sequence + 1,
+            attempt=order.attempt + waits,
+            open_attempt=None,
+        )
         return world._replace(
-            order=self.orders.number(closed),
+            order=self.orders.number(after),
             rows=tuple(Row(row.tx, False) for row in world.rows),
             event_count=world.event_count + 1,
+            resting=waits,
+            seen=False,
         )
 
     def _sign(self, world: World, order: Order) -> int:
@@ -400,7 +515,9 @@ class Model:
         return next_step(self.orders.values[held], EPOCH + timedelta(seconds=world.height))
 
     def _holding(self, order: int) -> Worker:
-        return IDLE if self._closed(order) else (HOLDS, order)
+        rests = self.orders.values[order].status is OrderStatus.PENDING
+        lets_go = rests and self.broken is not Broken.HELD_WHILE_RESTING
+        return IDLE if lets_go or self._closed(order) else (HOLDS, order)
 
     def _closed(self, order: int) -> bool:
         return self.orders.values[order].status in _CLOSED
@@ -443,6 +560,8 @@ _LEGAL: Final[Mapping[OrderStatus, set[OrderStatus]]] = {
     OrderStatus.BUILDING: {OrderStatus.ROUTING, OrderStatus.SUBMITTED} | _BEFORE_BROADCAST,
     OrderStatus.SUBMITTED: {OrderStatus.ROUTING, OrderStatus.CONFIRMED, OrderStatus.FAILED},
 }
+_WAITS_AGAIN: Final = {OrderStatus.ROUTING, OrderStatus.SUBMITTED}
+"""From where an order that waits may return to PENDING."""
 
 Holds = Callable[[Model, World, World], bool]
 """Given a world and the one before it."""
@@ -503,7 +622,28 @@ def _legal_moves(model: Model, world: World, before: World) -> bool:
     if world.event_count == before.event_count:
         return world.order == before.order
     was, now = model.orders.values[before.order].status, model.orders.values[world.order].status
+    if now is OrderStatus.PENDING:
+        return model.waits and was in _WAITS_AGAIN
     return now in _LEGAL.get(was, set())
+
+
+def _fired_first(model: Model, world: World, before: World) -> bool:
+    was, now = model.orders.values[before.order], model.orders.values[world.order]
+    if not model.waits or was.status is not OrderStatus.PENDING:
+        return True
+    if world.order == before.order:
+        # Whoever holds it as it rests is to close it.
+        return (HOLDS, world.order) not in world.workers or _expired(now, world)
+    return before.seen or now.status is not OrderStatus.ROUTING
+
+
+def _nothing_out_while_pending(model: Model, world: World, before: World) -> bool:
+    order = model.orders.values[world.order]
+    return order.status is not OrderStatus.PENDING or not (_can_land(model, world) or _swaps(world))
+
+
+def _own_attempt_numbers(model: Model, world: World, before: World) -> bool:
+    return len({model.txs.values[row.tx].attempt for row in world.rows}) == len(world.rows)
 
 
 class Invariant(StrEnum):
@@ -515,6 +655,9 @@ class Invariant(StrEnum):
     ONE_OPEN_ATTEMPT = "at most one open transaction, the order's own"
     GAPLESS = "sequences without gaps"
     LEGAL_MOVES = "only legal transitions"
+    FIRED_FIRST = "what waits is taken up only when its price was seen as it stands"
+    NOTHING_OUT_WHILE_PENDING = "nothing of a pending order can still land"
+    OWN_ATTEMPT_NUMBERS = "no two transactions have one attempt number"
 
 
 _HOLDS: Final[Mapping[Invariant, Holds]] = {
@@ -526,6 +669,9 @@ _HOLDS: Final[Mapping[Invariant, Holds]] = {
     Invariant.ONE_OPEN_ATTEMPT: _one_open_attempt,
     Invariant.GAPLESS: _gapless,
     Invariant.LEGAL_MOVES: _legal_moves,
+    Invariant.FIRED_FIRST: _fired_first,
+    Invariant.NOTHING_OUT_WHILE_PENDING: _nothing_out_while_pending,
+    Invariant.OWN_ATTEMPT_NUMBERS: _own_attempt_numbers,
 }
 
 
@@ -554,9 +700,14 @@ class Walk:
         return f'{seen}: broken is "{self.broken}": ' + "; ".join(self.story)
 
 
-def explore(broken: Broken | None = None, invariants: tuple[Invariant, ...] = tuple(Invariant)) -> Walk:
+def explore(
+    broken: Broken | None = None,
+    invariants: tuple[Invariant, ...] = tuple(Invariant),
+    *,
+    waits: bool = False,
+) -> Walk:
     """Walk every world there is, or up to the first that breaks one of `invariants`."""
-    model, walk = Model(broken), Walk()
+    model, walk = Model(broken, waits=waits), Walk()
     holds = [(invariant, _HOLDS[invariant]) for invariant in invariants]
     came_from: dict[World, tuple[World, str] | None] = dict.fromkeys(model.starts())
     leads_to: dict[World, list[World]] = {}
@@ -607,4 +758,6 @@ def _leading_to_closed(
 
 
 if __name__ == "__main__":
-    print(explore(Broken(sys.argv[1]) if len(sys.argv) > 1 else None))  # noqa: T201
+    variant = Broken(sys.argv[1]) if len(sys.argv) > 1 else None
+    for of_waiting in (False, True) if variant is None else (variant in OF_WAITING,):
+        print(explore(variant, waits=of_waiting))  # noqa: T201

@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 
 from engine.domain.order import OrderStatus
-from tests.unit.engine.domain.lifecycle_model import Broken, Invariant, Walk, explore
+from tests.unit.engine.domain.lifecycle_model import OF_WAITING, Broken, Invariant, Walk, explore
 
 TWICE = Invariant.NEVER_TWO_SWAPS
 
@@ -31,12 +31,19 @@ CAUGHT = [
     (Broken.EXPIRE_SUBMITTED, Invariant.CLOSED_IS_OVER),
     (Broken.EXPIRE_SUBMITTED, Invariant.CONFIRMED_IFF_LANDED),
     (Broken.EXPIRE_SUBMITTED, Invariant.LEGAL_MOVES),
+    (Broken.CLAIMED_WHILE_RESTING, Invariant.FIRED_FIRST),
+    (Broken.HELD_WHILE_RESTING, Invariant.FIRED_FIRST),
+    (Broken.FIRED_AS_NOT_SEEN, Invariant.FIRED_FIRST),
+    (Broken.WAITS_WITHOUT_PROOF, TWICE),
+    (Broken.WAITS_WITHOUT_PROOF, Invariant.NO_OVERLAP),
+    (Broken.WAITS_WITHOUT_PROOF, Invariant.NOTHING_OUT_WHILE_PENDING),
+    (Broken.ATTEMPT_USED_AGAIN, Invariant.OWN_ATTEMPT_NUMBERS),
 ]
 
 
-@pytest.fixture(scope="module")
-def walk() -> Walk:
-    walk = explore()
+@pytest.fixture(scope="module", params=[False, True], ids=["market", "waits"])
+def walk(request: pytest.FixtureRequest) -> Walk:
+    walk = explore(waits=request.param)
     print(f"\nas designed: {walk}")  # noqa: T201  How much was covered is worth a line.
     return walk
 
@@ -60,7 +67,7 @@ def test_from_every_world_the_order_can_still_be_closed(walk: Walk) -> None:
     ids=lambda value: value.name.lower(),
 )
 def test_a_broken_variant_is_caught(broken: Broken, invariant: Invariant) -> None:
-    walk = explore(broken, (invariant,))
+    walk = explore(broken, (invariant,), waits=broken in OF_WAITING)
     print(f"\n{broken}: {walk}")  # noqa: T201
     assert walk.broken is invariant
 
