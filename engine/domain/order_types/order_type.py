@@ -75,8 +75,8 @@ class OrderType(ABC):
         if limit_amount is None:
             return
         if limit_amount > MAX_AMOUNT if spec.sells else limit_amount == 0:
-            what = "more output than fits" if spec.sells else "less input than there is"
-            raise InvalidOrder([FieldViolation("amount", f"asks, at its price, for {what} on chain")])
+            what = "more output than fits on chain" if spec.sells else "less than one base unit of input"
+            raise InvalidOrder([FieldViolation("amount", f"is worth, at its price, {what}")])
 
     def trigger(self, spec: OrderSpec) -> Trigger | None:
         """Return what the order waits for; None if for nothing."""
