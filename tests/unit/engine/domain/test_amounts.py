@@ -6,12 +6,21 @@ import re
 from collections.abc import Callable
 from decimal import Decimal
 from fractions import Fraction
+from math import ceil, floor
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from engine.domain.amounts import MAX_AMOUNT, format_amount, format_price, parse_amount
+from engine.domain.amounts import (
+    MAX_AMOUNT,
+    format_amount,
+    format_price,
+    least_output,
+    most_input,
+    parse_amount,
+    parse_price,
+)
 from engine.domain.tokens import BONK, SOL, TOKENS, USDC, Token
 
 U64 = 2**64 - 1
@@ -55,62 +64,63 @@ def test_plain_decimals_are_taken_exactly(text: str, token: Token, amount: int) 
     assert parse_amount(text, token) == amount
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        " ",
-        " 1 ",
-        "1 ",
-        "\t1",
-        "1\n",
-        "1\x00",
-        "-1",
-        "+1",
-        "--1",
-        "-0",
-        "NaN",
-        "nan",
-        "sNaN",
-        "Infinity",
-        "inf",
-        "-inf",
-        "1e5",
-        "1E5",
-        "1e400",
-        "1e-3",
-        "1e300000",
-        "1_000",
-        "1,5",
-        "1,000.0",
-        "1'000",
-        "0x10",
-        "1/3",
-        ".5",
-        "5.",
-        ".",
-        "1.2.3",
-        "1. 5",
-        "１",  # noqa: RUF001  full-width digit one
-        "١",  # noqa: RUF001  Arabic-Indic digit one
-        "1.５",  # noqa: RUF001
-        "²",
-        "Ⅷ",
-        "1\u200b",
-        "−1",  # noqa: RUF001  a minus sign, not a hyphen
-        "one",
-        "null",
-        "0.123456789012345678901234567890",  # 30 decimals
-        "1." + "0" * 19,
-        "1" * 21,
-        "9" * 100_000,
-        "1." + "1" * 100_000,
-    ],
-)
+NO_DECIMALS = [
+    "",
+    " ",
+    " 1 ",
+    "1 ",
+    "\t1",
+    "1\n",
+    "1\x00",
+    "-1",
+    "+1",
+    "--1",
+    "-0",
+    "NaN",
+    "nan",
+    "sNaN",
+    "Infinity",
+    "inf",
+    "-inf",
+    "1e5",
+    "1E5",
+    "1e400",
+    "1e-3",
+    "1e300000",
+    "1_000",
+    "1,5",
+    "1,000.0",
+    "1'000",
+    "0x10",
+    "1/3",
+    ".5",
+    "5.",
+    ".",
+    "1.2.3",
+    "1. 5",
+    "１",  # noqa: RUF001  full-width digit one
+    "١",  # noqa: RUF001  Arabic-Indic digit one
+    "1.５",  # noqa: RUF001
+    "²",
+    "Ⅷ",
+    "1\u200b",
+    "−1",  # noqa: RUF001  a minus sign, not a hyphen
+    "one",
+    "null",
+    "0.123456789012345678901234567890",  # 30 decimals
+    "1." + "0" * 19,
+    "1" * 21,
+    "9" * 100_000,
+    "1." + "1" * 100_000,
+]
+
+
+@pytest.mark.parametrize("text", NO_DECIMALS)
 def test_whatever_is_not_a_plain_decimal_is_refused_with_what_would_do(text: str) -> None:
-    with pytest.raises(ValueError, match="must be a plain decimal number") as refused:
-        parse_amount(text, SOL)
-    assert len(str(refused.value)) < 120, "hostile text is not echoed at length"
+    for parse in (lambda: parse_amount(text, SOL), lambda: parse_price(text)):
+        with pytest.raises(ValueError, match="must be a plain decimal number") as refused:
+            parse()
+        assert len(str(refused.value)) < 120, "hostile text is not echoed at length"
 
 
 @pytest.mark.parametrize(
@@ -149,6 +159,51 @@ def test_a_decimal_that_cannot_be_traded_is_refused_with_its_bound(
 
 def test_the_largest_amount_is_what_the_chain_can_hold() -> None:
     assert MAX_AMOUNT == U64
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("150.5", "150.5"),
+        ("150", "150"),
+        ("100", "100"),
+        ("007.50", "7.5"),
+        ("0100.00", "100"),
+        ("1.000000000000000000", "1"),
+        ("0.000000000000000001", "0.000000000000000001"),
+        ("99999999999999999999.999999999999999999", "99999999999999999999.999999999999999999"),
+    ],
+)
+def test_a_price_is_kept_as_written_without_the_zeros_that_change_nothing(text: str, kept: str) -> None:
+    price = parse_price(text)
+    assert price == Decimal(text)
+    assert f"{price:f}" == kept
+
+
+@pytest.mark.parametrize("text", ["0", "000", "0.0", "0.000000000000000000"])
+def test_a_price_of_zero_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"was {text}; must be greater than zero")):
+        parse_price(text)
+
+
+@pytest.mark.parametrize(
+    ("price", "inverse", "least", "most"),
+    [
+        # 2 SOL for USDC at 150.5 a SOL, and 301 USDC for SOL.
+        ("150.5", False, 301_000_000, 2_000_000_000),
+        # The same, but what a USDC costs in SOL.
+        ("0.0078125", True, 256_000_000, 2_351_562_500),
+        # Not a whole number of base units: always so that the price is kept.
+        ("0.0000007", False, 2, 430_000_000_000_000_000),
+        ("300.0000001", False, 600_000_001, 1_003_333_332),
+        ("0.003333333333333333", True, 600_000_001, 1_003_333_333),
+    ],
+)
+def test_a_limit_is_the_last_base_unit_that_keeps_the_price(
+    price: str, inverse: bool, least: int, most: int
+) -> None:
+    assert least_output(2 * 10**9, Decimal(price), SOL, USDC, inverse=inverse) == least
+    assert most_input(301 * 10**6, Decimal(price), SOL, USDC, inverse=inverse) == most
 
 
 @pytest.mark.parametrize(
@@ -238,6 +293,116 @@ def check_price(format_price_: FormatPrice) -> None:
         assert abs(Fraction(text) - exact) <= exact * Fraction(5, 10**12)
 
     holds()
+
+
+Limit = Callable[..., int]
+GENERATE = settings(checked, phases=[Phase.generate])
+"""Enough for a mutant."""
+
+plain_prices = st.one_of(
+    st.integers(1, 10**38 - 1).map(lambda value: f"{value // 10**18}.{value % 10**18:018}"),
+    st.integers(1, 10**6).map(lambda cents: f"{cents // 100:04}.{cents % 100:02}"),
+    st.integers(1, 10**20 - 1).map(str),
+)
+
+
+def check_parses_prices_exactly_or_refuses(
+    parse: Callable[[str], Decimal], repeatable: settings = checked
+) -> None:
+    hostile = st.text(st.sampled_from("0123456789.+-eE_ ,xnaif１٣\n\t"), max_size=24)  # noqa: RUF001
+
+    @repeatable
+    @given(st.one_of(plain_prices, hostile, st.text(max_size=24)))
+    def holds(text: str) -> None:
+        try:
+            price = parse(text)
+        except ValueError:
+            return
+        assert re.fullmatch(r"[0-9]+(\.[0-9]+)?", text)
+        assert Fraction(price) == Fraction(text) > 0
+        spelled = f"{price:f}"
+        assert not re.search(r"\.$|\.\d*0$|^0\d|[^0-9.]", spelled), "the one shortest spelling"
+        assert parse(spelled) == price
+
+    holds()
+
+
+def check_limits(least: Limit, most: Limit, repeatable: settings = checked) -> None:
+    @repeatable
+    @given(amounts, plain_prices.map(Decimal), tokens, tokens, st.booleans())
+    def holds(amount: int, price: Decimal, input_token: Token, output_token: Token, inverse: bool) -> None:
+        per_input = 1 / Fraction(price) if inverse else Fraction(price)
+        per_unit = per_input * Fraction(10**output_token.decimals, 10**input_token.decimals)
+        terms = (amount, price, input_token, output_token)
+        assert least(*terms, inverse=inverse) == ceil(amount * per_unit)
+        assert most(*terms, inverse=inverse) == floor(amount / per_unit)
+        if not inverse:
+            assert least(*terms) == ceil(amount * per_unit)
+            assert most(*terms) == floor(amount / per_unit)
+
+    holds()
+
+
+def test_whatever_price_is_parsed_is_exact_and_everything_else_is_refused() -> None:
+    check_parses_prices_exactly_or_refuses(parse_price)
+
+
+def test_a_limit_is_exact_for_all_tokens_and_both_directions() -> None:
+    check_limits(least_output, most_input)
+
+
+def _price_as_written(text: str) -> Decimal:
+    try:
+        return Decimal(text)
+    except ArithmeticError as error:
+        raise ValueError(text) from error
+
+
+@pytest.mark.parametrize(
+    "mutant",
+    [
+        _price_as_written,
+        lambda text: Decimal(repr(float(text))),
+        lambda text: Decimal(parse_price(text) * 1).normalize(),
+        lambda text: Decimal(text.rstrip("0").rstrip(".")) if parse_price(text) else Decimal(0),
+    ],
+    ids=["as written", "through a float", "to 28 digits", "without the zeros of whole numbers"],
+)
+def test_the_price_parsing_property_catches(mutant: Callable[[str], Decimal]) -> None:
+    with pytest.raises((AssertionError, ArithmeticError)):
+        check_parses_prices_exactly_or_refuses(mutant, GENERATE)
+
+
+def _by_floats(
+    amount: int, price: Decimal, input_token: Token, output_token: Token, *, inverse: bool = False
+) -> int:
+    per_input = 1 / float(price) if inverse else float(price)
+    return ceil(amount * per_input * 10.0 ** (output_token.decimals - input_token.decimals))
+
+
+def _by_decimals(
+    amount: int, price: Decimal, input_token: Token, output_token: Token, *, inverse: bool = False
+) -> int:
+    per_input = 1 / price if inverse else price
+    return ceil((amount * per_input).scaleb(output_token.decimals - input_token.decimals))
+
+
+@pytest.mark.parametrize(
+    ("least", "most"),
+    [
+        (_by_floats, most_input),
+        (_by_decimals, most_input),
+        (lambda *terms, inverse=False: least_output(*terms), most_input),
+        (least_output, lambda *terms, inverse=False: most_input(*terms, inverse=not inverse)),
+        (lambda *terms, inverse=False: least_output(*terms, inverse=inverse) - 1, most_input),
+        (least_output, lambda *terms, inverse=False: most_input(*terms, inverse=inverse) + 1),
+        (most_input, most_input),
+    ],
+    ids=["floats", "28 digits", "never inverse", "inverse inverted", "less", "more", "of the other side"],
+)
+def test_the_limit_property_catches(least: Limit, most: Limit) -> None:
+    with pytest.raises(AssertionError):
+        check_limits(least, most, GENERATE)
 
 
 def test_formatting_and_parsing_round_trip() -> None:
