@@ -81,7 +81,8 @@ class SniperOrder(OrderType):
                 f"the pools hold {format_amount(liquidity, token)} {token.symbol};"
                 f" min_liquidity is {format_amount(self.min_liquidity or 0, token)}"
             )
-        if route is None:
+        if route is None or route.output_amount <= 0:
+            # What orders ahead of it leave to a small one may be nothing, which has no price.
             return "no pool can fill the order now"
         if is_within(spec, route, self.limit_amount(spec)):
             return None

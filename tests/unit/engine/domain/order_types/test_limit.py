@@ -110,6 +110,11 @@ def test_order_is_found_by_the_price_of_its_limit_in_base_units() -> None:
             (2 * 10**9, 301 * 10**6 - 1),
             "the whole amount would be filled at 150.4999995 now; the limit is 150.5",
         ),
+        (
+            SELL,
+            (2 * 10**9, 0),
+            "the whole amount would be filled at 0 now; the limit is 150.5",
+        ),
         (BUY, (2 * 10**9, 301 * 10**6), None),
         (BUY, (2 * 10**9 - 1, 301 * 10**6), None),
         (

@@ -138,6 +138,7 @@ HELD = 100 * 10**9
         (LARGE, SELL, None, HELD, "no pool can fill the order now"),
         (CHEAP, SELL, GOOD, 0, None),
         (CHEAP, SELL, DEAR, 0, "an output token would cost 0.005 now; max_price is 0.004"),
+        (CHEAP, SELL, a_route(2 * 10**9, 0), 0, "no pool can fill the order now"),
         (CHEAP, BUY, GOOD, 0, None),
         (
             CHEAP,
