@@ -290,15 +290,23 @@ class Market:
         data = self._data.get(self._token_accounts[token.mint])
         return 0 if data is None else token_amount(data)
 
-    def price_bound(self, input_token: Token, output_token: Token, side: Side, amount: int) -> float:
-        """Return a price that no order of this amount to twice as much exceeds now; 0.0 where nothing trades.
+    def price_bound(
+        self,
+        input_token: Token,
+        output_token: Token,
+        side: Side,
+        amount: int,
+        reach: int = routing.REACH,
+    ) -> float:
+        """Return a price that no order of this amount to `reach` times as much exceeds now.
 
-        Base units of output per base unit of input. Raises NodeUnavailable on prices too old.
+        Base units of output per base unit of input; 0.0 where nothing trades. Raises NodeUnavailable on
+        prices too old.
         """
         offers = self._offers_of(input_token.mint, output_token.mint)
         # A way round takes two legs.
         detours = self._detours_of(input_token.mint, output_token.mint) if self._rules.max_legs > 1 else ()
-        return routing.price_bound(side, amount, self._now().clock, offers, detours)
+        return routing.price_bound(side, amount, self._now().clock, offers, detours, reach)
 
     def liquidity(self, input_token: Token, output_token: Token) -> int:
         """Return what the pair's pools that are open hold of input_token together, in base units.

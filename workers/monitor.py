@@ -5,9 +5,9 @@ whatever host: the one whose number stands in its row. It keeps that row ahead o
 others find its lease freed or the row grown old, and one of them goes on. Two at once for a moment do no
 harm: an order is fired on the condition that it rests.
 
-A tick, once a slot: which pairs and sizes have orders that rest; for each, the best there is to be had; the
-orders whose level that reaches, from the lowest on; and of those, the ones to whose route their type has no
-objection. So a tick costs what there are pairs and sizes, and what fires, however many orders rest.
+A tick, once a slot: which pairs, sides and sizes have orders that rest; for each, the best there is to be
+had; the orders whose level that reaches, from the lowest on; and of those, the ones to whose route their type
+has no objection. So a tick costs what there are pairs and sizes, and what fires, however many orders rest.
 """
 
 from __future__ import annotations
@@ -17,12 +17,15 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from itertools import groupby
+from math import inf
 from typing import Final
 from uuid import UUID
 
 from engine.domain.errors import EngineError, NodeUnavailable, OutcomeUnknown, StoreUnavailable
 from engine.domain.order import Order, OrderSpec, Route
 from engine.domain.order_types import TriggerKind
+from engine.domain.routing import REACH
 from engine.market import Market
 from engine.queue import OrderBroker
 from engine.redis_client import REDIS_ERRORS
@@ -37,23 +40,32 @@ _ASK_SECONDS: Final = 0.4
 """How often it says so, and how often the others look."""
 _PAGE: Final = 64
 """Orders of a group that are looked at between two turns of the loop for everybody else."""
+_PARTS: Final = 64
+"""Into which the amounts of a group with many orders within reach are cut."""
 _ROUNDING: Final = 1e-9
 """How far a bound and a level may be off, as a part of them."""
 
 logger = logging.getLogger(__name__)
 
-Bound = Callable[[RestingGroup], float]
-"""The highest level there is for the orders of a group, in this moment."""
+Bound = Callable[[RestingGroup, int, int], float]
+"""The highest level there is, in this moment, for a group's pair and side, for orders of an amount to so many
+times as much."""
 
 
 def _price_bound(market: Market) -> Bound:
-    return lambda group: market.price_bound(
-        group.input_token, group.output_token, group.side, group.least_amount
+    return lambda group, amount, reach: market.price_bound(
+        group.input_token, group.output_token, group.side, amount, reach
     )
 
 
 def _liquidity_bound(market: Market) -> Bound:
-    return lambda group: float(market.liquidity(group.input_token, group.output_token))
+    def bound(group: RestingGroup, amount: int, reach: int) -> float:
+        # Pools that trade may hold none of the input; where nothing trades, who asks for nothing waits too.
+        if not market.price_bound(group.input_token, group.output_token, group.side, amount, reach):
+            return -inf
+        return float(market.liquidity(group.input_token, group.output_token))
+
+    return bound
 
 
 MONITORS: Final[Mapping[TriggerKind, Callable[[Market], Bound]]] = {
@@ -138,30 +150,53 @@ class Monitor:
 
     async def tick(self) -> list[UUID]:
         """Fire every order whose trigger holds now, and return which. Raises EngineError."""
+        groups = await self._store.resting_groups(self._kind)
+        await self._learn(groups)
         fired: list[UUID] = []
-        for group in await self._store.resting_groups(self._kind):
-            try:
-                await self._market.learn((group.input_token, group.output_token))
-                level = self._bound(group) * (1 + _ROUNDING)
-            except NodeUnavailable as error:
-                logger.info("%s for %s: %s", group.input_token.symbol, group.output_token.symbol, error)
-                continue
-            if group.lowest_level <= level:
+        for _, of_pair in groupby(groups, lambda group: (group.input_token, group.output_token, group.side)):
+            for group, level in self._reached(list(of_pair)):
                 fired += await self._fire_group(group, level)
         return fired
+
+    async def _learn(self, groups: Sequence[RestingGroup]) -> None:
+        tokens = {token for group in groups for token in (group.input_token, group.output_token)}
+        try:
+            await self._market.learn(tokens)
+        except NodeUnavailable as error:
+            # As long as nothing is known of a token, nothing trades; the others need not wait for it.
+            logger.info("tokens that orders name are not known yet: %s", error)
+
+    def _reached(self, groups: Sequence[RestingGroup]) -> list[tuple[RestingGroup, float]]:
+        """Return those groups of a pair and side, smallest first, that have orders within reach, with it."""
+        first, last = groups[0], groups[-1]
+        # Mostly one bound, for all sizes together, tells that there are none.
+        highest = self._level(first, first.least_amount, REACH << (last.size - first.size))
+        levels = [
+            (group, highest if group.lowest_level > highest else self._level(group, group.least_amount))
+            for group in groups
+        ]
+        return [(group, level) for group, level in levels if group.lowest_level <= level]
+
+    def _level(self, group: RestingGroup, amount: int, reach: int = REACH) -> float:
+        return self._bound(group, amount, reach) * (1 + _ROUNDING)
 
     async def _fire_group(self, group: RestingGroup, level: float) -> list[UUID]:
         fired: list[UUID] = []
         ahead = _Ahead(self._market, self._slippage_bps)
-        last: Order | None = None
+        levels, last = [level], None
         while True:
-            page = await self._store.resting_orders(self._kind, group, level, _PAGE, last)
-            met = [order for order in page if ahead.leaves_enough_for(order)]
-            if met:
+            page = await self._store.resting_orders(self._kind, group, levels, _PAGE, last)
+            if met := ahead.leaves_enough_for(page):
                 fired += await self._fire(met)
             if len(page) < _PAGE:
                 return fired
             last = page[-1]
+            if len(levels) == 1:
+                # Of many, most may be too large for what the least of their size would get.
+                part = group.least_amount / _PARTS
+                levels = [
+                    self._level(group, int(group.least_amount + number * part)) for number in range(_PARTS)
+                ]
 
     async def _fire(self, orders: Sequence[Order]) -> list[UUID]:
         fired = await self._store.fire(self._kind, orders)
@@ -192,40 +227,76 @@ class _Ahead:
         self._input_amount = 0
         self._output_amount = 0
         """What one order of that amount would pay and get."""
+        self._together = 1
+        """How many are tried at once: twice as many whenever all of them are met."""
 
-    def leaves_enough_for(self, order: Order) -> bool:
-        """Return whether the order's trigger holds, and count it in if it does. Raises NodeUnavailable."""
-        spec = order.spec
+    def leaves_enough_for(self, orders: Sequence[Order]) -> list[Order]:
+        """Return the orders, lowest level first, whose triggers hold; they are ahead from then on.
+
+        Raises NodeUnavailable.
+        """
+        wanted = [order for order in orders if self._is_within_bound(order.spec)]
+        met: list[Order] = []
+        at = 0
+        while at < len(wanted):
+            some = wanted[at : at + self._together]
+            if self._take([order.spec for order in some]):
+                met += some
+                at += len(some)
+                self._together *= 2
+            elif len(some) > 1:
+                self._together = 1
+            else:
+                at += 1
+        return met
+
+    def _is_within_bound(self, spec: OrderSpec) -> bool:
         trigger = spec.type.trigger(spec)
-        if trigger is not None and trigger.kind is TriggerKind.PRICE:
-            # Most that are within the group's bound and do not fire are not within their own; a decision
-            # takes ten times as long.
-            bound = self._market.price_bound(spec.input_token, spec.output_token, spec.side, spec.amount)
-            if bound * (1 + _ROUNDING) < trigger.level:
-                return False
-        liquidity = self._market.liquidity(spec.input_token, spec.output_token)
-        route = self._route(spec)
-        if route is None or spec.type.unmet(spec, route, liquidity) is not None:
-            return False
-        if not self._amount:
-            self._amount = spec.amount
-            self._input_amount, self._output_amount = route.input_amount, route.output_amount
+        if trigger is None or trigger.kind is not TriggerKind.PRICE:
             return True
-        together = replace(spec, amount=self._amount + spec.amount)
-        whole = self._route(together)
+        # Most that are within the group's bound and do not fire are not within their own; a decision takes
+        # ten times as long.
+        bound = self._market.price_bound(spec.input_token, spec.output_token, spec.side, spec.amount)
+        return trigger.level <= bound * (1 + _ROUNDING)
+
+    def _take(self, specs: Sequence[OrderSpec]) -> bool:
+        """Put all of these ahead if there is enough for all of them, else none.
+
+        The last one is served worst and asks for most: with a share like its own, all others are met too.
+        """
+        last = specs[-1]
+        amount = self._amount + sum([spec.amount for spec in specs])
+        whole = self._route(replace(last, amount=amount))
         if whole is None:
             return False
-        left = replace(
-            route,
-            input_amount=whole.input_amount - self._input_amount,
-            output_amount=whole.output_amount - self._output_amount,
+        paid, got = self._input_amount, self._output_amount
+        if len(specs) > 1:
+            before = self._route(replace(last, amount=amount - last.amount))
+            if before is None:
+                return False
+            paid, got = before.input_amount, before.output_amount
+        share = replace(
+            whole, input_amount=whole.input_amount - paid, output_amount=whole.output_amount - got
         )
-        if spec.type.unmet(spec, left, liquidity) is not None:
-            return False
-        self._amount += spec.amount
+        liquidity = self._market.liquidity(last.input_token, last.output_token)
+        for spec in specs:
+            if spec.type.unmet(spec, _in_proportion(share, spec, last.amount), liquidity) is not None:
+                return False
+        self._amount = amount
         self._input_amount, self._output_amount = whole.input_amount, whole.output_amount
         return True
 
     def _route(self, spec: OrderSpec) -> Route | None:
         slippage_bps = self._slippage_bps if spec.slippage_bps is None else spec.slippage_bps
         return self._market.decide(spec, 0, slippage_bps).route
+
+
+def _in_proportion(share: Route, spec: OrderSpec, amount: int) -> Route:
+    """Return what the order would pay and get at the price of a share for `amount`, rounded against it."""
+    if spec.sells:
+        return replace(
+            share, input_amount=spec.amount, output_amount=share.output_amount * spec.amount // amount
+        )
+    return replace(
+        share, input_amount=-(-share.input_amount * spec.amount // amount), output_amount=spec.amount
+    )

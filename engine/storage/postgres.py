@@ -428,11 +428,17 @@ class Store:
         ]
 
     async def resting_orders(
-        self, kind: TriggerKind, group: RestingGroup, level: float, limit: int, after: Order | None = None
+        self,
+        kind: TriggerKind,
+        group: RestingGroup,
+        levels: Sequence[float],
+        limit: int,
+        after: Order | None = None,
     ) -> list[Order]:
-        """Return up to `limit` orders of the group whose level is at most `level`, lowest first.
+        """Return up to `limit` orders of the group that `levels` reach, lowest level first.
 
-        `after` is the last one of the page before; among equal levels older ones come first.
+        The group's amounts are cut into as many equal parts as there are levels, one for each. `after` is the
+        last one of the page before; among equal levels older ones come first.
         """
         after_trigger = None if after is None else after.spec.type.trigger(after.spec)
         rows = await self._read(
@@ -444,7 +450,9 @@ class Store:
                 "output_mint": group.output_token.mint,
                 "side": group.side.value,
                 "trigger_size": group.size,
-                "trigger_level": level,
+                "trigger_level": max(levels),
+                "part_level": list(levels),
+                "least_amount": float(group.least_amount),
                 "after_level": -1.0 if after_trigger is None else after_trigger.level,
                 "after_order_id": _FIRST if after is None else after.order_id,
                 "limit": limit,

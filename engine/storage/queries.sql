@@ -367,7 +367,8 @@ WITH RECURSIVE groups AS (
 SELECT * FROM groups;
 
 -- name: resting_orders
--- Orders of a group up to a level, lowest first, as they stand: what can be known of one that waits.
+-- Orders of a group up to a level, lowest first, as they stand: what can be known of one that waits. The group's
+-- amounts are cut into equal parts, and each part has a level of its own, none above the other one.
 SELECT o.order_id, o.type, o.terms::text, o.side, o.amount, o.input_mint, o.input_decimals, o.output_mint,
     o.output_decimals, o.slippage_bps, o.expire_time, o.status, o.sequence, o.attempt, o.forgiven_attempts,
     o.create_time, o.update_time,
@@ -378,6 +379,11 @@ WHERE o.resting AND o.trigger_kind = %(trigger_kind)t::trigger_kind
   AND o.side = %(side)t::order_side AND o.trigger_size = %(trigger_size)b::smallint
   AND o.trigger_level <= %(trigger_level)b::double precision
   AND (o.trigger_level, o.order_id) > (%(after_level)b::double precision, %(after_order_id)b::uuid)
+  AND o.trigger_level <= (%(part_level)t::double precision[])[least(
+      -- As a float, the largest amount of all is one more than the largest.
+      cardinality(%(part_level)t::double precision[]),
+      width_bucket(o.amount::double precision, %(least_amount)b::double precision,
+          2 * %(least_amount)b::double precision, cardinality(%(part_level)t::double precision[])))]
 ORDER BY o.trigger_level, o.order_id
 LIMIT %(limit)b::bigint;
 

@@ -76,6 +76,8 @@ NOT_COLUMNS = {
     "after_sequence": "the contract's word for a watcher's cursor",
     "after_level": "the trigger_level that a page of resting orders starts after",
     "after_order_id": "the order_id that it starts after, among equal levels",
+    "part_level": "up to which trigger_level, for each part of a group's amounts",
+    "least_amount": "RestingGroup.least_amount: where the first part begins",
     "expected_sequence": "the sequence that a move was decided from",
     "rests": "whether nobody is to hold the order for now",
     "delay_seconds": "Transition.delay_seconds",

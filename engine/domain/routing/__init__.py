@@ -14,11 +14,11 @@ Amounts are what the pools' exact curves say. Floating point decides where to lo
 promises; and it says how far from the best a route can be at most, to a part in 10**12.
 """
 
-from engine.domain.routing.bound import price_bound
+from engine.domain.routing.bound import REACH, price_bound
 from engine.domain.routing.choice import decide
 from engine.domain.routing.limits import Limits
 from engine.domain.routing.offer import PoolOffer, quote
 from engine.domain.routing.route import threshold
 from engine.domain.routing.two_hops import Detour
 
-__all__ = ["Detour", "Limits", "PoolOffer", "decide", "price_bound", "quote", "threshold"]
+__all__ = ["REACH", "Detour", "Limits", "PoolOffer", "decide", "price_bound", "quote", "threshold"]

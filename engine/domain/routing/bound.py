@@ -29,21 +29,26 @@ _ROUNDING: Final = 1e-12
 
 
 def price_bound(
-    side: Side, amount: int, clock: Clock, offers: Sequence[PoolOffer], detours: Sequence[Detour]
+    side: Side,
+    amount: int,
+    clock: Clock,
+    offers: Sequence[PoolOffer],
+    detours: Sequence[Detour],
+    reach: int = REACH,
 ) -> float:
-    """Return a price that no order of this amount to REACH times as much exceeds; 0.0 where nothing trades.
+    """Return a price that no order of this amount to `reach` times as much exceeds; 0.0 where nothing trades.
 
     Base units of output per base unit of input, all fees and price impact counted in. `amount` is of input
     (SELL) or of output (BUY), in base units.
     """
-    best = _bound(side, amount, REACH * amount, offers, clock)
+    best = _bound(side, amount, reach * amount, offers, clock)
     for detour in detours:
-        best = max(best, _bound_by_way_of(detour, side, amount))
+        best = max(best, _bound_by_way_of(detour, side, amount, reach * amount))
     return best
 
 
-def _bound_by_way_of(detour: Detour, side: Side, amount: int) -> float:
-    clock, most = detour.clock, REACH * amount
+def _bound_by_way_of(detour: Detour, side: Side, amount: int, most: int) -> float:
+    clock = detour.clock
     if side is Side.SELL:
         first = _bound(side, amount, most, detour.first, clock)
         return first and first * _bound(side, amount * first, most * first, detour.second, clock)

@@ -49,7 +49,7 @@ async def groups(store: Store, kind: TriggerKind) -> list[RestingGroup]:
 async def all_pages(store: Store, kind: TriggerKind, group: RestingGroup, size: int) -> list[Order]:
     orders: list[Order] = []
     while True:
-        page = await store.resting_orders(kind, group, float("inf"), size, orders[-1] if orders else None)
+        page = await store.resting_orders(kind, group, [float("inf")], size, orders[-1] if orders else None)
         orders += page
         if len(page) < size:
             return orders
@@ -128,17 +128,35 @@ async def test_only_orders_up_to_the_level_are_read(store: Store) -> None:
     orders = [(await store.submit(new_order(type=limit(price)))).order for price in ("1", "2", "3")]
     (group,) = await groups(store, PRICE)
     for highest, order in enumerate(orders, start=1):
-        assert await store.resting_orders(PRICE, group, level(order), 9) == orders[:highest]
-    assert await store.resting_orders(PRICE, group, level(orders[0]) * 0.999, 9) == []
-    assert await store.resting_orders(PRICE, group, -1.0, 9) == []
+        assert await store.resting_orders(PRICE, group, [level(order)], 9) == orders[:highest]
+    assert await store.resting_orders(PRICE, group, [level(orders[0]) * 0.999], 9) == []
+    assert await store.resting_orders(PRICE, group, [-1.0], 9) == []
+
+
+@pytest.mark.parametrize("size", [0, 20, 63])
+async def test_each_part_of_a_group_s_amounts_has_a_level_of_its_own(size: int, store: Store) -> None:
+    least = 1 << size
+    amounts = sorted({least + least * part // 8 for part in range(8)} | {2 * least - 1})
+    asked = [
+        new_order(type=SniperOrder(10**6 + number), amount=amount) for number, amount in enumerate(amounts)
+    ]
+    orders = [(await store.submit(each)).order for each in asked]
+    (group,) = await groups(store, LIQUIDITY)
+    for levels in ([0.0] * 4, [1e9, 0.0, 0.0, 0.0], [0.0, 1e9, 0.0, 1e9], [1e6 + 1, 0.0, 1e6 + 4, 1e9]):
+        expected = [
+            order
+            for order in orders
+            if level(order) <= levels[(order.spec.amount - least) * len(levels) // least]
+        ]
+        assert await store.resting_orders(LIQUIDITY, group, levels, 99) == expected
 
 
 async def test_a_page_goes_on_where_the_one_before_ended_though_its_orders_are_gone(store: Store) -> None:
     orders = [(await store.submit(new_order(type=limit("1")))).order for _ in range(5)]
     (group,) = await groups(store, PRICE)
-    first = await store.resting_orders(PRICE, group, 1.0, 2)
+    first = await store.resting_orders(PRICE, group, [1.0], 2)
     await store.fire(PRICE, first)
-    assert await store.resting_orders(PRICE, group, 1.0, 9, first[-1]) == orders[2:]
+    assert await store.resting_orders(PRICE, group, [1.0], 9, first[-1]) == orders[2:]
 
 
 async def test_orders_that_wait_for_another_kind_of_trigger_are_not_among_them(store: Store) -> None:

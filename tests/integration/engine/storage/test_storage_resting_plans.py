@@ -98,6 +98,8 @@ GROUP: Final[dict[str, Any]] = {
     "output_mint": USDC.mint,
     "side": "sell",
     "trigger_size": 21,
+    "part_level": [1e9],
+    "least_amount": 2.0**21,
     "after_level": -1.0,
     "after_order_id": UUID(int=0),
     "limit": 64,

@@ -120,9 +120,7 @@ def test_pools_that_hold_less_than_the_amount_bound_it_by_the_price_they_begin_w
         assert price_bound(side, 10**9, NOW, (), [Detour(USDC, *hops, NOW)]) > 0
 
 
-def test_price_that_comes_late_for_a_falling_fee_is_seen_from_half_the_amount_on(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_price_that_comes_late_for_a_falling_fee_is_seen_from_half_the_amount_on() -> None:
     # The price has come ten bins up lately, which drove the fee up; on the way back it falls with every bin.
     bins = tuple(Bin(at, 0, 10**6 if at <= 0 else 0, bin_price(at, 10)) for at in range(-10, 1))
     parameters = FeeParameters(10_000, 0, 30, 600, 5_000, 2_000_000, 350_000, 0)
@@ -136,9 +134,8 @@ def test_price_that_comes_late_for_a_falling_fee_is_seen_from_half_the_amount_on
     assert early < late
     assert late <= price_bound(Side.SELL, small, NOW, offers, ())
     # With nothing to look ahead for it would not be seen.
-    monkeypatch.setattr(bound, "REACH", 1)
     fresh = _offers("falling", [pool])
-    assert price_bound(Side.SELL, small, NOW, fresh, ()) < late
+    assert price_bound(Side.SELL, small, NOW, fresh, (), reach=1) < late
 
 
 # ---- Whatever the pools ---------------------------------------------------------------------------

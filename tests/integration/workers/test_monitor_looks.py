@@ -1,0 +1,165 @@
+"""What a monitor looks at in a tick, and that it fires neither more nor less for looking at little."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from engine.domain.order import Order, OrderSpec, Side
+from engine.domain.order_types import LimitOrder, OrderType, SniperOrder, TriggerKind
+from engine.domain.tokens import SOL, USDC, Token
+from engine.settings import Settings
+from engine.solana.transactions import Wallet
+from tests.integration.engine.storage.records import new_order
+from tests.integration.workers.executing import Simnet, Worker, worker_of
+from workers.executor import Executor
+
+PRICE, LIQUIDITY = TriggerKind.PRICE, TriggerKind.LIQUIDITY
+LEAST = 1 << 40
+"""Lamports: enough to move the price by a tenth of a per cent."""
+UNHEARD_OF = Token(
+    "HeLp6NuQkmYB4pYWo2zYs22mESHXPQYzXbB8n4V98jwC", "HeLp6NuQkmYB4pYWo2zYs22mESHXPQYzXbB8n4V98jwC", 7
+)
+
+
+@pytest.fixture(scope="module")
+async def simnet(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Simnet]:
+    simnet = Simnet(tmp_path_factory.mktemp("simnet"))
+    try:
+        yield await simnet.start()
+    finally:
+        await simnet.kill()
+
+
+@pytest.fixture(scope="module")
+async def wallet(simnet: Simnet) -> Wallet:
+    return await simnet.make_wallet()
+
+
+@pytest.fixture
+async def worker(
+    settings: Settings, simnet: Simnet, wallet: Wallet, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Worker]:
+    """One without room: what fires stays due."""
+    monkeypatch.setattr(Executor, "room", 0)
+    async with worker_of(settings, simnet, wallet) as worker:
+        yield worker
+
+
+@pytest.fixture
+def pages(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many orders were read in each page."""
+    read, sizes = worker.store.resting_orders, []
+
+    async def counted(*asked: Any) -> list[Order]:
+        page = await read(*asked)
+        sizes.append(len(page))
+        return page
+
+    monkeypatch.setattr(worker.store, "resting_orders", counted)
+    return sizes
+
+
+async def submit(worker: Worker, *specs: OrderSpec) -> list[Order]:
+    return [(await worker.store.submit(replace(new_order(), spec=spec))).order for spec in specs]
+
+
+def there_is(worker: Worker, spec: OrderSpec) -> Decimal:
+    """What the whole amount would be filled at now, in whole tokens."""
+    route = worker.market.decide(spec, 1, 50).route
+    assert route is not None
+    scale = Decimal(10) ** (spec.input_token.decimals - spec.output_token.decimals)
+    return Decimal(route.output_amount) / Decimal(route.input_amount) * scale
+
+
+def limit(price: Decimal) -> LimitOrder:
+    return LimitOrder(price.quantize(Decimal("1e-9")))
+
+
+@pytest.mark.parametrize("order_type", [SniperOrder(), SniperOrder(10**9)])
+@pytest.mark.parametrize("side", Side)
+async def test_orders_for_a_token_without_a_pool_are_not_read(
+    side: Side, order_type: OrderType, worker: Worker, pages: list[int]
+) -> None:
+    await submit(worker, OrderSpec(side, 10**9, SOL, UNHEARD_OF, type=order_type))
+    assert await worker.monitors[LIQUIDITY].tick() == []
+    assert pages == []
+
+
+async def test_an_order_that_waits_for_any_pool_fires_where_there_is_one(worker: Worker) -> None:
+    (order,) = await submit(worker, OrderSpec(Side.SELL, 10**9, SOL, USDC, type=SniperOrder()))
+    assert await worker.monitors[LIQUIDITY].tick() == [order.order_id]
+
+
+@pytest.mark.parametrize("side", Side)
+async def test_no_order_is_read_whose_group_asks_for_more_than_there_is(
+    side: Side, worker: Worker, pages: list[int]
+) -> None:
+    specs = [OrderSpec(side, 1 << size, SOL, USDC) for size in range(27, 42)]
+    await submit(worker, *(replace(each, type=limit(there_is(worker, each) * 2)) for each in specs))
+    assert await worker.monitors[PRICE].tick() == []
+    assert pages == []
+
+
+@pytest.mark.parametrize("side", Side)
+async def test_every_order_that_is_met_fires_and_no_other_whatever_its_size(
+    side: Side, worker: Worker
+) -> None:
+    specs = [OrderSpec(side, 1 << size, SOL, USDC) for size in range(27, 42)]
+    prices = [there_is(worker, each) for each in specs]
+    met = [
+        replace(spec, type=limit(price * Decimal("0.99")))
+        for spec, price in zip(specs[::2], prices[::2], strict=True)
+    ]
+    unmet = [
+        replace(spec, type=limit(price * Decimal("1.0001")))
+        for spec, price in zip(specs, prices, strict=True)
+    ]
+    fire, _ = await submit(worker, *met), await submit(worker, *unmet)
+    assert sorted(await worker.monitors[PRICE].tick()) == sorted(order.order_id for order in fire)
+
+
+async def test_of_many_within_their_group_s_reach_those_fire_that_are_within_their_own(
+    worker: Worker, pages: list[int]
+) -> None:
+    """Most are too large for the price they ask for; the part of the group's amounts they are in tells."""
+
+    def bound(amount: int) -> Decimal:
+        return Decimal(worker.market.price_bound(SOL, USDC, Side.SELL, amount)) * 1000
+
+    missed = []
+    for number in range(200):
+        amount = LEAST + LEAST * (number % 40 + 1) // 41
+        price = bound(amount) + (bound(LEAST) - bound(amount)) * (number // 40 + 1) / 7
+        missed.append(OrderSpec(Side.SELL, amount, SOL, USDC, type=limit(price)))
+    await submit(worker, *missed)
+    least = OrderSpec(Side.SELL, LEAST, SOL, USDC)
+    (met,) = await submit(worker, replace(least, type=limit(there_is(worker, least))))
+    assert await worker.monitors[PRICE].tick() == [met.order_id]
+    assert sum(pages) < 130
+
+
+async def test_many_that_cross_fire_together_and_the_last_ones_are_met_by_what_is_left(
+    worker: Worker,
+) -> None:
+    spec = OrderSpec(Side.SELL, 1 << 37, SOL, USDC)
+    # Together they take the price down past what the later ones ask for.
+    price = there_is(worker, replace(spec, amount=100 * spec.amount))
+    orders = await submit(worker, *[replace(spec, type=limit(price))] * 200)
+    fired = await worker.monitors[PRICE].tick()
+    assert fired == [order.order_id for order in orders[: len(fired)]], "the oldest first"
+    # A hundred of them would have that price on average, and the last of a hundred less.
+    assert 20 < len(fired) < 100
+
+    def part_of(amount: int) -> Decimal:
+        route = worker.market.decide(replace(spec, amount=amount), 1, 50).route
+        assert route is not None
+        return Decimal(route.output_amount)
+
+    for number, holds in ((len(fired), True), (len(fired) + 1, False)):
+        share = part_of(number * spec.amount) - part_of((number - 1) * spec.amount)
+        assert (share / spec.amount * 1000 >= price) is holds
