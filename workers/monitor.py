@@ -23,9 +23,10 @@ from typing import Final
 from uuid import UUID
 
 from engine.domain.errors import EngineError, NodeUnavailable, OutcomeUnknown, StoreUnavailable
-from engine.domain.order import Order, OrderSpec, Route
+from engine.domain.order import Order, OrderSpec, Route, Side
 from engine.domain.order_types import TriggerKind
 from engine.domain.routing import REACH
+from engine.domain.tokens import Token
 from engine.market import Market
 from engine.queue import OrderBroker
 from engine.redis_client import REDIS_ERRORS
@@ -40,6 +41,8 @@ _ASK_SECONDS: Final = 0.4
 """How often it says so, and how often the others look."""
 _PAGE: Final = 64
 """Orders of a group that are looked at between two turns of the loop for everybody else."""
+_PAGES: Final = 64
+"""Of a group in a tick; the next one goes on from there."""
 _PARTS: Final = 64
 """Into which the amounts of a group with many orders within reach are cut."""
 _ROUNDING: Final = 1e-9
@@ -100,6 +103,8 @@ class Monitor:
         self._broker = broker
         self._lease_owner = lease_owner
         self._leads = False
+        self._left_off: dict[tuple[Token, Token, Side, int], Order] = {}
+        """The last order that was looked at, of groups whose tick ended before they did."""
         self._fired_total = monitor_fired_total.labels(kind.value)
         self._tick_seconds = monitor_tick_seconds.labels(kind.value)
 
@@ -183,8 +188,9 @@ class Monitor:
     async def _fire_group(self, group: RestingGroup, level: float) -> list[UUID]:
         fired: list[UUID] = []
         ahead = _Ahead(self._market, self._slippage_bps)
-        levels, last = [level], None
-        while True:
+        which = (group.input_token, group.output_token, group.side, group.size)
+        levels, last = [level], self._left_off.pop(which, None)
+        for _ in range(_PAGES):
             page = await self._store.resting_orders(self._kind, group, levels, _PAGE, last)
             if met := ahead.leaves_enough_for(page):
                 fired += await self._fire(met)
@@ -197,6 +203,9 @@ class Monitor:
                 levels = [
                     self._level(group, int(group.least_amount + number * part)) for number in range(_PARTS)
                 ]
+        if last is not None:
+            self._left_off[which] = last
+        return fired
 
     async def _fire(self, orders: Sequence[Order]) -> list[UUID]:
         fired = await self._store.fire(self._kind, orders)

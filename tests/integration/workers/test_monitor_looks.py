@@ -16,6 +16,7 @@ from engine.settings import Settings
 from engine.solana.transactions import Wallet
 from tests.integration.engine.storage.records import new_order
 from tests.integration.workers.executing import Simnet, Worker, worker_of
+from workers import monitor
 from workers.executor import Executor
 
 PRICE, LIQUIDITY = TriggerKind.PRICE, TriggerKind.LIQUIDITY
@@ -141,6 +142,17 @@ async def test_of_many_within_their_group_s_reach_those_fire_that_are_within_the
     (met,) = await submit(worker, replace(least, type=limit(there_is(worker, least))))
     assert await worker.monitors[PRICE].tick() == [met.order_id]
     assert sum(pages) < 130
+
+
+async def test_a_tick_that_looks_at_many_in_vain_leaves_the_others_to_the_next_one(
+    worker: Worker, pages: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(monitor, "_PAGES", 1)
+    # There is a pool, and no pool holds as much as that.
+    await submit(worker, *[OrderSpec(Side.BUY, 1 << 62, SOL, USDC, type=SniperOrder())] * 150)
+    for _ in range(4):
+        assert await worker.monitors[LIQUIDITY].tick() == []
+    assert pages == [64, 64, 22, 64]
 
 
 async def test_many_that_cross_fire_together_and_the_last_ones_are_met_by_what_is_left(
