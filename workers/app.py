@@ -9,6 +9,7 @@ from pathlib import Path
 from uuid import UUID
 
 from engine.domain.errors import OutcomeUnknown, StoreUnavailable
+from engine.domain.order_types import TriggerKind
 from engine.hints import Hints
 from engine.market import Market, RouteRules
 from engine.process import StartupError
@@ -22,7 +23,7 @@ from engine.storage.postgres import Store
 from engine.telemetry import ProbeServer, observe_batch
 from workers.executor import Executor
 from workers.leases import Lease, Sweeper
-from workers.monitor import MONITORS, Monitor
+from workers.monitor import Monitor
 from workers.settlement import Settlement
 
 _FINISH_SECONDS = 5.0
@@ -92,17 +93,8 @@ async def work(settings: Settings, stopping: asyncio.Event, index: int = 0) -> N
                     hints_work=lambda: broker.up is not False,
                 )
                 monitors = [
-                    Monitor(
-                        kind,
-                        bound(market),
-                        settings,
-                        store,
-                        market,
-                        executor,
-                        broker,
-                        lease_owner=lambda: lease.owner,
-                    )
-                    for kind, bound in MONITORS.items()
+                    Monitor(kind, settings, store, market, executor, broker, lease_owner=lambda: lease.owner)
+                    for kind in TriggerKind
                 ]
                 await broker.startup()
                 await _run(stopping, executor, lease, sweeper, monitors, market, settlement, broker)

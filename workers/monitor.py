@@ -17,6 +17,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from datetime import timedelta
 from itertools import groupby
 from math import inf
 from typing import Final
@@ -25,6 +26,7 @@ from uuid import UUID
 from engine.domain.errors import EngineError, NodeUnavailable, OutcomeUnknown, StoreUnavailable
 from engine.domain.order import Order, OrderSpec, Route, Side
 from engine.domain.order_types import TriggerKind
+from engine.domain.retry import RetryPolicy
 from engine.domain.routing import REACH
 from engine.domain.tokens import Token
 from engine.market import Market
@@ -71,11 +73,11 @@ def _liquidity_bound(market: Market) -> Bound:
     return bound
 
 
-MONITORS: Final[Mapping[TriggerKind, Callable[[Market], Bound]]] = {
+_BOUNDS: Final[Mapping[TriggerKind, Callable[[Market], Bound]]] = {
     TriggerKind.PRICE: _price_bound,
     TriggerKind.LIQUIDITY: _liquidity_bound,
 }
-"""How far each kind of trigger is followed."""
+"""What bounds the level of each kind of trigger."""
 
 
 class Monitor:
@@ -84,7 +86,6 @@ class Monitor:
     def __init__(
         self,
         kind: TriggerKind,
-        bound: Bound,
         settings: Settings,
         store: Store,
         market: Market,
@@ -95,8 +96,11 @@ class Monitor:
     ) -> None:
         """`lease_owner` tells the number this process holds leases under now; 0: it holds none."""
         self._kind = kind
-        self._bound = bound
+        self._bound = _BOUNDS[kind](market)
         self._slippage_bps = settings.slippage_bps
+        self._policy = RetryPolicy(
+            base_seconds=settings.retry_base_seconds, cap_seconds=settings.retry_cap_seconds
+        )
         self._store = store
         self._market = market
         self._executor = executor
@@ -152,6 +156,8 @@ class Monitor:
                     await self.tick()
             except EngineError as error:
                 logger.warning("a tick of the %s monitor is left out: %s", self._kind, error)
+            except Exception:
+                logger.exception("a tick of the %s monitor ended early", self._kind)
 
     async def tick(self) -> list[UUID]:
         """Fire every order whose trigger holds now, and return which. Raises EngineError."""
@@ -192,7 +198,7 @@ class Monitor:
         levels, last = [level], self._left_off.pop(which, None)
         for _ in range(_PAGES):
             page = await self._store.resting_orders(self._kind, group, levels, _PAGE, last)
-            if met := ahead.leaves_enough_for(page):
+            if met := ahead.leaves_enough_for([order for order in page if self._has_rested(order)]):
                 fired += await self._fire(met)
             if len(page) < _PAGE:
                 return fired
@@ -206,6 +212,16 @@ class Monitor:
         if last is not None:
             self._left_off[which] = last
         return fired
+
+    def _has_rested(self, order: Order) -> bool:
+        """Return whether an order whose last transaction reverted has waited before it tries again.
+
+        Each costs fees, and what overtook one may overtake the next.
+        """
+        if order.forgiven_attempts == 0 or order.update_time is None:
+            return True
+        delay_seconds = self._policy.delay_seconds(order.forgiven_attempts, 1.0)
+        return self._store.now() >= order.update_time + timedelta(seconds=delay_seconds)
 
     async def _fire(self, orders: Sequence[Order]) -> list[UUID]:
         fired = await self._store.fire(self._kind, orders)
@@ -249,7 +265,7 @@ class _Ahead:
         at = 0
         while at < len(wanted):
             some = wanted[at : at + self._together]
-            if self._take([order.spec for order in some]):
+            if self._is_taken(some):
                 met += some
                 at += len(some)
                 self._together *= 2
@@ -258,6 +274,17 @@ class _Ahead:
             else:
                 at += 1
         return met
+
+    def _is_taken(self, orders: Sequence[Order]) -> bool:
+        try:
+            return self._take([order.spec for order in orders])
+        except EngineError:
+            raise
+        except Exception:
+            # One that cannot be reckoned with waits; it does not keep the others from firing.
+            if len(orders) == 1:
+                logger.exception("an order cannot be looked at", extra={"order_id": orders[0].order_id})
+            return False
 
     def _is_within_bound(self, spec: OrderSpec) -> bool:
         trigger = spec.type.trigger(spec)

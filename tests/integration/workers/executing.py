@@ -31,7 +31,7 @@ from engine.solana.transactions import Wallet
 from engine.storage.postgres import Store
 from workers.executor import Executor
 from workers.leases import Lease, Sweeper
-from workers.monitor import MONITORS, Monitor
+from workers.monitor import Monitor
 from workers.settlement import Settlement
 
 RICH = {SOL: 10_000 * 10**9, USDC: 1_000_000 * 10**6}
@@ -239,16 +239,9 @@ async def worker_of(
             broker = make_broker(settings)
             watching = {
                 kind: Monitor(
-                    kind,
-                    bound(market),
-                    settings,
-                    store,
-                    market,
-                    executor,
-                    broker,
-                    lease_owner=lambda: lease.owner,
+                    kind, settings, store, market, executor, broker, lease_owner=lambda: lease.owner
                 )
-                for kind, bound in MONITORS.items()
+                for kind in TriggerKind
             }
             if monitors:
                 followers += [group.create_task(monitor.run()) for monitor in watching.values()]
