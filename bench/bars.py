@@ -43,6 +43,7 @@ FAN_OUT_MS: Final = Bar(100.0)
 STORED_RATIO: Final = Bar(1.1)
 SCALE_RATIO: Final = Bar(0.95, at_least=True)
 GROWTH_PERCENT: Final = Bar(5.0)
+TICK_RATIO: Final = Bar(2.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,7 +27,7 @@ BYTES_PER_ORDER: Final = 2_200
 _CHUNK: Final = 50_000
 
 # An id as engine/domain/order_ids.py makes it, of order number i, accepted i ms after first_ms.
-_ORDER_ID: Final[LiteralString] = """(
+ORDER_ID: Final[LiteralString] = """(
     lpad(to_hex(%(first_ms)s::bigint + i), 12, '0') || '7' || substr(md5(i::text), 1, 3)
     || '8' || substr(md5(i::text), 4, 12) || '000')::uuid"""
 
@@ -43,7 +43,7 @@ _ORDERS: Final[LiteralString] = """
 
 _NUMBERED: Final[LiteralString] = (
     "WITH numbered AS (SELECT i, to_timestamp((%(first_ms)s + i) / 1000.0) AS created, "
-    + _ORDER_ID
+    + ORDER_ID
     + " AS order_id FROM generate_series(%(first)s::bigint, %(last)s::bigint) AS i)"
 )
 
@@ -88,14 +88,14 @@ _CLOSED_ATTEMPTS: Final[LiteralString] = (
 async def rest(settings: Settings, count: int) -> list[str]:
     """Store orders that wait for an hour; return their ids."""
     values = _values(1, count, int(time.time() * 1000) - count)
-    async with await _connected(settings) as connection:
+    async with await connected(settings) as connection:
         rows = await (await connection.execute(_REST, values)).fetchall()
     return [row[0] for row in rows]
 
 
 async def wake(settings: Settings) -> None:
     """Make every order that waits due now: a worker's sweeper finds them."""
-    async with await _connected(settings) as connection:
+    async with await connected(settings) as connection:
         await connection.execute("UPDATE orders SET due_time = now() WHERE closed_status IS NULL")
 
 
@@ -123,7 +123,7 @@ async def fill(
     try:
         settings = Settings(db_host=server.host, db_port=server.port, db_username=server.user)
         await migrate(settings)
-        async with await _connected(settings) as connection:
+        async with await connected(settings) as connection:
             await _store(connection, closed_count, resting_count, progress)
             await connection.execute("VACUUM (ANALYZE)")
             await connection.execute("CHECKPOINT")
@@ -174,8 +174,8 @@ async def _store(
     now_ms = int(time.time() * 1000)
     async with connection.transaction():
         await connection.execute("SET LOCAL session_replication_role = replica")
-        indexes = await _drop_indexes(connection)
-        await connection.execute(sql.SQL("TRUNCATE {}").format(_names(TABLES)))
+        indexes = await drop_indexes(connection)
+        await connection.execute(sql.SQL("TRUNCATE {}").format(names(TABLES)))
         for first in range(1, closed_count + 1, _CHUNK):
             last = min(first + _CHUNK - 1, closed_count)
             values = _values(first, last, now_ms - closed_count - resting_count)
@@ -192,7 +192,7 @@ async def _store(
             await connection.execute(index)
 
 
-async def _drop_indexes(connection: psycopg.AsyncConnection) -> list[sql.SQL]:
+async def drop_indexes(connection: psycopg.AsyncConnection) -> list[sql.SQL]:
     """Drop the tables' indexes and what is made of them; return the statements that make them again."""
     again: list[sql.SQL] = []
     constraints = await connection.execute(
@@ -229,9 +229,9 @@ def _values(first: int, last: int, first_ms: int) -> dict[str, object]:
     }
 
 
-def _names(tables: tuple[str, ...]) -> sql.Composed:
+def names(tables: tuple[str, ...]) -> sql.Composed:
     return sql.SQL(", ").join(map(sql.Identifier, tables))
 
 
-async def _connected(settings: Settings) -> psycopg.AsyncConnection:
+async def connected(settings: Settings) -> psycopg.AsyncConnection:
     return await psycopg.AsyncConnection.connect(settings.database, autocommit=True)

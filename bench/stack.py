@@ -48,7 +48,7 @@ async def own_server(
     ports = dict(
         zip(
             ("PORT", "GRPC_PORT", "SERVER_METRICS_PORT", "SIMNET_PORT", "WORKERS_METRICS_PORT"),
-            _free_ports(gateway_count, server_count, server_count, 2, worker_count),
+            free_ports(gateway_count, server_count, server_count, 2, worker_count),
             strict=True,
         )
     )
@@ -127,7 +127,7 @@ async def _is_ready(port: int) -> bool:
     return False
 
 
-def _free_ports(*counts: int) -> list[int]:
+def free_ports(*counts: int) -> list[int]:
     """Return the first of so many neighbouring free ports, for each count."""
     held: list[socket.socket] = []
     firsts = []
