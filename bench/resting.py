@@ -48,7 +48,7 @@ from engine.solana.rpc import NodeClient
 from engine.storage.migrate import migrate
 from engine.storage.postgres import NewOrder, Store
 from workers.executor import Executor
-from workers.monitor import MONITORS, Monitor
+from workers.monitor import Monitor
 
 _PAIRS: Final = (
     (SOL, USDC), (SOL, USDT), (SOL, BONK), (SOL, JUP), (SOL, RAY), (USDT, USDC), (BONK, USDC), (JUP, USDC),
@@ -129,7 +129,6 @@ class Bench:
             owner = await store.start_lease_owner(3600)
             monitor = Monitor(
                 kind,
-                MONITORS[kind](self.market),
                 settings,
                 store,
                 self.market,
