@@ -5,7 +5,8 @@
     the database, read by plain SQL     Record.orders, events, attempts
     simnet's ledger, read-only          Record.landed; Record.bystander knows when what was there
 
-Nothing of the engine is imported: a mistake made there must not be made here again. The promises:
+Nothing of the engine is imported: a mistake made there must not be made here again. The promises, beside
+those to orders that wait, which waiting.py judges:
 
     P1  nothing accepted is lost         P5  no invented status
     P2  no order executes twice          P6  on record before the world knows
@@ -19,24 +20,29 @@ from __future__ import annotations
 
 import sqlite3
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
+from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+import msgspec
 import psycopg
+
+from tests.e2e.faults.waiting import CancelAnswer, Offer, Spec, check_waiting
 
 CLOSED: Final = frozenset({"confirmed", "failed", "cancelled", "expired"})
 MOVES: Final = {
     None: {"pending"},
     "pending": {"routing", "failed", "cancelled", "expired"},
-    "routing": {"routing", "building", "failed", "cancelled", "expired"},
+    "routing": {"pending", "routing", "building", "failed", "cancelled", "expired"},
     "building": {"routing", "submitted", "failed", "cancelled", "expired"},
-    "submitted": {"routing", "confirmed", "failed"},
+    "submitted": {"pending", "routing", "confirmed", "failed"},
 }
-"""What may follow what, as the contract says it. None: before the first event."""
+"""What may follow what, as the contract says it. None: before the first event. Only what waits for a price
+goes back to pending."""
 
 SLOT_OF_HEIGHT_0: Final = 412_128_000 - 390_000_000
 """simnet's slots and block heights keep this distance."""
@@ -111,6 +117,10 @@ class OrderRow:
     request_id: str | None
     status: str
     sequence: int
+    type: str = "market"
+    terms: Mapping[str, str] = field(default_factory=dict)
+    """The type's own, as decimal text by name."""
+    spec: Spec | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +133,8 @@ class EventRow:
     tx_hash: str | None
     commit_time: float
     """When the transaction that wrote it committed."""
+    write_time: float = 0.0
+    """When that transaction began."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +156,8 @@ class LandedRow:
     failed: bool
     """On chain with an error: it had no effect."""
     memo: str | None
+    gained: Mapping[str, int] = field(default_factory=dict)
+    """By mint, in base units, what token accounts of others than its payer gained; less than 0: lost."""
 
 
 @dataclass(slots=True)
@@ -159,6 +173,14 @@ class Record:
     bystander: Bystander
     finalized_slots: int
     """How many slots after its own a transaction can no longer be undone."""
+    cancels: list[CancelAnswer] = field(default_factory=list)
+    offers: dict[str, list[Offer]] = field(default_factory=dict)
+    """By order, from simnet's history; of orders that are not here nothing is said about prices."""
+    disturbed: list[tuple[float, float]] = field(default_factory=list)
+    """From when to when somebody who follows prices or stores orders was away, or may have been."""
+    room: Fraction = Fraction(0)
+    """How much better than its limit a price must be for an order to have no excuse: what others that wait
+    beside it may take away before it."""
 
 
 def read_database(conninfo: str) -> tuple[list[OrderRow], list[EventRow], list[AttemptRow]]:
@@ -166,11 +188,14 @@ def read_database(conninfo: str) -> tuple[list[OrderRow], list[EventRow], list[A
     with psycopg.connect(conninfo, autocommit=False) as connection:
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         orders = connection.execute(
-            "SELECT order_id::text, request_id, status::text, sequence FROM orders"
+            "SELECT order_id::text, request_id, status::text, sequence, type, coalesce(terms, '{}'),"
+            " side::text, amount, input_mint, output_mint, input_decimals, output_decimals,"
+            " extract(epoch FROM expire_time)::double precision FROM orders"
         ).fetchall()
         events = connection.execute(
             "SELECT order_id::text, sequence, previous_status::text, status::text, attempt, tx_hash,"
-            " extract(epoch FROM pg_xact_commit_timestamp(xmin))::double precision"
+            " extract(epoch FROM pg_xact_commit_timestamp(xmin))::double precision,"
+            " extract(epoch FROM create_time)::double precision"
             " FROM order_events ORDER BY order_id, sequence"
         ).fetchall()
         attempts = connection.execute(
@@ -178,7 +203,10 @@ def read_database(conninfo: str) -> tuple[list[OrderRow], list[EventRow], list[A
             " FROM attempts ORDER BY order_id, attempt"
         ).fetchall()
     return (
-        [OrderRow(*row) for row in orders],
+        [
+            OrderRow(row[0], row[1], row[2], row[3], row[4], row[5], Spec(row[6], int(row[7]), *row[8:]))
+            for row in orders
+        ],
         [EventRow(*row) for row in events],
         [AttemptRow(*row) for row in attempts],
     )
@@ -188,9 +216,26 @@ def read_ledger(file: Path) -> list[LandedRow]:
     """Read every transaction on simnet's ledger, in the order of execution."""
     with closing(_open(file)) as connection:
         rows = connection.execute(
-            "SELECT signature, slot, block_time, error IS NOT NULL, memo FROM transactions ORDER BY sequence"
+            "SELECT signature, slot, block_time, error IS NOT NULL, memo, raw, meta"
+            " FROM transactions ORDER BY sequence"
         ).fetchall()
-    return [LandedRow(base58(row[0]), row[1], row[2], bool(row[3]), row[4]) for row in rows]
+    return [
+        LandedRow(base58(row[0]), row[1], row[2], bool(row[3]), row[4], _gained(row[5], row[6]))
+        for row in rows
+    ]
+
+
+def _gained(raw: bytes, meta: bytes) -> dict[str, int]:
+    """Return what others than the payer gained of each mint."""
+    message = raw[1 + 64 * raw[0] :]
+    # A version, if there is one, then three counts, then how many keys; the first one pays.
+    keys = message[5 if message[0] & 0x80 else 4 :]
+    balances: list[Any] = msgspec.msgpack.decode(meta)[4]
+    gained: Counter[str] = Counter()
+    for _, mint, owner, _, before, after in balances:
+        if owner != keys[:32]:
+            gained[base58(mint)] += (after or 0) - (before or 0)
+    return dict(gained)
 
 
 class LedgerWatch:
@@ -246,6 +291,7 @@ def check(record: Record) -> list[str]:
         *_watchers_saw_it_all(facts),
         *_recorded_first(facts),
         *_no_overlap(facts),
+        *check_waiting(record, facts.events, facts.landed),
     ]
 
 
@@ -259,6 +305,8 @@ def describe(record: Record, order_id: str) -> str:
     for landed in facts.landed[order_id]:
         lines.append(f"  {landed}, seen {record.bystander.transactions.get(landed.signature)}")
     lines += [f"  {watch}" for watch in record.watches if watch.order_id == order_id]
+    lines += [f"  {answer}" for answer in record.cancels if answer.order_id == order_id]
+    lines += [f"  {offer}" for offer in record.offers.get(order_id, ())]
     return "\n".join(lines)
 
 
@@ -354,6 +402,8 @@ def _every_status_once(facts: _Facts) -> Iterator[str]:
                 )
             if event.status not in MOVES.get(before, ()):
                 yield f"P4: order {order.order_id} went from {before} to {event.status}"
+            if event.status == "pending" and before is not None and order.type == "market":
+                yield f"P4: order {order.order_id} went back to waiting; a market order waits for nothing"
             before = event.status
         if before != order.status:
             yield f"P4: order {order.order_id} is {order.status}, its last event says {before}"

@@ -37,6 +37,7 @@ from engine.settings import Settings, settings_as_environ
 from engine.solana.transactions import Wallet
 from engine.storage.migrate import migrate
 from tests.e2e.faults.checker import LedgerWatch, Record, check, describe, read_database, read_ledger
+from tests.e2e.faults.waiting import Offer, Spec
 
 ROOT: Final = Path(__file__).parents[3]
 SERVICES: Final = ("postgres", "valkey", "simnet")
@@ -72,6 +73,8 @@ class Cluster:
         """Processes that ended though nobody told them to."""
         self.kill_count = 0
         """Running processes that were ended with SIGKILL."""
+        self.disturbed: list[tuple[float, float]] = []
+        """From when to when the engine was not whole, in Unix seconds."""
         self._start_time = time.monotonic()
         self._programs: dict[str, Program] = {}
         self._wanted: set[str] = set()
@@ -216,6 +219,23 @@ class Cluster:
         [(owner,)] = await self.fetch("SELECT lease_owner FROM orders WHERE order_id = %s", order_id)
         return None if owner is None else int(owner)
 
+    async def leader(self, kind: str) -> str | None:
+        """Return the worker that says it runs the monitor of that kind; None if none does."""
+        sample = f'order_engine_monitor_leads{{kind="{kind}"}}'
+        for name in self.workers:
+            if self.running(name) and name not in self._frozen and await self.metric(name, sample):
+                return name
+        return None
+
+    @asynccontextmanager
+    async def disturbance(self, recovery_seconds: float) -> AsyncIterator[None]:
+        """Excuse the engine while the block runs, and for so long after it."""
+        start = time.time()
+        try:
+            yield
+        finally:
+            self.disturbed.append((start, time.time() + recovery_seconds))
+
     async def waits_for_a_lock(self, edge: str) -> bool:
         """Say whether a statement of that edge of the store waits for a lock."""
         return bool(
@@ -312,7 +332,31 @@ class Cluster:
             landed=read_ledger(self.ledger_file),
             bystander=self._ledger.notes,
             finalized_slots=self.settings.simnet_finalized_slots,
+            disturbed=list(self.disturbed),
         )
+
+    async def add_offers(self, record: Record) -> Record:
+        """Return the record with what simnet's history says pools would have given for what waits."""
+        offers = {}
+        for order in record.orders:
+            if order.type != "market" and order.spec is not None:
+                offers[order.order_id] = await self.offers(order.spec)
+        return replace(record, offers=offers)
+
+    async def offers(self, spec: Spec) -> list[Offer]:
+        """Return what pools would have given for a whole amount, by simnet's history, oldest slot first."""
+        asked = {
+            "inputToken": spec.input_mint,
+            "outputToken": spec.output_mint,
+            "side": spec.side,
+            "amount": spec.amount,
+        }
+        return [
+            Offer(row["slot"], None, None)
+            if row["pool"] is None
+            else Offer(row["slot"], int(row["inputAmount"]), int(row["outputAmount"]))
+            for row in await self.node("simnet_history", asked)
+        ]
 
     def judge(self, record: Record, complaints: list[str] | None = None) -> None:
         """Fail unless every promise was kept, nobody complained and nothing crashed."""

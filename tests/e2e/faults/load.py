@@ -11,8 +11,9 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Final, Literal, Self
@@ -24,6 +25,7 @@ from orders.v1 import orders_pb2_grpc
 
 from client import OrderClient, OrderError
 from tests.e2e.faults.checker import CLOSED, Answer, Record, Seen, Watch
+from tests.e2e.faults.waiting import CancelAnswer
 
 Door = Literal["REST", "gRPC"]
 DOORS: Final[tuple[Door, ...]] = ("REST", "gRPC")
@@ -71,6 +73,9 @@ class Request:
     slippage_bps: int | None = None
     expire_time: str | None = None
     """RFC 3339, as JSON has it and as protobuf reads it."""
+    type: str = "market"
+    terms: Mapping[str, str] = field(default_factory=dict)
+    """The type's own, as the contract names them."""
 
 
 class Load:
@@ -80,6 +85,7 @@ class Load:
         """`name` tells these clients' request_ids from others'."""
         self.answers: list[Answer] = []
         self.watches: list[Watch] = []
+        self.cancels: list[CancelAnswer] = []
         self.complaints: list[str] = []
         self.retry_count = 0
         """Submits that were repeated because something broke."""
@@ -127,8 +133,7 @@ class Load:
         if odd and self._random.random() < 0.05:
             most *= 10**7
         if odd and self._random.random() < 0.1:
-            moment = datetime.now(UTC) + timedelta(seconds=self._random.uniform(0.2, 3.0))
-            expire_time = moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+            expire_time = seconds_from_now(self._random.uniform(0.2, 3.0))
         if odd and self._random.random() < 0.2:
             slippage_bps = self._random.choice((5, 100, 1000))
         return Request(
@@ -140,6 +145,21 @@ class Load:
             slippage_bps,
             expire_time,
         )
+
+    def waiting_request(
+        self,
+        amount: str,
+        output_token: str,
+        *,
+        side: str = "sell",
+        order_type: str = "limit",
+        expire_time: str | None = None,
+        **terms: str,
+    ) -> Request:
+        """Return a new request for a swap of SOL that waits for its `terms`."""
+        self._count += 1
+        request_id = f"{self._name}-{self._count}"
+        return Request(request_id, side, amount, "SOL", output_token, None, expire_time, order_type, terms)
 
     async def submit(self, request: Request, door: Door | None = None) -> str:
         """Submit until there is an answer, and return the order_id. With no `door`, through either."""
@@ -170,13 +190,26 @@ class Load:
         except (aiohttp.ClientError, grpc.aio.AioRpcError, TimeoutError):
             pass  # Refused, or not answered.
 
-    async def cancel(self, order_id: str) -> None:
-        """Ask for a cancel, once; it may come too late, or go astray."""
+    async def cancel(self, order_id: str) -> bool | None:
+        """Ask for a cancel, once. True: it is cancelled. False: it came too late. None: no answer."""
         try:
             async with asyncio.timeout(5.0):
                 await self._stub.CancelOrder(pb.CancelOrderRequest(order_id=order_id))
-        except (grpc.aio.AioRpcError, TimeoutError):
-            pass
+            accepted = True
+        except TimeoutError:
+            return None
+        except grpc.aio.AioRpcError as error:
+            if error.code() is not grpc.StatusCode.FAILED_PRECONDITION:
+                return None
+            accepted = False
+        self.cancels.append(CancelAnswer(order_id, accepted, time.time()))
+        return accepted
+
+    async def cancel_until_answered(self, order_id: str) -> bool:
+        """Ask for a cancel until there is an answer; return whether it is cancelled."""
+        while (accepted := await self.cancel(order_id)) is None:  # noqa: ASYNC110
+            await asyncio.sleep(self._random.uniform(0.02, 0.3))
+        return accepted
 
     async def _try_submit(self, request: Request, door: Door) -> str | None:
         try:
@@ -205,7 +238,7 @@ class Load:
         """Return the same request in other words: they mean the same order."""
         amount = self._random.choice((request.amount, request.amount + "0", request.amount.removesuffix("0")))
         tokens = [
-            _MINTS[token] if self._random.random() < 0.2 else token
+            _MINTS.get(token, token) if self._random.random() < 0.2 else token
             for token in (request.input_token, request.output_token)
         ]
         return replace(request, amount=amount, input_token=tokens[0], output_token=tokens[1])
@@ -222,6 +255,9 @@ class Load:
             body["slippageBps"] = request.slippage_bps
         if request.expire_time is not None:
             body["expireTime"] = request.expire_time
+        if request.type != "market":
+            body["type"] = request.type
+            body |= {_camel_case(name): value for name, value in request.terms.items()}
         async with self._http.post(
             f"{self._rest_url}/api/orders/execute",
             json=body,
@@ -313,7 +349,9 @@ class Load:
 
     def add_to(self, record: Record) -> Record:
         """Return the record with what these clients were told."""
-        return replace(record, answers=list(self.answers), watches=list(self.watches))
+        return replace(
+            record, answers=list(self.answers), watches=list(self.watches), cancels=list(self.cancels)
+        )
 
     def _complain(self, text: str) -> None:
         self.complaints.append(f"complaint: {text}")
@@ -329,7 +367,22 @@ def _message(request: Request) -> pb.SubmitOrderRequest:
     )
     if request.expire_time is not None:
         spec.expire_time.FromJsonString(request.expire_time)
+    if request.type == "limit":
+        spec.limit.CopyFrom(pb.LimitOrder(**request.terms))
+    elif request.type == "sniper":
+        spec.sniper.CopyFrom(pb.SniperOrder(**request.terms))
     return pb.SubmitOrderRequest(request_id=request.request_id, spec=spec)
+
+
+def seconds_from_now(seconds: float) -> str:
+    """Return a time as a request has it."""
+    moment = datetime.now(UTC) + timedelta(seconds=seconds)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _camel_case(name: str) -> str:
+    first, *others = name.split("_")
+    return first + "".join(word.capitalize() for word in others)
 
 
 def _is_answer(error: grpc.aio.AioRpcError) -> bool:
