@@ -23,7 +23,7 @@ from engine.domain.order import Order, OrderEvent
 from engine.domain.order_types import TriggerKind
 from engine.domain.tokens import SOL, USDC, Token
 from engine.hints import Hints
-from engine.market import Market
+from engine.market import Market, RouteRules
 from engine.queue import make_broker
 from engine.settings import Settings
 from engine.solana.rpc import NodeClient
@@ -80,7 +80,10 @@ class Simnet:
             await self._process.wait()
 
     async def ask(self, method: str, params: dict[str, Any] | None = None) -> Any:
-        body = {"jsonrpc": "2.0", "id": 1, "method": method, "params": [] if params is None else [params]}
+        return await self.call(method, [] if params is None else [params])
+
+    async def call(self, method: str, params: list[Any]) -> Any:
+        body = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
         async with aiohttp.ClientSession() as session, session.post(self.url, json=body) as response:
             answer = await response.json()
         assert "error" not in answer, answer
@@ -199,7 +202,7 @@ async def worker_of(
         NodeClient(settings.node_url, settings.node_ws_url) as node,
         asyncio.TaskGroup() as group,
     ):
-        market = Market(node, wallet.pubkey)
+        market = Market(node, wallet.pubkey, rules=RouteRules.of(settings))
         settlement = Settlement(
             node,
             str(wallet.pubkey),
