@@ -223,9 +223,17 @@ class Cluster:
         """Return the worker that says it runs the monitor of that kind; None if none does."""
         sample = f'order_engine_monitor_leads{{kind="{kind}"}}'
         for name in self.workers:
-            if self.running(name) and name not in self._frozen and await self.metric(name, sample):
-                return name
+            if self.running(name) and name not in self._frozen:
+                # One that was started a moment ago does not answer yet.
+                with contextlib.suppress(OSError):
+                    if await self.metric(name, sample):
+                        return name
         return None
+
+    async def ready_workers(self) -> list[str]:
+        """Return the workers that do their work."""
+        awake = [name for name in self.workers if name not in self._frozen]
+        return [name for name in awake if await self.unready_reason(name) is None]
 
     @asynccontextmanager
     async def disturbance(self, recovery_seconds: float) -> AsyncIterator[None]:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from decimal import ROUND_DOWN, Decimal
+from decimal import ROUND_DOWN, ROUND_UP, Decimal
+from fractions import Fraction
 from typing import Any, Final
 
+from tests.e2e.faults.checker import Record
 from tests.e2e.faults.cluster import Cluster
+from tests.e2e.faults.load import Load
 from tests.e2e.faults.waiting import Spec
 
 SETTINGS: Final[dict[str, Any]] = {
@@ -21,6 +24,12 @@ SETTINGS: Final[dict[str, Any]] = {
     "max_route_legs": 1,
 }
 """Of a cluster whose prices only a test moves, and whose history tells all of them."""
+NOTICED_SECONDS: Final = 2.0
+"""Within so much a monitor's death is noticed and another one has taken over. That is the promise itself: it
+takes 1.6 s at most, each looking every 0.4 s and giving the other 1.2 s; the rest is for a busy machine. It
+begins with the kill, when the engine is up, all of it, and has nothing else to do."""
+RECOVERED_SECONDS: Final = 5.0
+"""Within so much all goes on when PostgreSQL is back."""
 SOL: Final = "So11111111111111111111111111111111111111112"
 _DECIMALS: Final = 6
 
@@ -93,3 +102,27 @@ class Launched:
 
     async def _slot(self) -> int:
         return int(await self.cluster.node("getSlot", {"commitment": "processed"}))
+
+
+async def all_is_well(cluster: Cluster, load: Load, room: Fraction = Fraction(0)) -> Record:
+    """Cancel what waits still, and judge what became of everything; return that."""
+    await cluster.heal()
+
+    async def none_waits() -> bool:
+        # Some that are on their way may come back to waiting.
+        for (order_id,) in await cluster.fetch("SELECT order_id::text FROM orders WHERE resting"):
+            await load.cancel_until_answered(order_id)
+        return not await cluster.fetch("SELECT FROM orders WHERE closed_status IS NULL")
+
+    await cluster.until(none_waits)
+    async with asyncio.timeout(20):
+        await load.watched_to_the_end()
+    record = await cluster.add_offers(load.add_to(cluster.record()))
+    record.room = room
+    cluster.judge(record, load.complaints)
+    return record
+
+
+def inverse(price: str) -> str:
+    """Return what a token may cost, where a SOL is to bring so many."""
+    return f"{(1 / Decimal(price)).quantize(Decimal('1e-12'), ROUND_UP):f}"

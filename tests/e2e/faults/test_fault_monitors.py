@@ -8,22 +8,19 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator
-from decimal import ROUND_UP, Decimal
-from fractions import Fraction
 
 import pytest
 
-from tests.e2e.faults.checker import Record
 from tests.e2e.faults.cluster import Cluster, running
-from tests.e2e.faults.launched import SETTINGS, Launched
+from tests.e2e.faults.launched import (
+    NOTICED_SECONDS,
+    RECOVERED_SECONDS,
+    SETTINGS,
+    Launched,
+    all_is_well,
+    inverse,
+)
 from tests.e2e.faults.load import WATCH_KINDS, Load, seconds_from_now
-
-NOTICED_SECONDS = 2.0
-"""Within so much a monitor's death is noticed and another one has taken over. That is the promise itself: it
-takes 1.6 s at most, each looking every 0.4 s and giving the other 1.2 s; the rest is for a busy machine. It
-begins with the kill, when the engine is up, all of it, and has nothing else to do."""
-RECOVERED_SECONDS = 5.0
-"""Within so much all goes on when PostgreSQL is back."""
 
 
 @pytest.fixture(scope="module")
@@ -87,25 +84,6 @@ async def are_confirmed(cluster: Cluster, order_ids: list[str]) -> None:
         return len(rows) == len(order_ids)
 
     await cluster.until(all_are)
-
-
-async def all_is_well(cluster: Cluster, load: Load, room: Fraction = Fraction(0)) -> Record:
-    """Cancel what waits still, and judge what became of everything; return that."""
-    await cluster.heal()
-
-    async def none_waits() -> bool:
-        # Some that are on their way may come back to waiting.
-        for (order_id,) in await cluster.fetch("SELECT order_id::text FROM orders WHERE resting"):
-            await load.cancel_until_answered(order_id)
-        return not await cluster.fetch("SELECT FROM orders WHERE closed_status IS NULL")
-
-    await cluster.until(none_waits)
-    async with asyncio.timeout(20):
-        await load.watched_to_the_end()
-    record = await cluster.add_offers(load.add_to(cluster.record()))
-    record.room = room
-    cluster.judge(record, load.complaints)
-    return record
 
 
 # ---- Whoever follows prices dies -------------------------------------------------------------------------
@@ -212,11 +190,6 @@ async def test_prices_touch_and_leave_and_what_they_touched_for_two_slots_fires_
     ended = [order.status for order in record.orders if order.order_id in ids]
     assert ended.count("confirmed") > 0
     assert set(ended) <= {"confirmed", "cancelled"}
-
-
-def inverse(price: str) -> str:
-    """Return what a token may cost, where a SOL is to bring so many."""
-    return f"{(1 / Decimal(price)).quantize(Decimal('1e-12'), ROUND_UP):f}"
 
 
 async def test_the_price_leaves_between_trigger_and_landing_and_nothing_is_filled_worse(

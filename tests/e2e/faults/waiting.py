@@ -29,8 +29,8 @@ STALE_SECONDS: Final = 5.0
 """The same where the engine was disturbed: a process that was frozen goes on with what it had."""
 CROSSING_SLOTS: Final = 2
 FIRE_SECONDS: Final = 2.0
-"""How long after those slots an order may still be found waiting. It takes a fraction of that; machines are
-slow at times."""
+"""How long after those slots, or after what disturbed the engine then, an order may still be found waiting: it
+was fired and has to be taken up. It takes a fraction of that; machines are slow at times."""
 LASTING_SECONDS: Final = 5.0
 """For how long a condition must hold for its order to be executed, whatever was tried before."""
 
@@ -151,6 +151,14 @@ class _Slots:
     def is_whole(self, start: float, end: float) -> bool:
         """Return whether the engine was undisturbed all that time."""
         return all(end < since or until < start for since, until in self.disturbed)
+
+    def latest(self, moment: float, seconds: float) -> float:
+        """Return when so many seconds have passed since that moment in which the engine was undisturbed."""
+        latest = moment + seconds
+        for since, until in sorted(self.disturbed):
+            if since < latest and until > moment:
+                latest = max(latest, until + seconds)
+        return latest
 
 
 class _Story:
@@ -279,20 +287,48 @@ def _whole_slots(clock: _Slots, since: float, until: float | None) -> range:
     return range(clock.at_most(since) + 1, end)
 
 
-def _missed(story: _Story, room: Fraction, since: float, until: float | None) -> int | None:
-    """Return the first of two slots in which the condition held and the engine did not act; None: none."""
+def _crossings(story: _Story, room: Fraction, since: float, until: float | None) -> Iterator[int]:
+    """Yield slots in which, as in the one before, the condition held while the order waited, undisturbed."""
     clock = story.clock
     in_a_row = 0
     for slot in _whole_slots(clock, since, until):
         in_a_row = in_a_row + 1 if story.met(slot, room) else 0
         begin, end = clock.begin(slot - CROSSING_SLOTS + 1), clock.begin(slot + 1)
-        if in_a_row < CROSSING_SLOTS or begin is None or end is None:
-            continue
-        latest = end + FIRE_SECONDS
-        over = until if until is not None else clock.begin(clock.last)
-        if over is not None and over > latest and clock.is_whole(begin, latest):
+        if (
+            in_a_row >= CROSSING_SLOTS
+            and begin is not None
+            and end is not None
+            and clock.is_whole(begin, end)
+        ):
+            yield slot
+
+
+def _missed(story: _Story, room: Fraction, since: float, until: float | None) -> int | None:
+    """Return the first of two slots in which the condition held and nobody fired the order; None: none."""
+    clock = story.clock
+    over = until if until is not None else clock.begin(clock.last)
+    for slot in _crossings(story, room, since, until):
+        end = clock.begin(slot + 1)
+        if over is not None and end is not None and over > clock.latest(end, FIRE_SECONDS):
             return slot - CROSSING_SLOTS + 1
     return None
+
+
+def count_crossings(record: Record) -> int:
+    """Return how often an order that waited crossed, with no excuse for missing it."""
+    clock = _Slots(record)
+    count = 0
+    for order in record.orders:
+        offers = record.offers.get(order.order_id)
+        if offers is None or "min_liquidity" in order.terms:
+            continue
+        events = [event for event in record.events if event.order_id == order.order_id]
+        story = _Story(order, events, offers, clock)
+        for since, event in story.waits():
+            # As it was fired in the first of these slots, or soon after, they need not lie before that.
+            until = None if event is None else event.commit_time + 1.0
+            count += next(_crossings(story, record.room, since, until), None) is not None
+    return count
 
 
 def _longest(story: _Story, room: Fraction) -> float:
