@@ -29,8 +29,8 @@ STALE_SECONDS: Final = 5.0
 """The same where the engine was disturbed: a process that was frozen goes on with what it had."""
 CROSSING_SLOTS: Final = 2
 FIRE_SECONDS: Final = 2.0
-"""How long after those slots, or after what disturbed the engine then, an order may still be found waiting: it
-was fired and has to be taken up. It takes a fraction of that; machines are slow at times."""
+"""How long after those slots, or after what disturbed the engine then, an order may still be found waiting:
+it was fired and has to be taken up. It takes a fraction of that; machines are slow at times."""
 LASTING_SECONDS: Final = 5.0
 """For how long a condition must hold for its order to be executed, whatever was tried before."""
 

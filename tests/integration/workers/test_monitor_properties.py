@@ -28,7 +28,7 @@ from engine.domain.amounts import least_output
 from engine.domain.lifecycle import CLOSED, Cancelled
 from engine.domain.order import Order, OrderSpec, OrderStatus, Route, Side
 from engine.domain.order_types import LimitOrder, OrderType, SniperOrder, Trigger, TriggerKind, limit
-from engine.domain.routing import choice
+from engine.domain.routing import REACH, choice
 from engine.domain.tokens import SOL, Token
 from engine.market import Market
 from engine.settings import Settings
@@ -427,8 +427,10 @@ def compares_with_the_price_before_the_swap(patch: pytest.MonkeyPatch) -> None:
             )
         return unmet(self, spec, route, liquidity)
 
-    def bound_before(self: Market, takes: Token, gives: Token, side: Side, amount: int) -> float:
-        return bound(self, takes, gives, side, 1)
+    def bound_before(
+        self: Market, takes: Token, gives: Token, side: Side, amount: int, reach: int = REACH
+    ) -> float:
+        return bound(self, takes, gives, side, 1, reach * amount)
 
     patch.setattr(Market, "price_bound", bound_before)
     patch.setattr(LimitOrder, "unmet", unmet_before)
@@ -479,8 +481,10 @@ def does_not_look_at_who_buys(patch: pytest.MonkeyPatch) -> None:
 def bounds_the_price_of_the_way_back(patch: pytest.MonkeyPatch) -> None:
     bound = Market.price_bound
 
-    def of_the_way_back(self: Market, gives: Token, takes: Token, side: Side, amount: int) -> float:
-        return bound(self, takes, gives, side, amount)
+    def of_the_way_back(
+        self: Market, gives: Token, takes: Token, side: Side, amount: int, reach: int = REACH
+    ) -> float:
+        return bound(self, takes, gives, side, amount, reach)
 
     patch.setattr(Market, "price_bound", of_the_way_back)
 
@@ -488,8 +492,10 @@ def bounds_the_price_of_the_way_back(patch: pytest.MonkeyPatch) -> None:
 def bounds_the_price_of_twice_the_amount(patch: pytest.MonkeyPatch) -> None:
     bound = Market.price_bound
 
-    def of_more(self: Market, takes: Token, gives: Token, side: Side, amount: int) -> float:
-        return bound(self, takes, gives, side, 2 * amount)
+    def of_more(
+        self: Market, takes: Token, gives: Token, side: Side, amount: int, reach: int = REACH
+    ) -> float:
+        return bound(self, takes, gives, side, 2 * amount, reach)
 
     patch.setattr(Market, "price_bound", of_more)
 
@@ -511,9 +517,12 @@ def remembers_who_expired_or_was_cancelled(patch: pytest.MonkeyPatch) -> None:
 def fires_each_as_if_it_were_alone(patch: pytest.MonkeyPatch) -> None:
     enough = monitor._Ahead.leaves_enough_for
 
-    def alone(self: monitor._Ahead, order: Order) -> bool:
-        self._amount = 0
-        return enough(self, order)
+    def alone(self: monitor._Ahead, orders: Sequence[Order]) -> list[Order]:
+        met: list[Order] = []
+        for order in orders:
+            self._amount = self._input_amount = self._output_amount = 0
+            met += enough(self, [order])
+        return met
 
     patch.setattr(monitor._Ahead, "leaves_enough_for", alone)
 
