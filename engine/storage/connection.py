@@ -15,6 +15,7 @@ from psycopg.types.numeric import Int8BinaryDumper
 from psycopg.types.string import TextBinaryLoader
 
 from engine.domain.errors import OutcomeUnknown, StoreUnavailable
+from engine.storage.session import Session
 
 # Every statement is a look-up by key or a walk along an index, planned once for arrays of any length.
 # Planned on a fresh, empty database, a hash or merge join over a whole table would look as good, and
@@ -44,7 +45,7 @@ class Connection:
         self._conninfo = conninfo
         self._edge = edge
         self._lock = asyncio.Lock()
-        self._connection: psycopg.AsyncConnection | None = None
+        self._session: Session | None = None
 
     async def run(self, statement: str, values: Mapping[str, Any], *, reads: bool = False) -> list[Any]:
         """Run one statement and return its rows. A read whose connection broke is run once more."""
@@ -61,32 +62,31 @@ class Connection:
 
     async def close(self) -> None:
         """Close the connection; a later `run` opens a new one."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            await connection.close()
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
 
     async def _run(self, statement: str, values: Mapping[str, Any]) -> list[Any]:
-        connection = await self._connected()
+        session = await self._connected()
         try:
-            cursor = await connection.execute(statement, values, prepare=True, binary=True)
-            return [] if cursor.description is None else await cursor.fetchall()
+            return await session.run(statement, values)
         except (psycopg.OperationalError, psycopg.InterfaceError) as error:
             # The state an error leaves tells what it proves: a server that answers has not done it,
             # a connection that broke has left us not knowing.
-            if connection.closed or connection.broken:
+            if session.is_broken:
                 await self.close()
                 raise OutcomeUnknown(f"the connection to PostgreSQL broke: {_first_line(error)}") from error
             if error.sqlstate is not None and error.sqlstate.startswith(_PASSING):
                 raise StoreUnavailable(f"PostgreSQL refused for now: {_first_line(error)}") from error
             raise
         except asyncio.CancelledError:
-            # psycopg has asked the server to cancel, and the answer was not read.
+            # The answer was not read.
             await self.close()
             raise
 
-    async def _connected(self) -> psycopg.AsyncConnection:
-        if self._connection is not None and not self._connection.closed:
-            return self._connection
+    async def _connected(self) -> Session:
+        if self._session is not None:
+            return self._session
         try:
             connection = await psycopg.AsyncConnection.connect(
                 self._conninfo,
@@ -97,10 +97,9 @@ class Connection:
             )
         except psycopg.OperationalError as error:
             raise StoreUnavailable(f"PostgreSQL cannot be reached: {_first_line(error)}") from error
-        connection.prepared_max = 200
         _adapt(connection.adapters)
-        self._connection = connection
-        return connection
+        self._session = Session(connection)
+        return self._session
 
 
 class _ArrayDumper(adapt.Dumper):

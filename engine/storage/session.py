@@ -1,0 +1,143 @@
+"""One connection to PostgreSQL that stands: its prepared statements, run one at a time.
+
+psycopg connects and converts. Its cursors are left out, for all they do anew for each statement: a cursor,
+descriptions of its columns, the socket watched and let go. A statement takes 60 us of CPU here instead of 120
+to 200, and most carry one order or two unless there is a burst.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+import psycopg
+from psycopg import errors, pq
+from psycopg.adapt import PyFormat, Transformer
+
+_PLACEHOLDER: Final = re.compile(r"%\((\w+)\)([tb])")
+"""As psycopg writes them: t for text, b for binary."""
+_FORMATS: Final = {"t": PyFormat.TEXT, "b": PyFormat.BINARY}
+
+
+class _Statement:
+    """A statement as libpq wants it: numbered parameters."""
+
+    __slots__ = ("formats", "names", "text")
+
+    def __init__(self, text: str) -> None:
+        formats = {name: _FORMATS[letter] for name, letter in _PLACEHOLDER.findall(text)}
+        self.names = tuple(formats)
+        self.formats = tuple(formats.values())
+        numbers = {name: f"${number}" for number, name in enumerate(self.names, start=1)}
+        self.text = _PLACEHOLDER.sub(lambda found: numbers[found[1]], text).encode()
+
+
+class Session:
+    """Runs statements on a connection of psycopg's, in autocommit, which nothing else uses from then on.
+
+    It must not be told of a second statement before the first is answered.
+    """
+
+    def __init__(self, connection: psycopg.AsyncConnection) -> None:
+        self._connection = connection
+        self._libpq = connection.pgconn
+        self._libpq.nonblocking = 1
+        self._socket = self._libpq.socket
+        self._transformer = Transformer(connection)
+        self._statements: dict[str, _Statement] = {}
+        self._prepared: dict[tuple[str, tuple[int, ...] | None], bytes] = {}
+        """Names of prepared statements, by text and the types of their parameters."""
+        self._loop = asyncio.get_running_loop()
+        self._answered: asyncio.Future[None] | None = None
+        self._results: list[pq.abc.PGresult] = []
+        self._is_watched = False
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether the connection is gone, as far as was noticed."""
+        return self._libpq.status == pq.ConnStatus.BAD
+
+    async def run(self, text: str, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+        """Run a statement and return its rows. Raises psycopg.Error.
+
+        Cancelled, it leaves the session good for nothing but `close`.
+        """
+        statement = self._statements.get(text)
+        if statement is None:
+            statement = self._statements[text] = _Statement(text)
+        transformer = self._transformer
+        parameters = transformer.dump_sequence([values[name] for name in statement.names], statement.formats)
+        # An int and a float in the same place are two statements to PostgreSQL.
+        types, formats = transformer.types, transformer.formats
+        name = self._prepared.get((text, types))
+        if name is None:
+            name = f"s{len(self._prepared)}".encode()
+            self._libpq.send_prepare(name, statement.text, types)
+            await self._answer()
+            self._prepared[text, types] = name
+        self._libpq.send_query_prepared(name, parameters, formats, result_format=pq.Format.BINARY)
+        result = await self._answer()
+        if result.status != pq.ExecStatus.TUPLES_OK:
+            return []
+        transformer.set_pgresult(result, set_loaders=True, format=pq.Format.BINARY)
+        return transformer.load_rows(0, result.ntuples, tuple)
+
+    async def close(self) -> None:
+        """Hang up. PostgreSQL ends what it still does for us (client_connection_check_interval)."""
+        self._watch(False)
+        self._loop.remove_writer(self._socket)
+        await self._connection.close()
+
+    # ---- The answer to what was sent
+
+    async def _answer(self) -> pq.abc.PGresult:
+        """Return the one result of what was sent, once the server is ready for more."""
+        self._results.clear()
+        self._answered = self._loop.create_future()
+        self._watch(True)
+        if self._libpq.flush():
+            self._loop.add_writer(self._socket, self._on_writable)
+        await self._answered
+        results, self._results = self._results, []
+        # Without a transaction around it a statement is committed after its result: an error may follow one.
+        for result in results:
+            if result.status == pq.ExecStatus.FATAL_ERROR:
+                raise errors.error_from_result(result)
+        return results[-1]
+
+    def _on_readable(self) -> None:
+        answered = self._answered
+        if answered is None or answered.done():
+            # Nobody waits: a notice, or the connection's end. Whoever runs the next statement gets to know.
+            self._watch(False)
+            return
+        try:
+            self._libpq.consume_input()
+            while not self._libpq.is_busy():
+                result = self._libpq.get_result()
+                if result is None:
+                    answered.set_result(None)
+                    return
+                self._results.append(result)
+        except psycopg.Error as error:
+            answered.set_exception(error)
+
+    def _on_writable(self) -> None:
+        try:
+            if not self._libpq.flush():
+                self._loop.remove_writer(self._socket)
+        except psycopg.Error as error:
+            self._loop.remove_writer(self._socket)
+            if self._answered is not None and not self._answered.done():
+                self._answered.set_exception(error)
+
+    def _watch(self, is_watched: bool) -> None:
+        if is_watched == self._is_watched:
+            return
+        self._is_watched = is_watched
+        if is_watched:
+            self._loop.add_reader(self._socket, self._on_readable)
+        else:
+            self._loop.remove_reader(self._socket)
