@@ -22,6 +22,8 @@ from solders.pubkey import Pubkey
 
 from engine.coalesce import Coalescer
 from engine.domain.errors import NodeUnavailable, Refused
+from engine.settings import SettingsError
+from engine.solana.http import HttpClient, HttpError
 from engine.solana.transactions import Blockhash
 from engine.telemetry import node_errors_total, observe_batch
 
@@ -38,7 +40,6 @@ _PREFLIGHT_FAILURE: Final = -32002
 _SEND_INTERVAL_SECONDS: Final = 0.003
 """Between two requests that send transactions: a request costs as much as five transactions in it."""
 _RECONNECT_SECONDS: Final = 1.0
-_HEADERS: Final = {"Content-Type": "application/json"}
 _POLL_SECONDS: Final = 0.4
 
 
@@ -291,8 +292,12 @@ class NodeClient:
     """
 
     def __init__(self, url: str, ws_url: str, *, timeout_seconds: float = 5.0) -> None:
-        self._url = url
+        """Raises SettingsError where `url` is no address."""
         self._ws_url = ws_url
+        try:
+            self._http = HttpClient(url, timeout_seconds=timeout_seconds)
+        except ValueError as error:
+            raise SettingsError(f"SOLANA_RPC_URL: {error}") from None
         self._timeout = aiohttp.ClientTimeout(total=timeout_seconds)
         self._session: aiohttp.ClientSession | None = None
         # 50 calls a batch: what public nodes accept.
@@ -308,9 +313,7 @@ class NodeClient:
         )
 
     async def __aenter__(self) -> Self:
-        # A market's accounts, tick and bin arrays too, are some 300 kB. With aiohttp's own 64 kB reading
-        # pauses and goes on several times an answer, which took 1.6 ms of CPU a refresh instead of 1.1.
-        self._session = aiohttp.ClientSession(timeout=self._timeout, read_bufsize=1 << 20)
+        self._session = aiohttp.ClientSession(timeout=self._timeout)
         return self
 
     async def __aexit__(
@@ -318,6 +321,7 @@ class NodeClient:
     ) -> None:
         await self._read.drain()
         await self._send.drain()
+        self._http.close()
         if self._session is not None:
             await self._session.close()
             self._session = None
@@ -543,14 +547,13 @@ class NodeClient:
         # Alone it goes as itself: some nodes count a batch of one as a batch.
         body = _encode(requests if len(requests) > 1 else requests[0])
         try:
-            async with self._connected().post(self._url, data=body, headers=_HEADERS) as response:
-                text = await response.read()
-                if response.status == 429 or response.status >= 500:
-                    raise _unavailable(f"http_{response.status}", f"answered HTTP {response.status}")
+            status, text = await self._http.post(body)
         except TimeoutError:
             raise _unavailable("timeout", "did not answer in time") from None
-        except (aiohttp.ClientError, OSError) as error:
+        except (HttpError, OSError) as error:
             raise _unavailable("unreachable", f"is unreachable: {error}") from error
+        if status == 429 or status >= 500:
+            raise _unavailable(f"http_{status}", f"answered HTTP {status}")
         try:
             answers = _decode_answers(text)
         except msgspec.DecodeError:
