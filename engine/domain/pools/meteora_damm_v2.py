@@ -11,11 +11,11 @@ Formulas checked against what the program answers (swap2 of the compiled program
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import IntEnum
 from math import inf, isqrt
 from typing import Final
 
+from engine.domain.frozen import frozen
 from engine.domain.pools.pool import (
     U64_MAX,
     Clock,
@@ -63,7 +63,7 @@ class ActivationType(IntEnum):
     TIMESTAMP = 1
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class BaseFee:
     """Starts at the cliff when the pool opens and falls `number_of_period` times."""
 
@@ -86,7 +86,7 @@ class BaseFee:
         return self.cliff_fee_numerator * kept >> 64
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RateLimiter:
     """A base fee that grows with the amount b to a, for a time after the pool has opened.
 
@@ -162,7 +162,7 @@ class RateLimiter:
         return gross - ceil_div(gross * self.numerator(gross), FEE_ONE)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class DynamicFee:
     """A surcharge that grows with how far the price has moved lately."""
 
@@ -219,7 +219,7 @@ class DynamicFee:
         return 2 * (((upper << 64) // lower - _Q64) // self.bin_step_u128)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class MeteoraDammV2Pool:
     """A pool. What is claimable by others lies in its vaults, outside of these amounts."""
 

@@ -13,11 +13,11 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import IntEnum
 from math import sqrt
 from typing import Final, NamedTuple
 
+from engine.domain.frozen import frozen
 from engine.domain.pools.pool import (
     U64_MAX,
     Clock,
@@ -88,7 +88,7 @@ class Bin(NamedTuple):
     """As bin_price says."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class FeeParameters:
     """What the fee is made of; it stays the same from swap to swap."""
 
@@ -115,7 +115,7 @@ class FeeParameters:
         return min(base + ceil_div(self.variable_fee_control * moved * moved, 100_000_000_000), _MAX_FEE)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Volatility:
     """How far the price has moved lately, in ten thousandths of a bin."""
 
@@ -129,7 +129,7 @@ class Volatility:
     """When a swap last changed the active bin, in unix seconds."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class MeteoraDlmmPool:
     """A pool's bins and fees. Token a is its x, token b its y."""
 

@@ -6,10 +6,11 @@ And the Segments a curve consists of, which is all that splitting an order over 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import StrEnum
 from math import inf, sqrt
 from typing import Final, NamedTuple, Protocol
+
+from engine.domain.frozen import frozen
 
 U64_MAX: Final = 2**64 - 1
 """The most base units an amount can be on chain."""
@@ -51,7 +52,7 @@ class SwapError(Exception):
         super().__init__(message)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Clock:
     """When a swap happens, by the chain's clock."""
 
@@ -60,7 +61,7 @@ class Clock:
     """In seconds."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Swap:
     """One swap, done: what it costs, what it gives, and the pool it leaves behind."""
 

@@ -7,9 +7,9 @@ program/src/math.rs and the swap fee in processor.rs (Apache-2.0).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import IntEnum
 
+from engine.domain.frozen import frozen
 from engine.domain.pools.pool import (
     U64_MAX,
     Clock,
@@ -35,7 +35,7 @@ class AmmStatus(IntEnum):
     """Swaps from pool_open_time on; the first of them makes it SWAP_ONLY."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class CurveSwap:
     """A swap as the curve sees it."""
 
@@ -69,7 +69,7 @@ def swap_base_out(
     return CurveSwap(input_amount, amount_out, input_amount - net)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RaydiumAmmV4Pool:
     """A pool's balances and fee. Token a is its coin, token b its pc."""
 

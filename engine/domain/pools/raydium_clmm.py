@@ -13,12 +13,13 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import IntEnum
 from functools import lru_cache
 from operator import itemgetter
 from typing import Final, NamedTuple
 
+from engine.domain.frozen import frozen
 from engine.domain.pools.pool import (
     U64_MAX,
     Clock,
@@ -210,7 +211,7 @@ class FeeOn(IntEnum):
     ONLY_TOKEN_1 = 2
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class DynamicFee:
     """A surcharge that grows with how many tick spacings the price has moved lately."""
 
@@ -276,7 +277,7 @@ class _Stretch(NamedTuple):
     """Beyond the end; None: no tick is crossed there."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RaydiumClmmPool:
     """A pool and its ticks. What a swap does to fees outside of a tick is not kept: no swap depends on it."""
 

@@ -7,10 +7,10 @@ instructions/swap_base_{input,output}.rs (Apache-2.0).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final, NamedTuple
 
+from engine.domain.frozen import frozen
 from engine.domain.pools.pool import (
     U64_MAX,
     Clock,
@@ -38,7 +38,7 @@ class CreatorFeeOn(IntEnum):
     ONLY_TOKEN_1 = 2
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Rates:
     """Per million."""
 
@@ -148,7 +148,7 @@ def _u128(product: int) -> int:
     return product
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RaydiumCpmmPool:
     """A pool's balances and rates. Fees accrued for others lie in the vaults but are not traded with."""
 

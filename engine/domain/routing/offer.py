@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Final
 
+from engine.domain.frozen import frozen
 from engine.domain.order import Quote, Side
 from engine.domain.pools.pool import Clock, Pool, Swap, SwapError
 from engine.domain.routing.price_curve import PriceCurve
@@ -23,7 +24,7 @@ class _Known:
         self.price: tuple[int, int] | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class PoolOffer:
     """A pool of the order's pair, and which way the order goes through it."""
 
