@@ -465,8 +465,8 @@ async def redis_lines(meter: Meter, server: Valkey) -> list[Line]:
         Line(
             "Redis: PUBLISH, one message",
             *publish,
-            uses=[Use("workers", 3 / _BURST_BATCH, 3 / _CLOSED_BATCH)],
-            other_uses=[Use("valkey", 3 / _BURST_BATCH, 3 / _CLOSED_BATCH)],
+            uses=[Use("workers", 2 / _BURST_BATCH, 2 / _CLOSED_BATCH)],
+            other_uses=[Use("valkey", 2 / _BURST_BATCH, 2 / _CLOSED_BATCH)],
         ),
     ]
 

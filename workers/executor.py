@@ -155,8 +155,9 @@ class Executor:
     async def _execute(self, claim: Claim) -> None:
         claimed = order = claim.order
         if claim.started:
+            # Nobody is told of it alone: the order is SUBMITTED a statement later, and one hint, one read and
+            # one message do for both.
             _TRANSITIONS[claimed.status].inc()
-            self._hints.publish([claimed.order_id])
         try:
             if claimed.status is OrderStatus.PENDING:
                 # By the database's clock, which is the one that counts, it has expired.
@@ -166,6 +167,7 @@ class Executor:
                 order = after
         except NodeUnavailable as error:
             logger.info("resting: %s", error, extra={"order_id": claimed.order_id})
+            self._hints.publish([claimed.order_id])
             await self._postpone(claimed.order_id, _NODE_AWAY_SECONDS)
         except (StoreUnavailable, OutcomeUnknown) as error:
             # The sweeper finds out where it stands, here or elsewhere.
