@@ -17,6 +17,7 @@ async def plan_of(connection: Connection, name: str) -> str:
     names = await _prepare(connection, name)
     nothing = f"({', '.join(['NULL'] * len(names))})" if names else ""
     rows = await connection.run(f"EXPLAIN (COSTS OFF) EXECUTE {name}{nothing}", {})
+    await connection.run(f"DEALLOCATE {name}", {})
     return "\n".join(row[0] for row in rows)
 
 
@@ -44,8 +45,8 @@ async def touched_by(connection: Connection, name: str, **values: Any) -> Touche
             {},
         )
     finally:
-        # Deallocates the statement, too.
         await connection.run("ROLLBACK", {})
+        await connection.run(f"DEALLOCATE {name}", {})
     found = text if isinstance(text, list) else json.loads(text)
     nodes = list(_nodes(found[0]["Plan"]))
     return Touched(
