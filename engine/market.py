@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
@@ -38,7 +38,7 @@ from engine.solana.programs import (
     TOKEN_PROGRAM,
     associated_token_account,
 )
-from engine.solana.rpc import MAX_ACCOUNTS, NodeClient, ProgramChange, ProgramWatch
+from engine.solana.rpc import MAX_ACCOUNTS, NodeClient, ProgramChange, ProgramWatch, RpcError
 from engine.solana.transactions import (
     FEE_RESERVE,
     Blockhash,
@@ -59,6 +59,10 @@ DISCOVERY_SECONDS: Final = 60.0
 """How often to look for pools that are new."""
 FORGET_SECONDS: Final = 300.0
 """How long a learned token is followed that no order names any more."""
+MOST_LEARNED: Final = 5_000
+"""Tokens that are followed at a time beside those with a symbol: each slot reads what there is of all."""
+_FEW: Final = 20
+"""So many tokens' pools are asked for one by one; of more, every pool's mints are read instead."""
 _RETRY_SECONDS: Final = 0.5
 _REFRESH_SECONDS: Final = 0.05
 """Refreshes are at least so far apart. A slot takes 0.4 s; simulated ones can be shorter than is any use."""
@@ -195,6 +199,10 @@ class Market:
         self._slot_passed = asyncio.Event()
         self._refreshing = asyncio.Lock()
         self._refreshed = asyncio.Event()
+        self._refresh_count = 0
+        self._wanted: dict[str, None] = {}
+        """Mints that somebody wants learned."""
+        self._is_wanted = asyncio.Event()
 
     async def run(self, *, follow: bool = True) -> None:
         """Follow the market for ever; failures of the node are waited out.
@@ -206,6 +214,7 @@ class Market:
             tasks.create_task(self._discover_new_pools())
             if follow:
                 self._slot_passed.set()
+                tasks.create_task(self._learn_wanted())
                 tasks.create_task(self._follow_openings())
                 tasks.create_task(self._follow_slots())
                 tasks.create_task(self._refresh_every_slot())
@@ -219,43 +228,60 @@ class Market:
     async def learn(self, tokens: Iterable[Token]) -> None:
         """Return once these tokens are followed and their pools have been read; mostly that is so already.
 
-        Raises NodeUnavailable, and then asks the node again the next time.
+        Raises NodeUnavailable, also where it follows as many as it can, and asks anew the next time.
         """
+        if not (unknown := self._unknown(tokens)):
+            return
+        async with self._learning:
+            new = [mint for mint in unknown if mint not in self._learned]
+            if not new:
+                return
+            if len(self._learned) + len(new) > MOST_LEARNED:
+                raise NodeUnavailable(f"{MOST_LEARNED} tokens are followed, which is as many as can be")
+            for mint in new:
+                self._add(mint)
+            try:
+                await self._discover(new if len(new) <= _FEW else None)
+                async with self._refreshing:
+                    await self._refresh()
+            except RpcError as error:
+                self._forget(new)
+                raise NodeUnavailable(f"the Solana node does not tell of a token's pools: {error}") from error
+            except BaseException:
+                self._forget(new)
+                raise
+            # Only now: whoever finds a token learned relies on its pools having been read.
+            self._learned.update(dict.fromkeys(new, self._monotonic_seconds()))
+            self._has_learned.set()
+
+    def learn_soon(self, tokens: Iterable[Token]) -> None:
+        """Have these tokens learned while others wait for nothing; until then nothing of them is traded."""
+        if unknown := self._unknown(tokens):
+            self._wanted.update(dict.fromkeys(unknown))
+            self._is_wanted.set()
+
+    def _unknown(self, tokens: Iterable[Token]) -> list[str]:
+        """Return the mints of those that are not followed; of the others, note that they are named."""
         now = self._monotonic_seconds()
-        unknown = []
+        unknown: dict[str, None] = {}
         for token in tokens:
             if token.mint in self._learned:
                 self._learned[token.mint] = now
             elif token.mint not in self._always:
-                unknown.append(token.mint)
-        if not unknown:
-            return
-        async with self._learning:
-            new = [mint for mint in dict.fromkeys(unknown) if mint not in self._learned]
-            if not new:
-                return
-            for mint in new:
-                self._add(mint)
-            try:
-                await self._discover(new)
-                async with self._refreshing:
-                    await self._refresh()
-            except BaseException:
-                for mint in new:
-                    self._forget(mint)
-                raise
-            # Only now: whoever finds a token learned relies on its pools having been read.
-            self._learned.update(dict.fromkeys(new, now))
-            self._has_learned.set()
+                unknown[token.mint] = None
+        return list(unknown)
 
     async def wait_ready(self) -> None:
         """Return once prices are here."""
         while not self.ready:
             await self.next_refresh()
 
-    async def next_refresh(self) -> None:
-        """Return once prices have been read again."""
-        await self._refreshed.wait()
+    async def next_refresh(self, after: int | None = None) -> int:
+        """Return the number of the refresh after that one, once it is done; after the latest, if None."""
+        seen = self._refresh_count if after is None else after
+        while self._refresh_count <= seen:
+            await self._refreshed.wait()
+        return self._refresh_count
 
     # ---- What is known now
 
@@ -311,9 +337,9 @@ class Market:
     def liquidity(self, input_token: Token, output_token: Token) -> int:
         """Return what the pair's pools that are open hold of input_token together, in base units.
 
-        What was never asked for before is known from the next refresh on. Raises NodeUnavailable.
+        Raises NodeUnavailable, also where it was never asked for before: the next refresh reads it.
         """
-        clock, total = self._now().clock, 0
+        clock, total, is_known = self._now().clock, 0, True
         for listing, a_to_b in self._by_pair.get((input_token.mint, output_token.mint), ()):
             if listing.offers is None or listing.offers[a_to_b].curve(clock).best_price == inf:
                 continue
@@ -322,8 +348,17 @@ class Market:
                 self._read_for(listing, self._data)
                 self._plan_reads()
             vault = self._data.get(listing.keys.vault_a if a_to_b else listing.keys.vault_b)
-            total += 0 if vault is None else token_amount(vault)
+            if vault is None:
+                is_known = False
+            else:
+                total += token_amount(vault)
+        if not is_known:
+            raise NodeUnavailable("the Solana node has not told yet what the pools hold")
         return total
+
+    def liquidity_for(self, spec: OrderSpec) -> int:
+        """Return the liquidity of the order's pair if its type asks for any. Raises NodeUnavailable."""
+        return self.liquidity(spec.input_token, spec.output_token) if spec.type.least_liquidity else 0
 
     def decide(self, spec: OrderSpec, attempt: int, slippage_bps: int) -> RoutingDecision:
         """Quote every pool of the order's pair and choose a route that one transaction holds.
@@ -520,8 +555,23 @@ class Market:
             await asyncio.sleep(self._discovery_seconds)
             await self._until_done(self._discover, "pools cannot be listed")
             long_ago = self._monotonic_seconds() - FORGET_SECONDS
-            for mint in [mint for mint, named in self._learned.items() if named < long_ago]:
-                self._forget(mint)
+            self._forget([mint for mint, named in self._learned.items() if named < long_ago])
+
+    async def _learn_wanted(self) -> None:
+        while True:
+            await self._is_wanted.wait()
+            self._is_wanted.clear()
+            wanted, self._wanted = list(self._wanted), {}
+            # One that the node refuses to tell of is not to keep the others from being learned.
+            for mints in (wanted, *([mint] for mint in wanted)):
+                try:
+                    await self.learn([Token(mint, mint, 0) for mint in mints])
+                except NodeUnavailable as error:
+                    logger.info("tokens that orders name are not known yet: %s", error)
+                    await asyncio.sleep(_RETRY_SECONDS)
+                else:
+                    if len(mints) == len(wanted):
+                        break
 
     async def _follow_openings(self) -> None:
         """Take up pools as they open, as long as there are tokens that were learned."""
@@ -574,12 +624,11 @@ class Market:
 
         In two passes for any number of pools: the mints of every one, then those that count, whole.
         """
+        keys = None if mints is None else [bytes(self._mints[mint]) for mint in mints]
         for venue in self._venues:
             start, _ = venue.mints_slice
             # A mint is a pool's first or its second.
-            places = [
-                (start + offset, bytes(self._mints[mint])) for mint in mints or () for offset in (0, 32)
-            ]
+            places = [(start + offset, key) for key in keys or () for offset in (0, 32)]
             answers = await asyncio.gather(
                 *(
                     self._node.program_accounts(
@@ -588,9 +637,10 @@ class Market:
                         prefix=venue.pool_filter.prefix,
                         contains=place,
                         data_slice=venue.mints_slice,
-                        commitment="confirmed" if place is None else "processed",
+                        # One that has just opened is not confirmed yet.
+                        commitment="processed",
                     )
-                    for place in (places if mints is not None else [None])
+                    for place in ([None] if keys is None else places)
                 )
             )
             found = dict(chain.from_iterable(answers)).items()
@@ -664,20 +714,22 @@ class Market:
         if self._wallet is not None:
             self._token_accounts[mint] = associated_token_account(self._wallet, key)
 
-    def _forget(self, mint: str) -> None:
-        """Follow a token no longer."""
-        self._learned.pop(mint, None)
-        key = self._mints.pop(mint)
-        self._known_mints.discard(bytes(key))
-        account = self._token_accounts.pop(mint, None)
-        if account is not None:
-            self._texts.pop(account, None)
-            self._data.pop(account, None)
-        for listing in [
-            listing
-            for listing in self._by_address.values()
-            if key in (listing.keys.mint_a, listing.keys.mint_b)
-        ]:
+    def _forget(self, mints: Collection[str]) -> None:
+        """Follow tokens no longer."""
+        if not mints:
+            return
+        keys = set()
+        for mint in mints:
+            self._learned.pop(mint, None)
+            keys.add(key := self._mints.pop(mint))
+            self._known_mints.discard(bytes(key))
+            account = self._token_accounts.pop(mint, None)
+            if account is not None:
+                self._texts.pop(account, None)
+                self._data.pop(account, None)
+        for listing in list(self._by_address.values()):
+            if keys.isdisjoint((listing.keys.mint_a, listing.keys.mint_b)):
+                continue
             del self._by_address[listing.address]
             pair = (str(listing.keys.mint_a), str(listing.keys.mint_b))
             for way, a_to_b in ((pair, True), (pair[::-1], False)):
@@ -737,6 +789,7 @@ class Market:
         self._moment = _Moment(slot, self._chain_clock(slot), blockhash, self._monotonic_seconds())
         for known in (self._offers, self._detours, self._lamport_prices, self._footprints):
             known.clear()
+        self._refresh_count += 1
         # Wakes those who wait now; who asks later waits for the next one.
         self._refreshed.set()
         self._refreshed.clear()

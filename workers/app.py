@@ -77,7 +77,7 @@ async def work(settings: Settings, stopping: asyncio.Event, index: int = 0) -> N
                 @broker.task(TASK_NAME)
                 async def execute_orders(order_ids: list[UUID]) -> None:
                     # Returns once the claim was tried: from there on PostgreSQL holds the lease.
-                    if lease.owner and market.ready:
+                    if market.ready:
                         try:
                             await executor.take(order_ids)
                         except (StoreUnavailable, OutcomeUnknown) as error:

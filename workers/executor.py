@@ -116,9 +116,10 @@ class Executor:
         Returns how many it got, once all claims are answered. Raises StoreUnavailable or OutcomeUnknown
         when claims were not answered: those orders are not executed here, whatever the record says.
         """
+        if not (owner := self._lease_owner()):
+            raise StoreUnavailable("no lease is held to claim orders under")
         wanted = [order_id for order_id in dict.fromkeys(order_ids) if order_id not in self._held]
         self._held.update(dict.fromkeys(wanted))
-        owner = self._lease_owner()
         try:
             claims = await self._store.claim.many([(order_id, owner) for order_id in wanted])
         except asyncio.CancelledError:
@@ -228,7 +229,7 @@ class Executor:
         )
         if spec.waits:
             # What its monitor saw may be over, or not yet be seen here.
-            liquidity = self._market.liquidity(spec.input_token, spec.output_token)
+            liquidity = self._market.liquidity_for(spec)
             if (reason := spec.type.unmet(spec, decision.route, liquidity)) is not None:
                 return await self._advance(self._apply(order, Unmet(decision, reason)))
         if decision.route is None:

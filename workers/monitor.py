@@ -43,8 +43,10 @@ _ASK_SECONDS: Final = 0.4
 """How often it says so, and how often the others look."""
 _PAGE: Final = 64
 """Orders of a group that are looked at between two turns of the loop for everybody else."""
-_PAGES: Final = 64
-"""Of a group in a tick; the next one goes on from there."""
+_TICK_SECONDS: Final = 0.2
+"""How long a tick looks further than at a page of each group; the next one goes on from there."""
+_STUCK_SECONDS: Final = 2.0
+"""A monitor that has ended no tick for so long leaves it to others, who may see what it does not."""
 _PARTS: Final = 64
 """Into which the amounts of a group with many orders within reach are cut."""
 _ROUNDING: Final = 1e-9
@@ -68,7 +70,11 @@ def _liquidity_bound(market: Market) -> Bound:
         # Pools that trade may hold none of the input; where nothing trades, who asks for nothing waits too.
         if not market.price_bound(group.input_token, group.output_token, group.side, amount, reach):
             return -inf
-        return float(market.liquidity(group.input_token, group.output_token))
+        try:
+            return float(market.liquidity(group.input_token, group.output_token))
+        except NodeUnavailable:
+            # Not known before the next refresh; who asks for nothing need not wait for it.
+            return 0.0
 
     return bound
 
@@ -107,6 +113,8 @@ class Monitor:
         self._broker = broker
         self._lease_owner = lease_owner
         self._leads = False
+        self._tick_time = 0.0
+        """When it began to lead, or last ended a tick, by the loop's clock."""
         self._left_off: dict[tuple[Token, Token, Side, int], Order] = {}
         """The last order that was looked at, of groups whose tick ended before they did."""
         self._fired_total = monitor_fired_total.labels(kind.value)
@@ -128,32 +136,39 @@ class Monitor:
     # ---- Whose turn it is -------------------------------------------------------------------------
 
     async def _keep_lead(self) -> None:
+        loop = asyncio.get_running_loop()
         while True:
             owner, leads = self._lease_owner(), False
+            is_stuck = self._leads and loop.time() - self._tick_time > _STUCK_SECONDS
             try:
-                if owner and self._market.ready:
+                if owner and self._market.ready and not is_stuck:
                     leads = await self._store.take_monitor(self._kind, owner, _LEASE_SECONDS)
+                elif self._leads:
+                    await self._store.leave_monitor(self._kind, owner)
             except (StoreUnavailable, OutcomeUnknown) as error:
                 logger.warning("the %s monitor rests: %s", self._kind, error)
             self._lead(leads)
-            await asyncio.sleep(_ASK_SECONDS)
+            await asyncio.sleep(2 * _STUCK_SECONDS if is_stuck else _ASK_SECONDS)
 
     def _lead(self, leads: bool) -> None:
         if leads is not self._leads:
             self._leads = leads
+            self._tick_time = asyncio.get_running_loop().time()
             monitor_leads.labels(self._kind.value).set(int(leads))
             logger.info("the %s monitor %s here", self._kind, "runs" if leads else "no longer runs")
 
     # ---- One tick -----------------------------------------------------------------------------------
 
     async def _tick_every_slot(self) -> None:
+        seen = None
         while True:
-            await self._market.next_refresh()
+            seen = await self._market.next_refresh(seen)
             if not self._leads:
                 continue
             try:
                 with self._tick_seconds.time():
                     await self.tick()
+                self._tick_time = asyncio.get_running_loop().time()
             except EngineError as error:
                 logger.warning("a tick of the %s monitor is left out: %s", self._kind, error)
             except Exception:
@@ -162,20 +177,26 @@ class Monitor:
     async def tick(self) -> list[UUID]:
         """Fire every order whose trigger holds now, and return which. Raises EngineError."""
         groups = await self._store.resting_groups(self._kind)
-        await self._learn(groups)
+        # What is not known yet is not waited for: nothing of it is traded.
+        self._market.learn_soon(
+            {token for group in groups for token in (group.input_token, group.output_token)}
+        )
+        due = asyncio.get_running_loop().time() + _TICK_SECONDS
         fired: list[UUID] = []
-        for _, of_pair in groupby(groups, lambda group: (group.input_token, group.output_token, group.side)):
-            for group, level in self._reached(list(of_pair)):
-                fired += await self._fire_group(group, level)
+        for pair, of_pair in groupby(
+            groups, lambda group: (group.input_token, group.output_token, group.side)
+        ):
+            try:
+                for group, level in self._reached(list(of_pair)):
+                    fired += await self._fire_group(group, level, due)
+            except NodeUnavailable as error:
+                logger.info("%s for %s: %s", pair[0].symbol, pair[1].symbol, error)
+            except EngineError:
+                raise
+            except Exception:
+                # Pools that nobody can reckon with must not keep orders of other pairs from firing.
+                logger.exception("%s for %s cannot be looked at", pair[0].symbol, pair[1].symbol)
         return fired
-
-    async def _learn(self, groups: Sequence[RestingGroup]) -> None:
-        tokens = {token for group in groups for token in (group.input_token, group.output_token)}
-        try:
-            await self._market.learn(tokens)
-        except NodeUnavailable as error:
-            # As long as nothing is known of a token, nothing trades; the others need not wait for it.
-            logger.info("tokens that orders name are not known yet: %s", error)
 
     def _reached(self, groups: Sequence[RestingGroup]) -> list[tuple[RestingGroup, float]]:
         """Return those groups of a pair and side, smallest first, that have orders within reach, with it."""
@@ -191,34 +212,35 @@ class Monitor:
     def _level(self, group: RestingGroup, amount: int, reach: int = REACH) -> float:
         return self._bound(group, amount, reach) * (1 + _ROUNDING)
 
-    async def _fire_group(self, group: RestingGroup, level: float) -> list[UUID]:
-        fired: list[UUID] = []
+    async def _fire_group(self, group: RestingGroup, level: float, due: float) -> list[UUID]:
+        """Fire what fires of a group; when it is due, what is left is for the next tick."""
+        loop, fired = asyncio.get_running_loop(), list[UUID]()
         ahead = _Ahead(self._market, self._slippage_bps)
         which = (group.input_token, group.output_token, group.side, group.size)
         levels, last = [level], self._left_off.pop(which, None)
-        for _ in range(_PAGES):
+        while True:
             page = await self._store.resting_orders(self._kind, group, levels, _PAGE, last)
             if met := ahead.leaves_enough_for([order for order in page if self._has_rested(order)]):
                 fired += await self._fire(met)
             if len(page) < _PAGE:
                 return fired
             last = page[-1]
+            if loop.time() >= due:
+                self._left_off[which] = last
+                return fired
             if len(levels) == 1:
                 # Of many, most may be too large for what the least of their size would get.
                 part = group.least_amount / _PARTS
                 levels = [
                     self._level(group, int(group.least_amount + number * part)) for number in range(_PARTS)
                 ]
-        if last is not None:
-            self._left_off[which] = last
-        return fired
 
     def _has_rested(self, order: Order) -> bool:
         """Return whether an order whose last transaction reverted has waited before it tries again.
 
         Each costs fees, and what overtook one may overtake the next.
         """
-        if order.forgiven_attempts == 0 or order.update_time is None:
+        if order.failure_reason is None or order.update_time is None:
             return True
         delay_seconds = self._policy.delay_seconds(order.forgiven_attempts, 1.0)
         return self._store.now() >= order.update_time + timedelta(seconds=delay_seconds)
@@ -287,6 +309,8 @@ class _Ahead:
             return False
 
     def _is_within_bound(self, spec: OrderSpec) -> bool:
+        if self._market.liquidity_for(spec) < spec.type.least_liquidity:
+            return False
         trigger = spec.type.trigger(spec)
         if trigger is None or trigger.kind is not TriggerKind.PRICE:
             return True
@@ -314,8 +338,8 @@ class _Ahead:
         share = replace(
             whole, input_amount=whole.input_amount - paid, output_amount=whole.output_amount - got
         )
-        liquidity = self._market.liquidity(last.input_token, last.output_token)
         for spec in specs:
+            liquidity = self._market.liquidity_for(spec)
             if spec.type.unmet(spec, _in_proportion(share, spec, last.amount), liquidity) is not None:
                 return False
         self._amount = amount

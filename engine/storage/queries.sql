@@ -372,8 +372,10 @@ SELECT * FROM groups;
 SELECT o.order_id, o.type, o.terms::text, o.side, o.amount, o.input_mint, o.input_decimals, o.output_mint,
     o.output_decimals, o.slippage_bps, o.expire_time, o.status, o.sequence, o.attempt, o.forgiven_attempts,
     o.create_time, o.update_time,
-    NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
+    NULL, NULL, NULL, NULL, e.failure_reason, e.failure_message, NULL, NULL, NULL, NULL
 FROM orders o
+-- Why it waits again, if it does.
+LEFT JOIN order_events e ON o.sequence > 1 AND e.order_id = o.order_id AND e.sequence = o.sequence
 WHERE o.resting AND o.trigger_kind = %(trigger_kind)t::trigger_kind
   AND o.input_mint COLLATE "C" = %(input_mint)b::text AND o.output_mint COLLATE "C" = %(output_mint)b::text
   AND o.side = %(side)t::order_side AND o.trigger_size = %(trigger_size)b::smallint

@@ -69,6 +69,11 @@ class OrderType(ABC):
         """
         return None
 
+    @property
+    def least_liquidity(self) -> int:
+        """What the pair's open pools must hold of input_token together, base units; 0: whatever they do."""
+        return 0
+
     def check(self, spec: OrderSpec) -> None:
         """Raise InvalidOrder for an order that nothing on chain could ever fill."""
         limit_amount = self.limit_amount(spec)
@@ -86,7 +91,7 @@ class OrderType(ABC):
         """Return why the order is not to be executed now, as a sentence for its user; None if it is.
 
         `route` is the best there is now, None if there is none; `liquidity` what the pair's open pools hold
-        of input_token, in base units.
+        of input_token, in base units, for a type that asks for any.
         """
         return None
 

@@ -61,6 +61,10 @@ class SniperOrder(OrderType):
             found["max_price"] = f"{self.max_price:f}"
         return found
 
+    @property
+    def least_liquidity(self) -> int:
+        return self.min_liquidity or 0
+
     def limit_amount(self, spec: OrderSpec) -> int | None:
         if self.max_price is None:
             return None
@@ -70,16 +74,16 @@ class SniperOrder(OrderType):
     def trigger(self, spec: OrderSpec) -> Trigger:
         limit_amount = self.limit_amount(spec)
         if limit_amount is None:
-            return Trigger(TriggerKind.LIQUIDITY, float(self.min_liquidity or 0))
+            return Trigger(TriggerKind.LIQUIDITY, float(self.least_liquidity))
         # Where there is no pool there is no price either.
         return Trigger(TriggerKind.PRICE, level_of(spec, limit_amount))
 
     def unmet(self, spec: OrderSpec, route: Route | None, liquidity: int) -> str | None:
-        if liquidity < (self.min_liquidity or 0):
+        if liquidity < self.least_liquidity:
             token = spec.input_token
             return (
                 f"the pools hold {format_amount(liquidity, token)} {token.symbol};"
-                f" min_liquidity is {format_amount(self.min_liquidity or 0, token)}"
+                f" min_liquidity is {format_amount(self.least_liquidity, token)}"
             )
         if route is None or route.output_amount <= 0:
             # What orders ahead of it leave to a small one may be nothing, which has no price.

@@ -137,7 +137,7 @@ async def test_an_order_that_was_fired_too_late_waits_again(worker: Worker, simn
 async def test_a_swap_that_the_market_overtook_is_never_worse_than_the_limit_and_costs_no_attempt(
     settings: Settings, simnet: Simnet, wallet: Wallet
 ) -> None:
-    async with worker_of(settings, simnet, wallet, max_attempts=1) as worker:
+    async with worker_of(settings, simnet, wallet, max_attempts=1, retry_base_seconds=0.0) as worker:
         order = await submit(worker, limit(worker, Side.SELL, 10**9, -1))
         async with simnet.paused():
             assert await worker.monitors[TriggerKind.PRICE].tick() == [order.order_id]

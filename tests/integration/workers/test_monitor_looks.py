@@ -147,7 +147,7 @@ async def test_of_many_within_their_group_s_reach_those_fire_that_are_within_the
 async def test_a_tick_that_looks_at_many_in_vain_leaves_the_others_to_the_next_one(
     worker: Worker, pages: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(monitor, "_PAGES", 1)
+    monkeypatch.setattr(monitor, "_TICK_SECONDS", 0.0)
     # There is a pool, and no pool holds as much as that.
     await submit(worker, *[OrderSpec(Side.BUY, 1 << 62, SOL, USDC, type=SniperOrder())] * 150)
     for _ in range(4):

@@ -355,7 +355,9 @@ async def launched(worker: Worker, simnet: Simnet) -> AsyncIterator[Pair]:
     [fee_ppm] = [row["feePpm"] for row in await simnet.ask("simnet_pools") if row["pool"] == told["pool"]]
     page = await simnet.ask("simnet_ledger", {"limit": 1000})
     last = page["transactions"][-1]["sequence"] if page["transactions"] else 0
-    pair = Pair(simnet, worker, Token(told["mint"], told["mint"], 6), told["pool"], fee_ppm, landed=last)
+    token = Token(told["mint"], told["mint"], 6)
+    await worker.market.learn((token,))
+    pair = Pair(simnet, worker, token, told["pool"], fee_ppm, landed=last)
     try:
         yield pair
     finally:
@@ -465,8 +467,7 @@ def takes_the_price_of_a_sniper_for_that_of_a_limit(patch: pytest.MonkeyPatch) -
 
 
 def does_not_ask_what_pools_hold(patch: pytest.MonkeyPatch) -> None:
-    unmet = SniperOrder.unmet
-    patch.setattr(SniperOrder, "unmet", lambda self, spec, route, _: unmet(self, spec, route, 2**64))
+    patch.setattr(SniperOrder, "least_liquidity", 0)
 
 
 def does_not_look_at_who_buys(patch: pytest.MonkeyPatch) -> None:

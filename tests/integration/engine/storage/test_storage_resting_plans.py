@@ -117,7 +117,8 @@ def of_page(name: str, **values: Any) -> Any:
         # Down the index once for each group, and to its first order.
         pytest.param("resting_groups", {"trigger_kind": "price"}, GROUPS + 1, GROUPS * 8, id="of price"),
         pytest.param("resting_groups", {"trigger_kind": "liquidity"}, GROUPS, GROUPS * 8, id="liquidity"),
-        pytest.param("resting_orders", GROUP | {"trigger_level": 1e9}, 64, 64 * 2 + 8, id="resting_orders"),
+        # And why each waits again, of those that do.
+        pytest.param("resting_orders", GROUP | {"trigger_level": 1e9}, 128, 64 * 4 + 8, id="resting_orders"),
         pytest.param("resting_orders", GROUP | {"trigger_level": 1.0}, 0, 8, id="none of a group"),
         pytest.param(
             "resting_orders",
