@@ -43,6 +43,9 @@ _PAIRS: Final = (
 )
 """What is swapped, and how much of the input token at most."""
 
+_DOLLARS: Final = {"SOL": 105.5, "USDC": 1.0, "USDT": 1.0, "BONK": 0.0000227, "JUP": 0.482, "RAY": 2.14}
+"""What a token is worth in simnet, about."""
+
 _MINTS: Final = {
     "SOL": "So11111111111111111111111111111111111111112",
     "USDC": "EPjFWdd5AufqSSqeM2qN1xzybapC8G4wEGGkZwyTDt1v",
@@ -121,7 +124,10 @@ class Load:
     # ---- Submitting
 
     def request(self, *, odd: bool = False) -> Request:
-        """Return a new request for some swap. An `odd` one may expire, or ask for more than there is."""
+        """Return a new request for some swap.
+
+        An `odd` one may expire, wait for a price that is there or is not, or ask for more than there is.
+        """
         self._count += 1
         input_token, output_token, most = self._random.choice(_PAIRS)
         side = self._random.choice(("sell", "sell", "buy"))
@@ -136,7 +142,7 @@ class Load:
             expire_time = seconds_from_now(self._random.uniform(0.2, 3.0))
         if odd and self._random.random() < 0.2:
             slippage_bps = self._random.choice((5, 100, 1000))
-        return Request(
+        request = Request(
             f"{self._name}-{self._count}",
             side,
             f"{most * share:.2f}",
@@ -144,6 +150,16 @@ class Load:
             output_token,
             slippage_bps,
             expire_time,
+        )
+        if not odd or self._random.random() >= 0.2:
+            return request
+        price = _DOLLARS[input_token] / _DOLLARS[output_token] * self._random.choice((0.8, 0.98, 1.0, 1.05))
+        return replace(
+            request,
+            type="limit",
+            terms={"limit_price": f"{price:.12f}"},
+            # Its price may never come.
+            expire_time=expire_time or seconds_from_now(self._random.uniform(1.0, 6.0)),
         )
 
     def waiting_request(

@@ -30,9 +30,9 @@ from tests.e2e.faults.launched import (
 from tests.e2e.faults.load import WATCH_KINDS, Load, Request, seconds_from_now
 from tests.e2e.faults.waiting import count_crossings
 
-ORDERS: Final = 150
+ORDERS: Final = 130
 CLIENTS: Final = 6
-CHAOS_SECONDS: Final = 24.0
+CHAOS_SECONDS: Final = 20.0
 LONGEST_SECONDS: Final = 150.0
 """On a slow machine too; one that hangs is to say where."""
 ROOM: Final = Fraction(15, 1000)
@@ -73,9 +73,9 @@ class Market:
             slot = await token.move(per_cent)
             self.crossed.set()
             self.crossed.clear()
-            await token.passed(chance.choice((1, 1, 2, 2, 3, 8, 20)), slot)
+            await token.passed(chance.choice((1, 2, 2, 2, 3, 3, 8)), slot)
             slot = await token.move(-100 * per_cent / (100 + per_cent) + chance.uniform(-1, 1))
-            await token.passed(chance.choice((1, 2, 5)), slot)
+            await token.passed(chance.choice((2, 8, 8)), slot)
 
     async def launch(self, load: Load) -> list[str]:
         """Launch a token with snipers that wait for it; return their ids."""
