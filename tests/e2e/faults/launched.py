@@ -20,6 +20,8 @@ SETTINGS: Final[dict[str, Any]] = {
     "simnet_market_pools": 0,
     "simnet_launch_slots": 0,
     "simnet_history_slots": 100_000,
+    # As by default: that a monitor is dead is not to be known by its worker's lease.
+    "lease_seconds": 10.0,
     # As simnet's history has it: the best single pool for the whole amount.
     "max_route_legs": 1,
 }

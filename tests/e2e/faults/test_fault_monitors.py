@@ -209,7 +209,8 @@ async def test_the_price_leaves_between_trigger_and_landing_and_nothing_is_fille
         return len(rows) == len(order_ids) and await fired_count(cluster) == before + len(order_ids)
 
     await cluster.until(are_sent)
-    await cluster.node("simnet_move_price", {"pool": token.pool, "bps": 800})
+    # To less than the limit of 5 %, and more than slippage would allow.
+    await cluster.node("simnet_move_price", {"pool": token.pool, "bps": 280})
     await cluster.node("simnet_resume")
 
     async def wait_again() -> bool:
