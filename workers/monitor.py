@@ -112,7 +112,8 @@ class Monitor:
         self._executor = executor
         self._broker = broker
         self._lease_owner = lease_owner
-        self._leads = False
+        self.leads = False
+        """Whether this worker is the one that follows this kind of trigger."""
         self._tick_time = 0.0
         """When it began to lead, or last ended a tick, by the loop's clock."""
         self._left_off: dict[tuple[Token, Token, Side, int], Order] = {}
@@ -128,7 +129,7 @@ class Monitor:
 
     async def end(self) -> None:
         """Leave it to the others."""
-        if self._leads:
+        if self.leads:
             with suppress(StoreUnavailable, OutcomeUnknown):
                 await self._store.leave_monitor(self._kind, self._lease_owner())
             self._lead(False)
@@ -139,11 +140,11 @@ class Monitor:
         loop = asyncio.get_running_loop()
         while True:
             owner, leads = self._lease_owner(), False
-            is_stuck = self._leads and loop.time() - self._tick_time > _STUCK_SECONDS
+            is_stuck = self.leads and loop.time() - self._tick_time > _STUCK_SECONDS
             try:
                 if owner and self._market.ready and not is_stuck:
                     leads = await self._store.take_monitor(self._kind, owner, _LEASE_SECONDS)
-                elif self._leads:
+                elif self.leads:
                     await self._store.leave_monitor(self._kind, owner)
             except (StoreUnavailable, OutcomeUnknown) as error:
                 logger.warning("the %s monitor rests: %s", self._kind, error)
@@ -151,8 +152,8 @@ class Monitor:
             await asyncio.sleep(2 * _STUCK_SECONDS if is_stuck else _ASK_SECONDS)
 
     def _lead(self, leads: bool) -> None:
-        if leads is not self._leads:
-            self._leads = leads
+        if leads is not self.leads:
+            self.leads = leads
             self._tick_time = asyncio.get_running_loop().time()
             monitor_leads.labels(self._kind.value).set(int(leads))
             logger.info("the %s monitor %s here", self._kind, "runs" if leads else "no longer runs")
@@ -163,7 +164,7 @@ class Monitor:
         seen = None
         while True:
             seen = await self._market.next_refresh(seen)
-            if not self._leads:
+            if not self.leads:
                 continue
             try:
                 with self._tick_seconds.time():

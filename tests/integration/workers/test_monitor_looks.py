@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from decimal import Decimal
@@ -9,11 +10,14 @@ from typing import Any
 
 import pytest
 
+from engine.domain.errors import NodeUnavailable, StoreUnavailable
 from engine.domain.order import Order, OrderSpec, Side
 from engine.domain.order_types import LimitOrder, OrderType, SniperOrder, TriggerKind
 from engine.domain.tokens import SOL, USDC, Token
 from engine.settings import Settings
+from engine.solana.rpc import RpcError
 from engine.solana.transactions import Wallet
+from engine.storage.postgres import RestingGroup
 from tests.integration.engine.storage.records import new_order
 from tests.integration.workers.executing import Simnet, Worker, worker_of
 from workers import monitor
@@ -175,3 +179,81 @@ async def test_many_that_cross_fire_together_and_the_last_ones_are_met_by_what_i
     for number, holds in ((len(fired), True), (len(fired) + 1, False)):
         share = part_of(number * spec.amount) - part_of((number - 1) * spec.amount)
         assert (share / spec.amount * 1000 >= price) is holds
+
+
+async def test_a_pair_that_nobody_can_reckon_with_keeps_no_other_from_firing(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reckon = worker.market.price_bound
+
+    def fails_for_usdc(input_token: Token, *asked: Any) -> float:
+        if input_token == USDC:
+            raise ZeroDivisionError
+        return reckon(input_token, *asked)
+
+    monkeypatch.setattr(worker.market, "price_bound", fails_for_usdc)
+    (order,) = await submit(worker, OrderSpec(Side.SELL, 10**9, SOL, USDC, type=limit(Decimal(1))))
+    await submit(worker, OrderSpec(Side.SELL, 10**9, USDC, SOL, type=limit(Decimal("0.0001"))))
+    assert await worker.monitors[PRICE].tick() == [order.order_id]
+
+
+async def test_an_order_that_cannot_be_reckoned_with_keeps_no_other_from_firing(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decide = worker.market.decide
+
+    def fails_for_some(spec: OrderSpec, *asked: Any) -> Any:
+        if spec.amount % 10 == 7:
+            raise ZeroDivisionError
+        return decide(spec, *asked)
+
+    monkeypatch.setattr(worker.market, "decide", fails_for_some)
+    specs = [OrderSpec(Side.SELL, 10**9 + odd, SOL, USDC, type=limit(Decimal(1))) for odd in (0, 7, 20)]
+    first, _, last = await submit(worker, *specs)
+    assert await worker.monitors[PRICE].tick() == [first.order_id, last.order_id]
+
+
+async def test_a_token_whose_pools_the_node_does_not_tell_of_delays_nobody(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, told = asyncio.Event(), asyncio.Event()
+
+    async def slowly(*_: Any, **__: Any) -> Any:
+        asked.set()
+        await told.wait()
+        raise RpcError("getProgramAccounts", -32012, "scan aborted")
+
+    monkeypatch.setattr(worker.node, "program_accounts", slowly)
+    await submit(worker, OrderSpec(Side.SELL, 10**9, SOL, UNHEARD_OF, type=SniperOrder()))
+    (order,) = await submit(worker, OrderSpec(Side.SELL, 10**9, SOL, USDC, type=SniperOrder()))
+    assert await worker.monitors[LIQUIDITY].tick() == [order.order_id]
+    await asked.wait()
+    told.set()
+    with pytest.raises(NodeUnavailable, match="scan aborted"):
+        await worker.market.learn((UNHEARD_OF,))
+
+
+async def test_who_holds_no_lease_takes_nothing(worker: Worker) -> None:
+    (order,) = await submit(worker, OrderSpec(Side.SELL, 10**9, SOL, USDC, type=limit(Decimal(1))))
+    worker.lease.owner, owner = 0, worker.lease.owner
+    with pytest.raises(StoreUnavailable):
+        await worker.executor.take([order.order_id])
+    worker.lease.owner = owner
+
+
+async def test_who_ends_no_tick_leaves_the_lead_to_another(
+    settings: Settings, simnet: Simnet, wallet: Wallet, monkeypatch: pytest.MonkeyPatch, until: Any
+) -> None:
+    monkeypatch.setattr(monitor, "_STUCK_SECONDS", 0.3)
+    async with worker_of(settings, simnet, wallet, monitors=True) as stuck:
+        kind = TriggerKind.PRICE
+        await until(lambda: stuck.monitors[kind].leads)
+
+        async def hangs(*_: Any) -> list[RestingGroup]:
+            await asyncio.Event().wait()
+            return []
+
+        monkeypatch.setattr(stuck.store, "resting_groups", hangs)
+        async with worker_of(settings, simnet, wallet, monitors=True) as other:
+            await until(lambda: other.monitors[kind].leads)
+            assert not stuck.monitors[kind].leads
