@@ -50,22 +50,25 @@ def marginal_price(curves: Sequence[PriceCurve], amount: float, side: Side) -> f
                 return price
             slope += change
         else:
-            if limit < inf:
+            # Beside a far larger one that ended, floating point may have lost the slope that goes on.
+            if limit < inf or slope <= 0:
                 return price
         return price + (amount - filled) / slope
     for at, change, jump in breakpoints:
         reached = filled + slope * (at - price) / (at * price)
         if reached >= amount:
-            break
+            left = 1 - price * (amount - filled) / slope
+            # It is not beyond this, though where pools hold far more than they have left before it floating
+            # point may see nothing left.
+            return at if left * at <= price else price / left
         price = at
         filled = reached + jump / (at * at)
         if filled >= amount:
             return price
         slope += change
-    else:
-        if price * (amount - filled) >= slope * (1 - _LEFT):
-            # All that pools hold: of those that end there, rounding apart; of the others it cannot be had.
-            return price if filled > amount * (1 - _ROUNDING) else None
+    if price * (amount - filled) >= slope * (1 - _LEFT):
+        # All that pools hold: of those that end there, rounding apart; of the others it cannot be had.
+        return price if filled > amount * (1 - _ROUNDING) else None
     return price / (1 - price * (amount - filled) / slope)
 
 

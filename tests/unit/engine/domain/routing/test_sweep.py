@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 
 from engine.domain.order import Side
 from engine.domain.pools.pool import Pool
+from engine.domain.pools.raydium_clmm import RaydiumClmmPool, Tick
+from engine.domain.pools.raydium_cpmm import Rates, RaydiumCpmmPool
 from engine.domain.routing import sweep
 from engine.domain.routing.price_curve import PriceCurve
 from engine.domain.routing.sweep import least_input, marginal_price, most_output, shares
@@ -222,3 +224,30 @@ def test_more_than_all_pools_hold_has_no_price() -> None:
     held = int(sum(curve.read_for(inf, Side.BUY) for curve in curves))
     assert marginal_price(curves, held + 1, Side.BUY) is None
     assert marginal_price([], 1, Side.SELL) is None
+
+
+# ---- Where floating point sees less than there is ------------------------------------------------------
+
+
+def test_price_is_not_beyond_the_one_that_the_amount_is_reached_by() -> None:
+    for amount, fee in ((2**45, 40_000), (2**46, 2_500), (2**63, 40_000)):
+        rates = Rates(fee, 0, 120_000, 40_000)
+        # What one pool holds, to the last unit: floating point has it all of that pool, at no price at all.
+        pools = [RaydiumCpmmPool(1, amount, rates), RaydiumCpmmPool(2**64 - 1, 2, rates)]
+        curves = curves_of(pools, True)
+        price = marginal_price(curves, amount, Side.BUY)
+        assert price is not None
+        assert curves[0].best_price < price <= curves[1].best_price
+
+
+def test_slope_that_a_far_larger_one_hid_leaves_the_price_where_that_ended() -> None:
+    ticks = (Tick(-1, 2**127), Tick(0, -(2**127)))
+    # Endless, and its slope less than the last digit of the other's.
+    flat = RaydiumCpmmPool(1, 1, Rates(100, 0, 120_000, 40_000))
+    steep = RaydiumClmmPool(2**64 - 2**40, -1, 2**127, 1, 100, ticks)
+    curves = curves_of([flat, steep], True)
+    amount = int(curves[1].read_for(inf, Side.SELL)) * 2
+    price = marginal_price(curves, amount, Side.SELL)
+    assert price is not None
+    assert price == pytest.approx(curves[1].breakpoints[-1][0])
+    assert sum(shares(curves, amount, Side.SELL, price)) == amount
