@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from typing import Final
 
 from engine.domain.order import Quote, Route, Side
@@ -52,7 +53,7 @@ def _price(offer: PoolOffer) -> float:
         output, input_ = offer.price()
     except SwapError:
         return 0.0
-    return output / input_
+    return output / input_ if input_ else 0.0
 
 
 def could_beat(detour: Detour, side: Side, amount: int, best: int | None, slippage_bps: int) -> bool:
@@ -107,9 +108,14 @@ def by_way_of(
     if other is None:
         return None
     first, second = (quoted, other[1]) if side is Side.SELL else (other[1], quoted)
+    first_curves = [offer.curve(clock) for offer in detour.first]
+    second_curves = [offer.curve(clock) for offer in detour.second]
+    if inf in (min([curve.best_price for curve in curves]) for curves in (first_curves, second_curves)):
+        # They trade within a range so narrow that floating point sees none.
+        return None
     bound = _bound(
-        [offer.curve(clock) for offer in detour.first],
-        [offer.curve(clock) for offer in detour.second],
+        first_curves,
+        second_curves,
         [offer.curve(clock) for offer in direct],
         side,
         amount,

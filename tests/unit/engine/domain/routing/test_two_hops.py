@@ -11,7 +11,9 @@ from hypothesis import Phase, assume, given, settings
 from hypothesis import strategies as st
 
 from engine.domain.order import OrderSpec, Side
+from engine.domain.pools.meteora_damm_v2 import ActivationType, BaseFee, BaseFeeMode, MeteoraDammV2Pool
 from engine.domain.pools.pool import Pool, SwapError
+from engine.domain.pools.raydium_clmm import RaydiumClmmPool, Tick
 from engine.domain.pools.raydium_cpmm import Rates, RaydiumCpmmPool
 from engine.domain.routing import Detour, Limits, PoolOffer, decide, quote, threshold, two_hops
 from engine.domain.routing.two_hops import by_way_of
@@ -68,6 +70,25 @@ def test_only_way_is_taken_and_the_reason_says_so() -> None:
     assert decision.route is not None
     assert decision.quotes == ()
     assert decision.reason.endswith("; no pool can fill the order directly")
+
+
+@pytest.mark.parametrize("side", Side)
+def test_hop_whose_range_floating_point_does_not_see_is_none(side: Side) -> None:
+    # It takes and gives thousands of units within less than the last digit of its price.
+    ticks = (Tick(0, 2**68), Tick(1, -(2**68)))
+    narrow = PoolOffer("V", "k", "narrow", True, RaydiumClmmPool(2**64 + 1_000, 0, 2**68, 1, 100, ticks))
+    assert quote(narrow, side, 10**4, NOW).refusal is None
+    for hops in (([narrow], [OUT]), ([IN], [narrow]), ([narrow], [narrow])):
+        assert (
+            decide(replace(SELL, side=side, amount=5_000), 1, 7, NOW, [], BPS, detours=[_detour(*hops)]).route
+            is None
+        )
+    assert by_way_of(_detour([narrow, IN], [OUT, narrow]), [narrow], side, 5_000, BPS, ALWAYS) is not None
+
+
+def test_pool_without_a_price_is_no_way() -> None:
+    empty = MeteoraDammV2Pool(0, 1, 0, BaseFee(BaseFeeMode.LINEAR, 0), None, 0, 0, ActivationType.SLOT, 0, 0)
+    assert _detour([PoolOffer("V", "k", "empty", True, empty)], [OUT]).best_price == 0.0
 
 
 def test_second_hop_of_a_sale_spends_what_the_first_guarantees() -> None:
