@@ -26,6 +26,8 @@ Where a fee falls along the way a pool's best price may come late, and a curve t
 it; to read all of it would take ten times as long."""
 _ROUNDING: Final = 1e-12
 """How far floating point may be off, as a part of a price."""
+_NEARLY_ALL: Final = 1 - 2e-9
+"""The part of what pools hold that is reckoned with where an amount asks for all: that may have no price."""
 
 
 def price_bound(
@@ -36,7 +38,9 @@ def price_bound(
     detours: Sequence[Detour],
     reach: int = REACH,
 ) -> float:
-    """Return a price that no order of this amount to `reach` times as much exceeds; 0.0 where nothing trades.
+    """Return a price that no order of this amount to `reach` times as much exceeds.
+
+    0.0 where nothing trades, or not so much: then no order of this amount or more can be filled.
 
     Base units of output per base unit of input, all fees and price impact counted in. `amount` is of input
     (SELL) or of output (BUY), in base units.
@@ -51,25 +55,45 @@ def _bound_by_way_of(detour: Detour, side: Side, amount: int, most: int) -> floa
     clock = detour.clock
     if side is Side.SELL:
         first = _bound(side, amount, most, detour.first, clock)
-        return first and first * _bound(side, amount * first, most * first, detour.second, clock)
+        if not first:
+            return 0.0
+        # At most so much goes into the second hop. How much less, nothing says, so it need not take all that.
+        return first * _bound(side, amount * first, most * first, detour.second, clock, or_less=True)
     second = _bound(side, amount, most, detour.second, clock)
     # At least so much has to go into the second hop. How much may, nothing says.
     return second and second * _bound(side, amount / second, inf, detour.first, clock)
 
 
-def _bound(side: Side, least: float, most: float, offers: Sequence[PoolOffer], clock: Clock) -> float:
-    """Return a price that no split over the pools exceeds, of any amount from least to most."""
+def _bound(
+    side: Side,
+    least: float,
+    most: float,
+    offers: Sequence[PoolOffer],
+    clock: Clock,
+    *,
+    or_less: bool = False,
+) -> float:
+    """Return a price that no split over the pools exceeds, of any amount from least to most.
+
+    0.0 where the pools do not take or give so much, unless they may be asked for less: what they give for all
+    they take counts then.
+    """
     curves = [offer.curve(clock) for offer in offers]
-    for curve in curves:
-        curve.read_for(most, side)
+    limit = sum([curve.read_for(most, side) for curve in curves])
     best = min([curve.best_price for curve in curves], default=inf)
     if best == inf:
         return 0.0
-    # The dual holds at every price; where the pools hold less than that, at the one they begin with.
-    price = marginal_price(curves, least, side) or best
+    asked = taken = least
+    if least > limit * _NEARLY_ALL:
+        taken = min(least, limit + sum([curve.leeway(side) for curve in curves]))
+        if taken < least and not or_less:
+            return 0.0
+        asked = limit * _NEARLY_ALL
+    # The dual holds at every price; it is least at that of the amount, or of nearly all that the pools hold.
+    price = marginal_price(curves, asked, side) or best
     gained = sum([curve.gain(price) for curve in curves]) / least
     if side is Side.SELL:
-        return (1 / (price * price) + gained) * (1 + _ROUNDING)
+        return (taken / least / (price * price) + gained) * (1 + _ROUNDING)
     # What is left of the output may be little, so the error is one of the output.
-    left = 1 - _ROUNDING - gained
-    return (1 + _ROUNDING) / (price * price * left if left > 0 else best * best)
+    worst, best = price * price * (1 - _ROUNDING - gained), best * best
+    return (1 + _ROUNDING) / (worst if worst > best else best)

@@ -10,7 +10,7 @@ from bisect import bisect_left
 from collections.abc import Iterator
 from itertools import groupby
 from math import inf
-from operator import itemgetter
+from operator import itemgetter, mul
 from typing import Final
 
 from engine.domain.order import Side
@@ -25,6 +25,11 @@ _ERROR: Final = 4e-15
 point may be off, where prices lie close together."""
 _ROUNDING: Final = 1e-14
 """Of a sum over a curve's parts."""
+_LEEWAY: Final = 1e-6
+"""How far all that a pool takes or gives may be off, as a part: far more than floating point, as fees are
+rounded too."""
+_LEEWAY_UNITS: Final = 256
+"""How many base units a part of a curve may take more for rounding: two, of which a fee leaves 1 %."""
 
 
 class PriceCurve:
@@ -75,6 +80,17 @@ class PriceCurve:
         if self._outputs[-1] < amount:
             self._read_on(0.0, amount)
         return self._outputs[-1]
+
+    def leeway(self, side: Side) -> float:
+        """Return how much more than all that read_for tells a pool may take (SELL) or give (BUY) after all.
+
+        Floating point is off by a part of the reserves that a curve behaves as if it had, and programs round
+        the input of each part of a curve and its fee up, which a high fee makes many units of.
+        """
+        if side is Side.BUY:
+            return _LEEWAY * max(self.depth, self._outputs[-1])
+        reserve = max(map(mul, self._slopes, self._prices[1:]), default=0.0)
+        return _LEEWAY * (reserve + self._inputs[-1]) + _LEEWAY_UNITS * (len(self._segments) + 1)
 
     def input_at(self, price: float) -> float:
         """Return what goes in at prices better than this one."""

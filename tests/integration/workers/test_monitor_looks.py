@@ -154,6 +154,10 @@ async def test_a_tick_that_looks_at_many_in_vain_leaves_the_others_to_the_next_o
     monkeypatch.setattr(monitor, "_TICK_SECONDS", 0.0)
     # There is a pool, and no pool holds as much as that.
     await submit(worker, *[OrderSpec(Side.BUY, 1 << 62, SOL, USDC, type=SniperOrder())] * 150)
+    assert await worker.monitors[LIQUIDITY].tick() == []
+    assert pages == [], "nobody looks for what cannot be"
+    # As where it nearly does, and the bound does not tell.
+    monkeypatch.setattr(worker.market, "price_bound", lambda *asked: 1.0)
     for _ in range(4):
         assert await worker.monitors[LIQUIDITY].tick() == []
     assert pages == [64, 64, 22, 64]

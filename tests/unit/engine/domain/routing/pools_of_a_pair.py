@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from math import isqrt
 from typing import Any
 
@@ -18,9 +19,13 @@ from engine.domain.pools.meteora_damm_v2 import (
     RateLimiter,
 )
 from engine.domain.pools.meteora_dlmm import Bin, FeeParameters, MeteoraDlmmPool, Volatility, bin_price
-from engine.domain.pools.pool import Clock, Pool, SwapError
+from engine.domain.pools.pool import U64_MAX, Clock, Pool, SwapError
 from engine.domain.pools.raydium_amm_v4 import RaydiumAmmV4Pool
 from engine.domain.pools.raydium_clmm import (
+    MAX_SQRT_PRICE,
+    MAX_TICK,
+    MIN_SQRT_PRICE,
+    MIN_TICK,
     DynamicFee,
     RaydiumClmmPool,
     Tick,
@@ -212,3 +217,84 @@ def _bins(draw: st.DrawFn, price: int) -> Pool:
         volatility=Volatility(30_000, 10_000, active_id + draw(st.integers(-5, 5)), NOW.unix_timestamp),
         bins=tuple(bins),
     )
+
+
+# ---- As lopsided as anybody can make them. Nothing is so small or so large that a test need not see it.
+
+
+ANY_AMOUNT = st.one_of(
+    st.sampled_from([1, 2, 3, U64_MAX - 1, U64_MAX]),
+    st.integers(0, 63).map(lambda bits: 1 << bits),
+    st.integers(1, U64_MAX),
+)
+ANY_LIQUIDITY = st.one_of(ANY_AMOUNT, st.integers(0, 127).map(lambda bits: 1 << bits))
+ANY_SQRT_PRICE = st.one_of(
+    st.sampled_from([MIN_SQRT_PRICE, MIN_SQRT_PRICE + 1, 1 << 64, (1 << 64) + 1, MAX_SQRT_PRICE - 1]),
+    st.integers(33, 95).map(lambda bits: 1 << bits),
+    st.integers(MIN_SQRT_PRICE, MAX_SQRT_PRICE - 1),
+)
+
+
+def extreme_pools() -> st.SearchStrategy[Pool]:
+    """Return pools of every kind with reserves from one base unit to all that a u64 holds."""
+    return st.one_of(_extreme_products(), _extreme_products(), _extreme_ranges(), _extreme_bins())
+
+
+@st.composite
+def _extreme_products(draw: st.DrawFn) -> Pool:
+    a, b = draw(ANY_AMOUNT), draw(ANY_AMOUNT)
+    match draw(st.integers(0, 2)):
+        case 0:
+            rates = Rates(draw(st.sampled_from([100, 2_500, 40_000, 999_999])), 0, 120_000, 40_000)
+            return RaydiumCpmmPool(a, b, rates)
+        case 1:
+            return RaydiumAmmV4Pool(a, b)
+        case _:
+            fee = BaseFee(BaseFeeMode.LINEAR, draw(st.sampled_from([100_000, 990_000_000])))
+            return replace(_damm(1, 1, fee, CollectFeeMode.COMPOUNDING), token_a_amount=a, token_b_amount=b)
+
+
+@st.composite
+def _extreme_ranges(draw: st.DrawFn) -> Pool:
+    sqrt_price = draw(ANY_SQRT_PRICE)
+    if draw(st.booleans()):
+        fee = BaseFee(BaseFeeMode.LINEAR, draw(st.sampled_from([100_000, 990_000_000])))
+        mode = draw(st.sampled_from([CollectFeeMode.OUTPUT, CollectFeeMode.ONLY_B]))
+        return replace(
+            _damm(1, 1, fee, mode),
+            token_a_amount=draw(ANY_AMOUNT),
+            token_b_amount=draw(ANY_AMOUNT),
+            sqrt_price=sqrt_price,
+            liquidity=draw(ANY_LIQUIDITY),
+            sqrt_min_price=min(sqrt_price, draw(ANY_SQRT_PRICE)),
+            sqrt_max_price=max(sqrt_price, draw(ANY_SQRT_PRICE)),
+        )
+    net: dict[int, int] = {}
+    tick = tick_at_sqrt_price(sqrt_price)
+    for below, width in draw(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 500_000)), max_size=3)):
+        lower, upper = max(tick - below, MIN_TICK), min(tick - below + width, MAX_TICK)
+        liquidity = draw(ANY_LIQUIDITY)
+        net[lower] = net.get(lower, 0) + liquidity
+        net[upper] = net.get(upper, 0) - liquidity
+    return RaydiumClmmPool(
+        sqrt_price=sqrt_price,
+        tick_current=tick,
+        liquidity=sum(change for at, change in net.items() if at <= tick),
+        tick_spacing=1,
+        trade_fee_rate=draw(st.sampled_from([100, 2_500, 40_000])),
+        ticks=tuple(Tick(at, change) for at, change in sorted(net.items())),
+    )
+
+
+@st.composite
+def _extreme_bins(draw: st.DrawFn) -> Pool:
+    bin_step, active_id = 100, draw(st.sampled_from([-4_000, -1, 0, 1, 4_000]))
+    bins = []
+    for at in range(active_id - 2, active_id + 3):
+        x, y = draw(ANY_AMOUNT), draw(ANY_AMOUNT)
+        bins.append(
+            Bin(at, x if at >= active_id else 0, y if at <= active_id else 0, bin_price(at, bin_step))
+        )
+    parameters = FeeParameters(10_000, 0, 30, 600, 5_000, 40_000, 150_000, 500)
+    volatility = Volatility(0, 0, active_id, NOW.unix_timestamp)
+    return MeteoraDlmmPool(bin_step, active_id, parameters, volatility, tuple(bins))
