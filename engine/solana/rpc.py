@@ -69,17 +69,13 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class ProgramWatch:
-    """Which of a program's accounts are meant, and which part of each."""
+    """Which of a program's accounts are meant."""
 
     program: Pubkey
     data_size: int
     """Of the account, in bytes."""
     prefix: bytes = b""
     """What its first bytes are."""
-    contains: tuple[int, bytes] | None = None
-    """What lies where in it: offset and bytes."""
-    data_slice: tuple[int, int] | None = None
-    """The part that is wanted: offset and length; None: all of it."""
 
 
 class ProgramChange(NamedTuple):
@@ -88,7 +84,6 @@ class ProgramChange(NamedTuple):
     program: Pubkey
     address: Pubkey
     data: bytes
-    """The part that its watch asked for."""
 
 
 class SignatureStatus(msgspec.Struct, frozen=True, rename="camel"):
@@ -381,18 +376,18 @@ class NodeClient:
     # ---- Accounts
 
     async def program_changes(
-        self, watches: Sequence[ProgramWatch], *, commitment: str = "processed"
+        self, watches: Sequence[ProgramWatch]
     ) -> AsyncGenerator[ProgramChange | None, None]:
         """Yield each account that fits a watch as it is created or changed, for ever.
 
         None comes first, and again whenever the connection was made anew: from there on every change is
-        told, and those before it were missed. List the accounts then, at the same commitment. Without a
-        connection nothing comes; it is tried again every second. An account that fits two watches of one
-        program is told for each.
+        told, and those before it were missed. List the accounts then, as processed. Without a connection
+        nothing comes; it is tried again every second. An account that fits two watches of one program is
+        told for each.
         """
         while True:
             try:
-                async with aclosing(self._announced_changes(watches, commitment)) as announced:
+                async with aclosing(self._announced_changes(watches)) as announced:
                     async for change in announced:
                         yield change
             except (aiohttp.ClientError, OSError, TimeoutError, msgspec.DecodeError, RpcError) as error:
@@ -401,15 +396,15 @@ class NodeClient:
             await asyncio.sleep(_RECONNECT_SECONDS)
 
     async def _announced_changes(
-        self, watches: Sequence[ProgramWatch], commitment: str
+        self, watches: Sequence[ProgramWatch]
     ) -> AsyncGenerator[ProgramChange | None, None]:
         """Yield changes of one connection. Raises RpcError where the node refuses a watch."""
         async with self._connected().ws_connect(self._ws_url, heartbeat=15.0) as socket:
             for index, watch in enumerate(watches):
                 options = {
                     "encoding": "base64",
-                    "commitment": commitment,
-                    "filters": _filters(watch.data_size, watch.prefix, watch.contains),
+                    "commitment": "processed",
+                    "filters": _filters(watch.data_size, watch.prefix),
                 }
                 call = {"jsonrpc": "2.0", "id": index, "method": "programSubscribe"}
                 await socket.send_str(_encode(call | {"params": [str(watch.program), options]}).decode())
@@ -591,7 +586,9 @@ def _chunks(items: Sequence[Any], size: int) -> list[Sequence[Any]]:
     return [items[start : start + size] for start in range(0, len(items), size)]
 
 
-def _filters(data_size: int, prefix: bytes, contains: tuple[int, bytes] | None) -> list[dict[str, Any]]:
+def _filters(
+    data_size: int, prefix: bytes, contains: tuple[int, bytes] | None = None
+) -> list[dict[str, Any]]:
     """Return the filters of getProgramAccounts and programSubscribe."""
     filters: list[dict[str, Any]] = [{"dataSize": data_size}]
     for offset, wanted in ((0, prefix), contains or (0, b"")):
@@ -605,14 +602,12 @@ def _filters(data_size: int, prefix: bytes, contains: tuple[int, bytes] | None) 
 def _program_change(
     params: _ProgramNotificationParams, standing: Mapping[int, ProgramWatch]
 ) -> ProgramChange:
-    watch = standing[params.subscription]
     found = params.result.value
-    data = b64decode(found.account.data[0])
-    if watch.data_slice is not None:
-        # Nodes announce accounts whole, whatever slice is asked for.
-        offset, length = watch.data_slice
-        data = data[offset : offset + length]
-    return ProgramChange(watch.program, Pubkey.from_string(found.pubkey), data)
+    return ProgramChange(
+        standing[params.subscription].program,
+        Pubkey.from_string(found.pubkey),
+        b64decode(found.account.data[0]),
+    )
 
 
 def _transaction_record(answer: _TransactionJson) -> TransactionRecord:

@@ -388,10 +388,10 @@ async def test_a_watch_that_is_refused_is_tried_again_until_it_stands(
             [{"id": 1, "result": 21}],
         ]
     )
-    watches = [ProgramWatch(TOKEN_PROGRAM, 3, data_slice=(1, 2)), ProgramWatch(KEY, 752)]
+    watches = [ProgramWatch(TOKEN_PROGRAM, 3), ProgramWatch(KEY, 752)]
     async with asyncio.timeout(10), aclosing(client.program_changes(watches)) as changes:
         assert await anext(changes) is None
-        assert await anext(changes) == ProgramChange(TOKEN_PROGRAM, KEY, b"\x02\x03")
+        assert await anext(changes) == ProgramChange(TOKEN_PROGRAM, KEY, b"\x01\x02\x03")
     assert [call["method"] for call in node.socket_calls] == ["programSubscribe"] * len(node.socket_calls)
     program, options = node.socket_calls[-1]["params"]
     assert (program, options) == (
