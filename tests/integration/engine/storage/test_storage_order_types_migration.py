@@ -110,3 +110,12 @@ async def test_market_orders_from_before_there_were_other_types_are_kept_and_go_
             assert (closed.status, closed.sequence) == (S.CONFIRMED, 5)
         waiting = await stored(store, type=LIMIT)
         assert (await advance(store, waiting, Cancelled())).status is S.CANCELLED
+
+
+async def test_no_row_from_before_is_read_to_check_it(database: Settings) -> None:
+    """While constraints are added nobody else may read or write their table, however many orders it has."""
+    async with await psycopg.AsyncConnection.connect(database.database) as connection:
+        rows = await (
+            await connection.execute("SELECT conname FROM pg_constraint WHERE NOT convalidated")
+        ).fetchall()
+    assert {name for (name,) in rows} == {"triggers_are_whole", "resting_orders_wait", "transition_is_legal"}
