@@ -181,7 +181,7 @@ def test_a_purchase_that_may_cost_nothing_is_refused() -> None:
         side=pb.SIDE_BUY, amount="0.000001", input_token="SOL", output_token="USDC",
         limit=pb.LimitOrder(limit_price="9" * 20),
     )  # fmt: skip
-    with pytest.raises(InvalidOrder, match="less input than there is"):
+    with pytest.raises(InvalidOrder, match="less than one base unit of input"):
         spec_from_proto(asked)
 
 
