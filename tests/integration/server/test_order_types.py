@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from typing import Any
@@ -15,6 +16,7 @@ from solders.keypair import Keypair
 
 from engine.domain.lifecycle import Claimed, Unmet
 from engine.settings import Settings
+from tests.fake_node import FakeNode
 from tests.integration.server.calls import Stub, refusal, refusal_of, simnet, spec, stub_of, submit
 from tests.serving import Worker, decision, order_server, with_grpc_port
 
@@ -58,12 +60,16 @@ async def worker(served: Settings) -> AsyncIterator[Worker]:
         yield worker
 
 
+async def ask_node(settings: Settings, method: str, *params: Any) -> Any:
+    body = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
+    async with aiohttp.ClientSession() as session, session.post(settings.node_url, json=body) as response:
+        return (await response.json())["result"]
+
+
 async def launched(settings: Settings, slots: int = 1_000_000, **asked: Any) -> dict[str, Any]:
     """A token whose mint is there, and whose pool opens so many slots from now."""
-    params = [{"quote": "SOL", "quoteAmount": 20 * 10**9, "price": 0.001, "slots": slots} | asked]
-    body = {"jsonrpc": "2.0", "id": 1, "method": "simnet_launch", "params": params}
-    async with aiohttp.ClientSession() as session, session.post(settings.node_url, json=body) as response:
-        launch: dict[str, Any] = (await response.json())["result"]
+    asked = {"quote": "SOL", "quoteAmount": 20 * 10**9, "price": 0.001, "slots": slots} | asked
+    launch: dict[str, Any] = await ask_node(settings, "simnet_launch", asked)
     return launch
 
 
@@ -189,6 +195,30 @@ async def test_a_token_that_was_launched_is_quoted(served: Settings, stub: Stub)
 async def test_what_is_no_mint_on_the_chain_is_no_token(name: str, stub: Stub) -> None:
     said = await refusal(stub.SubmitOrder(submit(output_token=name)))
     assert (said.code, set(said.fields)) == ("INVALID_ARGUMENT", {"spec.output_token"})
+
+
+async def test_a_balance_is_no_token(served: Settings, stub: Stub) -> None:
+    for pool in await ask_node(served, "simnet_pools"):
+        said = await refusal(stub.SubmitOrder(submit(output_token=pool["baseVault"])))
+        assert (said.code, set(said.fields)) == ("INVALID_ARGUMENT", {"spec.output_token"})
+
+
+async def test_a_node_that_refuses_to_look_a_mint_up_is_away(
+    settings: Settings, free_port: Callable[[], int]
+) -> None:
+    async with FakeNode() as node:
+        node.answers = defaultdict(lambda: lambda params: {"error": {"code": -32602, "message": "no"}})
+        settings = replace(
+            with_grpc_port(settings, free_port), solana_rpc_url=node.url, solana_ws_url=node.ws_url
+        )
+        async with order_server(settings), stub_of(settings) as stub:
+            unknown = {"output_token": str(Keypair().pubkey())}
+            for call in (
+                stub.SubmitOrder(submit(**unknown)),
+                stub.GetQuote(pb.GetQuoteRequest(spec=spec(**unknown))),
+            ):
+                said = await refusal(call)
+                assert (said.code, said.reason) == ("UNAVAILABLE", "NODE_UNAVAILABLE")
 
 
 async def test_a_mint_nobody_can_look_up_is_asked_for_again_later(
