@@ -22,6 +22,7 @@ from engine.domain.errors import (
     OrderClosed,
     OrderInFlight,
     OrderNotFound,
+    OrderNotReadable,
     OutcomeUnknown,
     RequestIdReused,
     SequenceAhead,
@@ -41,6 +42,7 @@ CODES: Final[Mapping[type[EngineError], int]] = {
     SequenceAhead: code_pb2.OUT_OF_RANGE,
     TooManyOrders: code_pb2.RESOURCE_EXHAUSTED,
     StoreUnavailable: code_pb2.UNAVAILABLE,
+    OrderNotReadable: code_pb2.UNAVAILABLE,
     NodeUnavailable: code_pb2.UNAVAILABLE,
     Draining: code_pb2.UNAVAILABLE,
     # To the client it is the same: ask again, with the same request_id.

@@ -16,7 +16,7 @@ from itertools import islice
 from typing import Final, TypeVar
 from uuid import UUID
 
-from engine.domain.errors import Draining, EngineError, OrderNotFound, SequenceAhead
+from engine.domain.errors import Draining, EngineError, OrderNotFound, OrderNotReadable, SequenceAhead
 from engine.domain.lifecycle import CLOSED
 from engine.hints import Hints
 from engine.storage.postgres import Store, WatchedEvent
@@ -232,10 +232,14 @@ class Subscription:
         events: list[WatchedEvent] = []
         closed: list[_Watch] = []
         silent: list[_Watch] = []
-        for watch, news in zip(watches, _answered(found), strict=True):
+        ended: list[Ended] = []
+        for watch, news in zip(watches, _answered_each(found), strict=True):
             if not self._has(watch):
                 continue
-            if news:
+            if isinstance(news, OrderNotReadable):
+                # Its watcher comes back, to a newer server if there is one; the others stay.
+                ended.append(self._end(watch, news))
+            elif news:
                 watch.verified = True
                 watch.cursor = news[-1].event.sequence
                 events += news
@@ -243,7 +247,7 @@ class Subscription:
                     closed.append(watch)
             elif not watch.verified:
                 silent.append(watch)
-        ended = [self._end(watch) for watch in closed]
+        ended += [self._end(watch) for watch in closed]
         if silent:
             ended += await self._verify(silent)
         return events, ended
@@ -287,6 +291,16 @@ def _answered(results: list[Answer | Exception]) -> list[Answer]:
     answers = []
     for result in results:
         if isinstance(result, Exception):
+            raise result
+        answers.append(result)
+    return answers
+
+
+def _answered_each(results: list[Answer | Exception]) -> list[Answer | OrderNotReadable]:
+    """Return the results, those that an order alone lacks too, or raise the first other exception."""
+    answers: list[Answer | OrderNotReadable] = []
+    for result in results:
+        if isinstance(result, Exception) and not isinstance(result, OrderNotReadable):
             raise result
         answers.append(result)
     return answers

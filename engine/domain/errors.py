@@ -12,6 +12,7 @@
     +-- Unavailable           no; ask again later
     |   +-- TooManyOrders
     |   +-- StoreUnavailable
+    |   +-- OrderNotReadable      a newer version wrote it: another process may know what this one does not
     |   +-- NodeUnavailable
     |   +-- Draining
     +-- OutcomeUnknown        perhaps: settle it by reading, never by doing it again
@@ -113,6 +114,17 @@ class TooManyOrders(Unavailable):
 
 class StoreUnavailable(Unavailable):
     reason = "STORE_UNAVAILABLE"
+
+
+class OrderNotReadable(Unavailable):
+    # What to do is the same, and the word is one that clients of every version know.
+    reason = "STORE_UNAVAILABLE"
+
+    def __init__(self, order_id: UUID) -> None:
+        self.order_id = order_id
+        super().__init__(
+            f"order {order_id} is of a kind that this version does not know: ask a newer one, or later"
+        )
 
 
 class NodeUnavailable(Unavailable):

@@ -7,6 +7,7 @@ the sequence they were decided from.
 
 from __future__ import annotations
 
+import logging
 import re
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -20,7 +21,7 @@ from uuid import UUID
 import psycopg
 
 from engine.coalesce import Coalescer
-from engine.domain.errors import OutcomeUnknown, RequestIdReused, StoreUnavailable
+from engine.domain.errors import OrderNotReadable, OutcomeUnknown, RequestIdReused, StoreUnavailable
 from engine.domain.lifecycle import CLOSED, Transition
 from engine.domain.order import Order, OrderEvent, OrderSpec, OrderStatus, Route, RoutingDecision, Side
 from engine.domain.order_types import ORDER_TYPES, TriggerKind
@@ -40,6 +41,7 @@ from engine.storage.convert import (
     token_from_row,
     uuid_ceiling,
 )
+from engine.storage.rows import Rows, readable
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -48,6 +50,10 @@ _LOCK_CLASS: Final = 0x6F726472  # "ordr": the first half of a worker's advisory
 _MAX_BATCH: Final = 256
 _INTERVAL_SECONDS: Final = 0.003
 """Between two writes over one edge: a statement costs as much as ten of the orders in it."""
+_NOT_READABLE_SECONDS: Final = 5.0
+"""How long an order that was claimed and cannot be read is left to others."""
+
+logger = logging.getLogger(__name__)
 
 
 def _read_queries() -> dict[str, str]:
@@ -131,6 +137,8 @@ Move = Sequence[Transition]
 class Store:
     """Orders in PostgreSQL. An async context manager; connects when first used.
 
+    An order that a newer version wrote and this one cannot read fails nobody but who asks for it.
+
     Any method may raise StoreUnavailable (nothing happened, ask again later); writes may raise
     OutcomeUnknown (read the order to learn what happened).
     """
@@ -164,12 +172,14 @@ class Store:
             observe=sizes("submit"),
         )
         """NewOrder -> Submitted. Raises RequestIdReused."""
-        self.get: Final = Coalescer(self._get, max_batch=_MAX_BATCH, observe=sizes("get"))
-        """order_id -> Order | None."""
-        self.events_after: Final = Coalescer(
+        self.get: Final[Coalescer[UUID, Order | None]] = Coalescer(
+            self._get, max_batch=_MAX_BATCH, observe=sizes("get")
+        )
+        """order_id -> Order | None. Raises OrderNotReadable."""
+        self.events_after: Final[Coalescer[tuple[UUID, int], Sequence[WatchedEvent]]] = Coalescer(
             self._events_after, max_batch=_MAX_BATCH, observe=sizes("events")
         )
-        """(order_id, after_sequence) -> the events after it, in sequence."""
+        """(order_id, after_sequence) -> the events after it, in sequence. Raises OrderNotReadable."""
         self.position: Final = Coalescer(self._position, max_batch=_MAX_BATCH)
         """order_id -> Position | None: where it stands, None if there is no such order."""
         self.claim: Final = Coalescer(
@@ -185,6 +195,7 @@ class Store:
         """Move -> Order | None: the order after it, None if it was superseded and nothing is stored."""
         self.postpone: Final = Coalescer(self._postpone, max_batch=_MAX_BATCH)
         """(order_id, lease_owner, delay_seconds) -> None: put down for a while, unchanged."""
+        self._rows = Rows()
         # Until the first renewal answers, the host's clock stands in.
         self._clock = (datetime.now(UTC), time.monotonic())
 
@@ -234,7 +245,8 @@ class Store:
         except OutcomeUnknown as unknown:
             # The connection broke around the COMMIT. What the record holds, happened.
             stored = {
-                order.order_id: order.create_time
+                # What a newer worker has brought to where it cannot be read is stored all the same.
+                order.order_id: order.create_time if isinstance(order, Order) else None
                 for order in await self._read_orders("submit", [order.order_id for order in orders])
             }
             if not stored:
@@ -268,18 +280,25 @@ class Store:
         results: dict[UUID, Submitted | Exception] = {}
         for order in orders:
             if order.order_id in same:
-                results[order.order_id] = Submitted(standing[same[order.order_id]], deduplicated=True)
+                found_order = standing[same[order.order_id]]
+                # Nothing is stored anew for one that cannot be read: it is told when it can be.
+                results[order.order_id] = (
+                    Submitted(found_order, deduplicated=True)
+                    if isinstance(found_order, Order)
+                    else found_order
+                )
             elif order.request_id in known:
                 results[order.order_id] = RequestIdReused(str(order.request_id))
         return results
 
-    async def _get(self, order_ids: list[UUID]) -> Sequence[Order | None]:
+    async def _get(self, order_ids: list[UUID]) -> Sequence[Order | OrderNotReadable | None]:
+        # It exists: who asks for it is told why it cannot be shown, and the others are answered.
         found = {order.order_id: order for order in await self._read_orders("read", order_ids)}
         return [found.get(order_id) for order_id in order_ids]
 
-    async def _read_orders(self, edge: str, order_ids: Iterable[UUID]) -> list[Order]:
+    async def _read_orders(self, edge: str, order_ids: Iterable[UUID]) -> list[Order | OrderNotReadable]:
         rows = await self._read(edge, "get_orders", {"order_id": list(set(order_ids))})
-        return [order_from_row(row) for row in rows]
+        return self._rows.read(rows, order_from_row)
 
     async def list_orders(
         self,
@@ -292,8 +311,22 @@ class Store:
 
         None of either: all of them.
         """
-        page: dict[str, Any] = {"before": before or uuid_ceiling(), "limit": limit}
+        orders: list[Order] = []
+        before = before or uuid_ceiling()
         wanted, asked = set(statuses) or set(OrderStatus), set(types) or set(ORDER_TYPES)
+        while True:
+            order_ids = await self._list_order_ids(limit, before, wanted, asked)
+            orders += readable(await self._read_orders("list", order_ids))
+            # A page that lacks those that cannot be read would look like the last one: it is filled up.
+            if len(order_ids) < limit or len(orders) >= limit:
+                return sorted(orders, key=lambda order: order.order_id, reverse=True)[:limit]
+            before = order_ids[-1]
+
+    async def _list_order_ids(
+        self, limit: int, before: UUID, wanted: set[OrderStatus], asked: set[str]
+    ) -> list[UUID]:
+        """Return the orders of a page, newest first, read or not."""
+        page: dict[str, Any] = {"before": before, "limit": limit}
         order_ids: set[UUID] = set()
 
         async def add(query: str, **values: Any) -> None:
@@ -310,13 +343,19 @@ class Store:
                 await add("list_open_orders", status=still_open, type=list(asked))
             if OrderStatus.PENDING in wanted:
                 await add("list_resting_orders", type=list(asked))
-        orders = await self._read_orders("list", sorted(order_ids, reverse=True)[:limit])
-        return sorted(orders, key=lambda order: order.order_id, reverse=True)
+        return sorted(order_ids, reverse=True)[:limit]
 
     async def routing_decisions(self, order_id: UUID) -> list[RoutingDecision]:
-        """Return every routing decision of an order, oldest first."""
+        """Return every routing decision of an order, oldest first. Raises OrderNotReadable."""
         rows = await self._read("list", "routing_decisions", {"order_id": order_id})
-        return [decision_from_text(row[0]) for row in rows]
+        decisions: list[RoutingDecision] = []
+        for decision in self._rows.read(
+            [(order_id, *row) for row in rows], lambda row: decision_from_text(row[1])
+        ):
+            if isinstance(decision, OrderNotReadable):
+                raise decision
+            decisions.append(decision)
+        return decisions
 
     async def open_orders_count(self, limit: int) -> int:
         """Return how many orders are open and do not rest, counting no further than `limit`."""
@@ -329,24 +368,22 @@ class Store:
 
     # ---- Watching -----------------------------------------------------------------------------
 
-    async def _events_after(self, cursors: list[tuple[UUID, int]]) -> Sequence[Sequence[WatchedEvent]]:
+    async def _events_after(
+        self, cursors: list[tuple[UUID, int]]
+    ) -> Sequence[Sequence[WatchedEvent] | OrderNotReadable]:
         values = columns(("order_id", "after_sequence"), list(set(cursors)))
-        events: dict[UUID, list[WatchedEvent]] = {}
-        for row in await self._read("watch", "events_after", values):
-            *columns_of_event, input_mint, input_decimals, output_mint, output_decimals, side, route = row
-            event = event_from_row(columns_of_event)
-            watched = WatchedEvent(
-                event,
-                token_from_row(input_mint, input_decimals),
-                token_from_row(output_mint, output_decimals),
-                side_from_text(side),
-                None if route is None else route_from_text(route),
-            )
-            events.setdefault(event.order_id, []).append(watched)
+        rows = await self._read("watch", "events_after", values)
+        events: dict[UUID, dict[int, WatchedEvent | OrderNotReadable]] = {}
+        for row, watched in zip(rows, self._rows.read(rows, _watched_from_row), strict=True):
+            events.setdefault(row[0], {})[row[1]] = watched
         results = []
         for order_id, after_sequence in cursors:
-            found = {watched.event.sequence: watched for watched in events.get(order_id, ())}
-            results.append([found[sequence] for sequence in sorted(found) if sequence > after_sequence])
+            found = events.get(order_id, {})
+            results.append(
+                _up_to_not_readable(
+                    [found[sequence] for sequence in sorted(found) if sequence > after_sequence]
+                )
+            )
         return results
 
     async def _position(self, order_ids: list[UUID]) -> Sequence[Position | None]:
@@ -365,9 +402,29 @@ class Store:
         lease_owner = claims[-1][1]
         # A claim made under a number this process has lost meanwhile takes nothing.
         order_ids = [order_id for order_id, owner in claims if owner == lease_owner]
-        rows = await self._write("claim", "claim_orders", {"order_id": order_ids, "lease_owner": lease_owner})
-        claimed = {row[0]: Claim(order_from_row(row[:-1]), started=row[-1]) for row in rows}
+        rows = await self._write(
+            "claim",
+            "claim_orders",
+            {"order_id": order_ids, "lease_owner": lease_owner, "type": list(ORDER_TYPES)},
+        )
+        claimed: dict[UUID, Claim] = {}
+        not_readable = []
+        for row, claim in zip(rows, self._rows.read(rows, _claim_from_row), strict=True):
+            if isinstance(claim, OrderNotReadable):
+                not_readable.append((row[0], lease_owner, _NOT_READABLE_SECONDS))
+            else:
+                claimed[row[0]] = claim
+        if not_readable:
+            await self._put_down(not_readable)
         return [claimed.pop(order_id, None) if owner == lease_owner else None for order_id, owner in claims]
+
+    async def _put_down(self, claims: list[tuple[UUID, int, float]]) -> None:
+        """Leave orders that are claimed and cannot be executed here to others, who may know more."""
+        try:
+            await self._postpone(claims)
+        except (StoreUnavailable, OutcomeUnknown) as error:
+            # They are among leased_orders, which nobody executes here: they are claimed and put down again.
+            logger.warning("orders that cannot be read stay claimed for now: %s", error)
 
     async def _advance(self, moves: list[Move]) -> Sequence[Order | None]:
         # Of two moves of one order only the first can be right; the second would break the statement.
@@ -416,16 +473,8 @@ class Store:
         Costs as much as there are groups, however many orders there are.
         """
         rows = await self._read(kind.value, "resting_groups", {"trigger_kind": kind.value})
-        return [
-            RestingGroup(
-                token_from_row(input_mint, input_decimals),
-                token_from_row(output_mint, output_decimals),
-                side_from_text(side),
-                size,
-                lowest_level,
-            )
-            for input_mint, output_mint, side, size, lowest_level, input_decimals, output_decimals in rows
-        ]
+        # What is not known here cannot be followed: it waits for a newer version's monitor.
+        return readable(self._rows.read(rows, _group_from_row))
 
     async def resting_orders(
         self,
@@ -441,24 +490,28 @@ class Store:
         last one of the page before; among equal levels older ones come first.
         """
         after_trigger = None if after is None else after.spec.type.trigger(after.spec)
-        rows = await self._read(
-            kind.value,
-            "resting_orders",
-            {
-                "trigger_kind": kind.value,
-                "input_mint": group.input_token.mint,
-                "output_mint": group.output_token.mint,
-                "side": group.side.value,
-                "trigger_size": group.size,
-                "trigger_level": max(levels),
-                "part_level": list(levels),
-                "least_amount": float(group.least_amount),
-                "after_level": -1.0 if after_trigger is None else after_trigger.level,
-                "after_order_id": _FIRST if after is None else after.order_id,
-                "limit": limit,
-            },
-        )
-        return [order_from_row(row) for row in rows]
+        values: dict[str, Any] = {
+            "trigger_kind": kind.value,
+            "input_mint": group.input_token.mint,
+            "output_mint": group.output_token.mint,
+            "side": group.side.value,
+            "trigger_size": group.size,
+            "trigger_level": max(levels),
+            "part_level": list(levels),
+            "least_amount": float(group.least_amount),
+            "after_level": -1.0 if after_trigger is None else after_trigger.level,
+            "after_order_id": _FIRST if after is None else after.order_id,
+            "limit": limit,
+        }
+        orders: list[Order] = []
+        while True:
+            rows = await self._read(kind.value, "resting_orders", values)
+            orders += readable(self._rows.read(rows, _resting_from_row))
+            # A page that lacks those that cannot be read would look like the last one, and what is behind
+            # them would not fire: it is filled up.
+            if len(rows) < limit or len(orders) >= limit:
+                return orders[:limit]
+            values |= {"after_order_id": rows[-1][0], "after_level": rows[-1][-1]}
 
     async def fire(self, kind: TriggerKind, orders: Sequence[Order]) -> list[UUID]:
         """Make orders whose triggers hold due; return those that still waited as they stand here."""
@@ -476,7 +529,9 @@ class Store:
 
     async def due_orders(self, limit: int, hint_seconds: float) -> list[UUID]:
         """Return orders that are due and that nobody alive holds; new ones after `hint_seconds`."""
-        rows = await self._read("sweep", "due_orders", {"limit": limit, "hint_seconds": hint_seconds})
+        # What cannot be claimed here must not take the place of what can.
+        values = {"limit": limit, "hint_seconds": hint_seconds, "type": list(ORDER_TYPES)}
+        rows = await self._read("sweep", "due_orders", values)
         return [row[0] for row in rows]
 
     async def leased_orders(self, lease_owner: int) -> list[UUID]:
@@ -526,6 +581,49 @@ class Store:
 
     async def _write(self, edge: str, query: str, values: dict[str, Any]) -> list[Any]:
         return await self._connections[edge].run(QUERIES[query], values)
+
+
+def _claim_from_row(row: Sequence[Any]) -> Claim:
+    return Claim(order_from_row(row[:-1]), started=row[-1])
+
+
+def _resting_from_row(row: Sequence[Any]) -> Order:
+    """The level it rests at, the last column, is the cursor's alone."""
+    return order_from_row(row[:-1])
+
+
+def _group_from_row(row: Sequence[Any]) -> RestingGroup:
+    _, input_mint, output_mint, side, size, lowest_level, input_decimals, output_decimals = row
+    return RestingGroup(
+        token_from_row(input_mint, input_decimals),
+        token_from_row(output_mint, output_decimals),
+        side_from_text(side),
+        size,
+        lowest_level,
+    )
+
+
+def _watched_from_row(row: Sequence[Any]) -> WatchedEvent:
+    *columns_of_event, input_mint, input_decimals, output_mint, output_decimals, side, route = row
+    return WatchedEvent(
+        event_from_row(columns_of_event),
+        token_from_row(input_mint, input_decimals),
+        token_from_row(output_mint, output_decimals),
+        side_from_text(side),
+        None if route is None else route_from_text(route),
+    )
+
+
+def _up_to_not_readable(
+    news: list[WatchedEvent | OrderNotReadable],
+) -> Sequence[WatchedEvent] | OrderNotReadable:
+    """Return the events before the first that cannot be read, for none may be left out; at it, the error."""
+    events: list[WatchedEvent] = []
+    for each in news:
+        if isinstance(each, OrderNotReadable):
+            return events or each
+        events.append(each)
+    return events
 
 
 def _contained(

@@ -145,12 +145,13 @@ JOIN orders o ON o.order_id = watched.order_id AND o.sequence > watched.after_se
 -- name: claim_orders
 -- Take up orders that are due and that nobody alive holds, or that this owner holds already. Those
 -- that are pending become routing in the same statement, unless they expired while they waited. An order
--- that rests is not due before it expires.
+-- that rests is not due before it expires. Types that this program does not know are left to a newer one.
 WITH candidate AS (
     SELECT order_id, status = 'pending' AND (expire_time IS NULL OR expire_time > now()) AS starts
     FROM orders
     WHERE order_id = ANY (%(order_id)t::uuid[])
       AND closed_status IS NULL
+      AND type = ANY (%(type)t::text[])
       AND due_time <= now()
       AND (lease_owner IS NULL OR lease_owner = %(lease_owner)b::bigint OR NOT EXISTS (
           SELECT FROM lease_owners owner
@@ -246,7 +247,7 @@ WHERE order_id = ANY (%(order_id)t::uuid[]) AND lease_owner = %(lease_owner)b::b
 
 -- name: due_orders
 -- The sweeper's question: orders that are due and that nobody alive holds, and those that rested until they
--- expired. A new order is left to its hint for a moment.
+-- expired, of those types that this program knows. A new order is left to its hint for a moment.
 SELECT order_id
 FROM (
     (
@@ -255,9 +256,11 @@ FROM (
         WHERE closed_status IS NULL AND NOT resting
           AND due_time <= now()
           AND (sequence > 1 OR due_time <= now() - %(hint_seconds)b::double precision * interval '1 second')
-          AND (lease_owner IS NULL OR NOT EXISTS (
+          -- In a CASE, so that the type is not looked at of the many that somebody holds.
+          AND CASE WHEN lease_owner IS NULL OR NOT EXISTS (
               SELECT FROM lease_owners owner
-              WHERE owner.lease_owner = orders.lease_owner AND owner.expire_time > now()))
+              WHERE owner.lease_owner = orders.lease_owner AND owner.expire_time > now())
+              THEN type = ANY (%(type)t::text[]) ELSE false END
         ORDER BY due_time
         LIMIT %(limit)b::bigint
     )
@@ -267,6 +270,7 @@ FROM (
         FROM orders
         -- The index is of those that expire at all.
         WHERE resting AND due_time < 'infinity' AND due_time <= now()
+          AND type = ANY (%(type)t::text[])
         ORDER BY due_time
         LIMIT %(limit)b::bigint
     )
@@ -343,7 +347,8 @@ WHERE trigger_kind = %(trigger_kind)t::trigger_kind AND lease_owner = %(lease_ow
 -- the index is entered anew for the next one, so it costs as much for a thousand orders as for a million.
 WITH RECURSIVE groups AS (
     (
-        SELECT input_mint, output_mint, side, trigger_size, trigger_level, input_decimals, output_decimals
+        SELECT order_id, input_mint, output_mint, side, trigger_size, trigger_level, input_decimals,
+            output_decimals
         FROM orders
         WHERE resting AND trigger_kind = %(trigger_kind)t::trigger_kind
         ORDER BY input_mint COLLATE "C", output_mint COLLATE "C", side, trigger_size, trigger_level, order_id
@@ -353,8 +358,8 @@ WITH RECURSIVE groups AS (
     SELECT following.*
     FROM groups
     CROSS JOIN LATERAL (
-        SELECT o.input_mint, o.output_mint, o.side, o.trigger_size, o.trigger_level, o.input_decimals,
-            o.output_decimals
+        SELECT o.order_id, o.input_mint, o.output_mint, o.side, o.trigger_size, o.trigger_level,
+            o.input_decimals, o.output_decimals
         FROM orders o
         WHERE o.resting AND o.trigger_kind = %(trigger_kind)t::trigger_kind
           AND (o.input_mint COLLATE "C", o.output_mint COLLATE "C", o.side, o.trigger_size)
@@ -372,7 +377,7 @@ SELECT * FROM groups;
 SELECT o.order_id, o.type, o.terms::text, o.side, o.amount, o.input_mint, o.input_decimals, o.output_mint,
     o.output_decimals, o.slippage_bps, o.expire_time, o.status, o.sequence, o.attempt, o.forgiven_attempts,
     o.create_time, o.update_time,
-    NULL, NULL, NULL, NULL, e.failure_reason, e.failure_message, NULL, NULL, NULL, NULL
+    NULL, NULL, NULL, NULL, e.failure_reason, e.failure_message, NULL, NULL, NULL, NULL, o.trigger_level
 FROM orders o
 -- Why it waits again, if it does.
 LEFT JOIN order_events e ON o.sequence > 1 AND e.order_id = o.order_id AND e.sequence = o.sequence

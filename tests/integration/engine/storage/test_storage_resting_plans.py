@@ -92,6 +92,7 @@ async def connection(filled: Settings) -> AsyncIterator[Connection]:
 
 LAST: Final = UUID(int=(1 << 128) - 1)
 STATUSES: Final = [status.value for status in CLOSED]
+TYPES: Final = list(ORDER_TYPES)
 GROUP: Final[dict[str, Any]] = {
     "trigger_kind": "price",
     "input_mint": SOL.mint,
@@ -125,13 +126,13 @@ def of_page(name: str, **values: Any) -> Any:
             GROUP | {"trigger_level": 1e9, "after_level": 60_000.0, "after_order_id": UUID(int=1)},
             64, 64 * 2 + 8, id="a later page",
         ),
-        pytest.param("due_orders", {"limit": 256, "hint_seconds": 0.0}, 0, 16, id="due_orders"),
+        pytest.param("due_orders", {"limit": 256, "hint_seconds": 0, "type": TYPES}, 0, 16, id="due_orders"),
         pytest.param("leased_orders", {"lease_owner": 7}, 20, 30, id="leased_orders"),
         pytest.param("open_orders_count", {"limit": 10_000}, 20, 30, id="open_orders_count"),
         of_page("list_orders"),
-        of_page("list_closed_orders", status=STATUSES, type=list(ORDER_TYPES)),
-        of_page("list_open_orders", status=["pending", "routing"], type=list(ORDER_TYPES)),
-        of_page("list_resting_orders", type=list(ORDER_TYPES)),
+        of_page("list_closed_orders", status=STATUSES, type=TYPES),
+        of_page("list_open_orders", status=["pending", "routing"], type=TYPES),
+        of_page("list_resting_orders", type=TYPES),
     ],
 )  # fmt: skip
 async def test_a_statement_touches_a_few_of_many_orders(
@@ -164,7 +165,7 @@ async def test_a_claim_and_a_fire_touch_their_orders_alone(connection: Connectio
         "SELECT order_id FROM orders WHERE resting ORDER BY trigger_level LIMIT 64", {}
     )
     order_ids = [row[0] for row in rows]
-    held = await touched_by(connection, "claim_orders", order_id=order_ids, lease_owner=7)
+    held = await touched_by(connection, "claim_orders", order_id=order_ids, lease_owner=7, type=TYPES)
     assert held.rows <= 64 * 2
     assert held.buffers <= 64 * 8
     fired = await touched_by(connection, "fire_orders", order_id=order_ids, expected_sequence=[1] * 64)
