@@ -101,7 +101,7 @@ Limit = Annotated[
         help="Wait until each INPUT brings PRICE of OUTPUT or more, everything counted in.",
     ),
 ]
-Sniper = Annotated[bool, typer.Option("--sniper", help="Wait until OUTPUT is to be had: a pool opens.")]
+Sniper = Annotated[bool, typer.Option("--sniper", help="Wait until there is a way to buy OUTPUT.")]
 MinLiquidity = Annotated[
     str | None,
     typer.Option(
@@ -447,7 +447,7 @@ def _spec(
         raise typer.BadParameter(f'"{side}" is neither sell nor buy', param_hint="SIDE")
     if limit is not None and sniper:
         raise TyperException(
-            "--limit and --sniper exclude each other: the one waits for a price, the other for a pool"
+            "--limit and --sniper exclude each other: the one waits for a price, the other for a way to buy"
         )
     for option, value in (("--min-liquidity", min_liquidity), ("--max-price", max_price)):
         if value is not None and not sniper:

@@ -28,7 +28,7 @@ class OrderType(StrEnum):
     LIMIT = "limit"
     """Once the whole amount is to be had at `limit_price` or better, and never worse."""
     SNIPER = "sniper"
-    """As soon as output_token is to be had: a pool of the pair opens, or has grown to `min_liquidity`."""
+    """As soon as there is a way to buy output_token, or the pair's pools have grown to `min_liquidity`."""
     UNKNOWN = "unknown"
     """A type newer than this client. Only read, never submitted."""
 
@@ -102,8 +102,8 @@ class OrderSpec:
     """LIMIT, needed: output_token per input_token, the least that an input token must bring, all fees, price
     impact and splits counted in. No float, as `amount`."""
     min_liquidity: str | int | Decimal | None = None
-    """SNIPER: whole input_token that the pair's open pools must hold together. None: any pool that fills the
-    order will do."""
+    """SNIPER: whole input_token that the pair's open pools must hold together. None: any route that fills the
+    order will do, also one over another token."""
     max_price: str | int | Decimal | None = None
     """SNIPER: input_token per output_token, the most that an output token may cost, everything counted in.
     The reverse of `limit_price` and of every other price here: one divided by it. None: any price."""

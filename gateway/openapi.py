@@ -41,7 +41,7 @@ _ABOUT: Final[Mapping[str, str]] = {
     "limitPrice": "limit only, needed: outputToken per inputToken, the least an input token must bring, all "
     "fees, price impact and splits counted in.",
     "minLiquidity": "sniper only: whole inputToken that the pair's open pools must hold together. Absent: "
-    "any pool that fills the order.",
+    "any route that fills the order, also one over another token.",
     "maxPrice": "sniper only: inputToken per outputToken, the most an output token may cost, everything "
     "counted in. The reverse of price and limitPrice: one divided by them. Absent: any price.",
     "slippageBps": "Worst acceptable move from the quoted price, in basis points.",

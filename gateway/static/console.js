@@ -10,7 +10,7 @@ const TYPE_FIELDS = { market: [], limit: ["limitPrice"], sniper: ["minLiquidity"
 const TYPE_HINTS = {
   market: "Now, at the best price.",
   limit: "Once the whole amount is to be had at this price or better, and never worse.",
-  sniper: "As soon as the token is to be had: when a pool opens, or has grown large enough.",
+  sniper: "As soon as there is a way to buy the token, or the pair's pools are large enough.",
 };
 const SHOWN_ORDERS = 12;
 const SHOWN_TIMELINES = 8;

@@ -1,4 +1,7 @@
-"""Execute as soon as output_token is to be had: when a pool of the pair opens, or has grown large enough."""
+"""Execute as soon as output_token is to be had: once there is a way to buy it, or the pair's pools are large.
+
+A way over a middle token is one too: only `min_liquidity` asks for pools of the pair itself.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True)
 class SniperOrder(OrderType):
     min_liquidity: int | None = None
-    """What the pair's open pools must hold of input_token together, in base units; None: whatever they do."""
+    """What the pair's open pools must hold of input_token together, in base units; None: nothing."""
     max_price: Decimal | None = None
     """input_token per output_token, whole tokens: what one may cost at most, all counted in. None: any price.
 

@@ -272,9 +272,9 @@ Global___LimitOrder: _TypeAlias = LimitOrder  # noqa: Y015
 
 @_typing.final
 class SniperOrder(_message.Message):
-    """Execute as soon as output_token is to be had: when a pool of the pair opens, or has grown
-    to `min_liquidity`. PENDING until then, and again if the chance is gone before the swap
-    has landed.
+    """Execute as soon as output_token is to be had: once there is a way to buy it, be it over
+    another token, or once the pair's pools have grown to `min_liquidity`. PENDING until
+    then, and again if the chance is gone before the swap has landed.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -283,7 +283,7 @@ class SniperOrder(_message.Message):
     MAX_PRICE_FIELD_NUMBER: _builtins.int
     min_liquidity: _builtins.str
     """Decimal, in whole input_token: what the pair's open pools must hold of it together.
-    Unset: any pool that fills the order.
+    Unset: any route that fills the order will do, also one over another token.
     """
     max_price: _builtins.str
     """Decimal, greater than zero, input_token per output_token: the most an output token may

@@ -118,7 +118,7 @@ def test_wrong_usage_says_what_was_wrong_with_which_argument() -> None:
         (["--min-liquidity", "1"], "--min-liquidity is for sniper orders, so --sniper must be given too"),
         (
             ["--limit", "1", "--sniper"],
-            "--limit and --sniper exclude each other: the one waits for a price, the other for a pool",
+            "--limit and --sniper exclude each other: the one waits for a price, the other for a way to buy",
         ),
     ],
 )
