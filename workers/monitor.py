@@ -247,17 +247,20 @@ class Monitor:
         return self._store.now() >= order.update_time + timedelta(seconds=delay_seconds)
 
     async def _fire(self, orders: Sequence[Order]) -> list[UUID]:
-        fired = await self._store.fire(self._kind, orders)
-        self._fired_total.inc(len(fired))
+        # Held here at once, as far as there is room: a worker that sees another moment of the market would
+        # find the price gone. One that dies now leaves them to the others with all that it holds.
+        room = min(max(0, self._executor.room), len(orders))
+        owners = [self._lease_owner() or None] * room + [None] * (len(orders) - room)
+        fired = await self._store.fire(self._kind, orders, owners)
         if not fired:
             return fired
+        self._fired_total.inc(len(fired))
         logger.info("the %s monitor fires %d orders", self._kind, len(fired))
-        room = max(0, self._executor.room)
-        # Here at once, as far as there is room; a worker that dies in between leaves them to the sweeper.
-        await self._executor.take(fired[:room])
-        if fired[room:]:
+        mine = {order.order_id for order in orders[:room]}
+        await self._executor.take([order_id for order_id in fired if order_id in mine])
+        if others := [order_id for order_id in fired if order_id not in mine]:
             with suppress(*REDIS_ERRORS):
-                await self._broker.offer(fired[room:])
+                await self._broker.offer(others)
         return fired
 
 

@@ -513,14 +513,20 @@ class Store:
                 return orders[:limit]
             values |= {"after_order_id": rows[-1][0], "after_level": rows[-1][-1]}
 
-    async def fire(self, kind: TriggerKind, orders: Sequence[Order]) -> list[UUID]:
-        """Make orders whose triggers hold due; return those that still waited as they stand here."""
+    async def fire(
+        self, kind: TriggerKind, orders: Sequence[Order], lease_owners: Sequence[int | None] = ()
+    ) -> list[UUID]:
+        """Make orders whose triggers hold due; return those that still waited as they stand here.
+
+        `lease_owners` says who holds each from then on, None or nothing: nobody.
+        """
         rows = await self._write(
             kind.value,
             "fire_orders",
             {
                 "order_id": [order.order_id for order in orders],
                 "expected_sequence": [order.sequence for order in orders],
+                "lease_owner": list(lease_owners) or [None] * len(orders),
             },
         )
         return [row[0] for row in rows]

@@ -395,12 +395,13 @@ ORDER BY o.trigger_level, o.order_id
 LIMIT %(limit)b::bigint;
 
 -- name: fire_orders
--- The triggers of these orders hold: they are due. Returns those that still waited; one that has expired is
--- left to the sweeper, one that was cancelled or fired before is not here any more. In a CASE, so that orders are
--- looked up by their ids and not among all that rest.
+-- The triggers of these orders hold: they are due, and held by their owner if one is named. Returns those that
+-- still waited; one that has expired is left to the sweeper, one that was cancelled or fired before is not here
+-- any more. In a CASE, so that orders are looked up by their ids and not among all that rest.
 UPDATE orders o
-SET resting = false, due_time = now()
-FROM unnest(%(order_id)t::uuid[], %(expected_sequence)t::bigint[]) AS f (order_id, expected_sequence)
+SET resting = false, due_time = now(), lease_owner = f.lease_owner
+FROM unnest(%(order_id)t::uuid[], %(expected_sequence)t::bigint[], %(lease_owner)t::bigint[])
+    AS f (order_id, expected_sequence, lease_owner)
 WHERE o.order_id = f.order_id AND o.sequence = f.expected_sequence
   AND CASE WHEN o.resting THEN o.expire_time IS NULL OR o.expire_time > now() ELSE false END
 RETURNING o.order_id;

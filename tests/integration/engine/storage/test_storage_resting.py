@@ -343,3 +343,16 @@ async def test_one_that_expired_while_it_was_executed_and_waits_again_is_due(sto
     order = await stored(store, S.ROUTING, type=LIMIT, expire_time=soon)
     await advance(store, order, UNMET)
     assert await is_due(store, order)
+
+
+async def test_who_fires_an_order_for_itself_holds_it_from_then_on(store: Store) -> None:
+    mine, nobodys = await stored(store, type=LIMIT), await stored(store, type=LIMIT)
+    owner, other = await store.start_lease_owner(60.0), await store.start_lease_owner(60.0)
+    fired = await store.fire(PRICE, [mine, nobodys], [owner, None])
+    assert sorted(fired) == sorted([mine.order_id, nobodys.order_id])
+    assert await is_due(store, nobodys)
+    assert not await is_due(store, mine)
+    assert await store.claim((mine.order_id, other)) is None
+    claim = await store.claim((mine.order_id, owner))
+    assert claim is not None
+    assert claim.started
