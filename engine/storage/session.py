@@ -8,6 +8,7 @@ to 200, and most carry one order or two unless there is a burst.
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 from collections.abc import Mapping
 from typing import Any, Final
@@ -44,7 +45,9 @@ class Session:
         self._connection = connection
         self._libpq = connection.pgconn
         self._libpq.nonblocking = 1
-        self._socket = self._libpq.socket
+        # A descriptor of our own to watch: libpq closes its own as soon as it finds the connection gone, and the
+        # next connection gets the same number, whose watch we would end with ours.
+        self._socket = os.dup(self._libpq.socket)
         self._transformer = Transformer(connection)
         self._statements: dict[str, _Statement] = {}
         self._prepared: dict[tuple[str, tuple[int, ...] | None], bytes] = {}
@@ -88,6 +91,7 @@ class Session:
         """Hang up. PostgreSQL ends what it still does for us (client_connection_check_interval)."""
         self._watch(False)
         self._loop.remove_writer(self._socket)
+        os.close(self._socket)
         await self._connection.close()
 
     # ---- The answer to what was sent

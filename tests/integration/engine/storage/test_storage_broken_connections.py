@@ -13,6 +13,7 @@ from engine.domain.lifecycle import Claimed, Transition
 from engine.domain.order import Order, OrderStatus
 from engine.settings import Settings
 from engine.storage.postgres import Store, Submitted
+from engine.storage.session import Session
 from tests.integration.engine.storage.cut_off import Wire
 from tests.integration.engine.storage.records import advance, exists, new_order, stored, transitions
 from tests.serving import no_route
@@ -189,3 +190,27 @@ async def test_the_end_waits_for_writes_under_way(database: Settings) -> None:
         submitted = store.submit(new_order())
     assert submitted.done()
     assert not submitted.result().deduplicated
+
+
+async def test_closing_a_connection_that_broke_leaves_the_one_alone_that_has_its_descriptor(
+    postgres: Settings,
+) -> None:
+    async def connected() -> Session:
+        return Session(await psycopg.AsyncConnection.connect(postgres.database, dbname="postgres"))
+
+    broken = await connected()
+    ((pid,),) = await broken.run("SELECT pg_backend_pid()", {})
+    other = await connected()
+    await other.run("SELECT pg_terminate_backend(%(pid)b::integer)", {"pid": pid})
+    with pytest.raises(psycopg.OperationalError):
+        await broken.run("SELECT 1", {})
+    assert broken.is_broken
+    # It is given the number that libpq has let go of.
+    next_one = await connected()
+    waiting = asyncio.create_task(next_one.run("SELECT 1 FROM pg_sleep(0.2)", {}))
+    await asyncio.sleep(0)
+    await broken.close()
+    async with asyncio.timeout(10):
+        assert await waiting == [(1,)]
+    await next_one.close()
+    await other.close()
