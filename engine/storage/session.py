@@ -45,8 +45,8 @@ class Session:
         self._connection = connection
         self._libpq = connection.pgconn
         self._libpq.nonblocking = 1
-        # A descriptor of our own to watch: libpq closes its own as soon as it finds the connection gone, and the
-        # next connection gets the same number, whose watch we would end with ours.
+        # A descriptor of our own to watch: libpq closes its own as soon as it finds the connection gone, and
+        # the next connection gets the same number, whose watch we would end with ours.
         self._socket = os.dup(self._libpq.socket)
         self._transformer = Transformer(connection)
         self._statements: dict[str, _Statement] = {}
