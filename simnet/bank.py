@@ -24,8 +24,9 @@ from simnet.accounts import (
     token_mint,
     token_owner,
 )
-from simnet.transaction import Transaction, TransactionError
+from simnet.transaction import Named, Outline, Transaction, TransactionError
 
+_RENT_OF_NOTHING: Final = rent_exempt_minimum(0)
 BUILT_IN_UNITS: Final = 150
 """What a built-in program's instruction uses up."""
 
@@ -166,30 +167,32 @@ class Program:
 
 
 class _Run:
-    """A transaction under way: the accounts it names, as its instructions so far left them."""
+    """A transaction under way."""
 
-    __slots__ = ("accounts", "clock", "logs", "transaction", "written")
+    __slots__ = ("accounts", "clock", "logs", "outline", "written")
 
-    def __init__(self, transaction: Transaction, accounts: dict[bytes, Account | None], clock: Clock) -> None:
-        self.transaction = transaction
+    def __init__(self, outline: Outline, accounts: list[Account | None], clock: Clock) -> None:
+        self.outline = outline
         self.accounts = accounts
+        """Of each of its keys, as its instructions so far left it; None: there is none."""
         self.clock = clock
-        self.written: dict[bytes, Account] = {}
+        self.written: dict[int, Account] = {}
+        """The changed ones, by their index, in the order of their first change."""
         self.logs: list[str] = []
 
 
 class Call:
     """One instruction, to its program: the accounts it names and the data."""
 
-    __slots__ = ("_accounts", "_indexes", "_run", "data", "keys")
+    __slots__ = ("_accounts", "_indexes", "_run", "data", "keys", "named")
 
-    def __init__(self, run: _Run, indexes: bytes, data: bytes) -> None:
+    def __init__(self, run: _Run, named: Named, data: bytes) -> None:
         self._run = run
         self._accounts = run.accounts
-        self._indexes = indexes
+        self._indexes = named.indexes
+        self.named = named
+        self.keys = named.keys
         self.data = data
-        keys = run.transaction.keys
-        self.keys = [keys[index] for index in indexes]
 
     @property
     def clock(self) -> Clock:
@@ -197,16 +200,14 @@ class Call:
 
     def get(self, position: int) -> Account | None:
         """Return the account the instruction names at that position; None if it does not exist."""
-        keys = self.keys
-        if position >= len(keys):
+        if position >= len(self._indexes):
             raise ProgramError("NotEnoughAccountKeys")
-        account = self._accounts.get(keys[position])
-        return account if account is not None and account.lamports else None
+        return self._accounts[self._indexes[position]]
 
     def account(self, address: bytes) -> Account | None:
         """Return any account of the transaction; None if it does not exist."""
-        account = self._accounts.get(address)
-        return account if account is not None and account.lamports else None
+        index = self._run.outline.index_of.get(address)
+        return None if index is None else self._accounts[index]
 
     def key(self, position: int) -> bytes:
         """Raises ProgramError where the instruction names too few accounts."""
@@ -216,20 +217,19 @@ class Call:
 
     def put(self, position: int, account: Account) -> None:
         """Change an account. Raises ProgramError if the message says it is read-only."""
-        run = self._run
-        if not run.transaction.writable[self._indexes[position]]:
+        if not self.named.writable[position]:
             raise ProgramError("ReadonlyDataModified")
-        address = self.keys[position]
-        run.written[address] = self._accounts[address] = account
+        index = self._indexes[position]
+        self._run.written[index] = account
+        self._accounts[index] = account if account.lamports else None
 
     def is_writable(self, position: int) -> bool:
-        indexes = self._indexes
-        return position < len(indexes) and self._run.transaction.writable[indexes[position]] == 1
+        writable = self.named.writable
+        return position < len(writable) and writable[position] == 1
 
     def is_signer(self, position: int) -> bool:
-        return (
-            position < len(self._indexes) and self._indexes[position] < self._run.transaction.signature_count
-        )
+        signed = self.named.signed
+        return position < len(signed) and signed[position] == 1
 
     def log(self, line: str) -> None:
         self._run.logs.append(line)
@@ -261,27 +261,30 @@ class Bank:
 
         `revert` makes it fail: for exceeded slippage at its swap or, without one, after its last instruction.
         """
-        refused, payer = self._load(transaction, view)
+        keys = transaction.keys
+        before = view.get_all(keys)
+        payer = before[0]
+        refused = self._refusal(transaction, payer, before)
         if refused is not None:
             return Outcome(refused, None)
         assert payer is not None
-        keys = transaction.keys
-        before = view.get_all(keys)
         paid = Account(payer.lamports - transaction.fee, payer.owner, payer.data)
-        run = _Run(transaction, dict(zip(keys, before, strict=True)), clock)
-        run.written[keys[0]] = run.accounts[keys[0]] = paid
-        error, units = self._run(run, revert)
+        run = _Run(transaction.outline, before.copy(), clock)
+        run.written[0] = paid
+        run.accounts[0] = paid if paid.lamports else None
+        error, units = self._run(run, transaction, revert)
         if error is None:
-            error = self._rent_error(run, before)
-        if error is None:
-            view.changed.update(run.written)
-        else:
-            view.put(keys[0], paid)
+            error = self._rent_error(run.written, before)
+        if error is not None:
+            run.written = {0: paid}
+        after = before.copy()
+        changed = view.changed
+        for index, account in run.written.items():
+            changed[keys[index]] = account
+            after[index] = account
         if transaction.fee:
             collector = view.get(self._fee_collector) or Account(0)
             view.put(self._fee_collector, Account(collector.lamports + transaction.fee, collector.owner))
-        kept = run.written if error is None else {keys[0]: paid}
-        after = [kept.get(key, earlier) for key, earlier in zip(keys, before, strict=True)]
         return Outcome(
             error,
             Meta(
@@ -293,61 +296,60 @@ class Bank:
             ),
         )
 
-    def _load(self, transaction: Transaction, view: View) -> tuple[TransactionError | None, Account | None]:
-        """Return why it may not even be charged, or else the payer's account."""
+    def _refusal(
+        self, transaction: Transaction, payer: Account | None, accounts: list[Account | None]
+    ) -> TransactionError | None:
+        """Return why it may not even be charged; None if it may. `accounts` are those of its keys."""
         if transaction.misconfigured is not None:
-            return transaction.misconfigured, None
-        keys = transaction.keys
-        if len(set(keys)) != len(keys):
-            return "AccountLoadedTwice", None
-        payer = view.get(keys[0])
+            return transaction.misconfigured
+        if transaction.outline.has_twins:
+            return "AccountLoadedTwice"
         if payer is None:
-            return "AccountNotFound", None
+            return "AccountNotFound"
         if payer.owner != SYSTEM or payer.data:
-            return "InvalidAccountForFee", None
+            return "InvalidAccountForFee"
         left = payer.lamports - transaction.fee
         if left < 0:
-            return "InsufficientFundsForFee", None
-        if 0 < left < rent_exempt_minimum(0):
-            return {"InsufficientFundsForRent": {"account_index": 0}}, None
-        for instruction in transaction.instructions:
-            program = keys[instruction.program]
-            if program not in self._programs:
-                return (
-                    "ProgramAccountNotFound" if view.get(program) is None else "InvalidProgramForExecution"
-                ), None
-        return None, payer
+            return "InsufficientFundsForFee"
+        if 0 < left < _RENT_OF_NOTHING:
+            return {"InsufficientFundsForRent": {"account_index": 0}}
+        for program in transaction.calls.programs:
+            if transaction.keys[program] not in self._programs:
+                return "ProgramAccountNotFound" if accounts[program] is None else "InvalidProgramForExecution"
+        return None
 
-    def _run(self, run: _Run, revert: bool) -> tuple[TransactionError | None, int]:
+    def _run(self, run: _Run, transaction: Transaction, revert: bool) -> tuple[TransactionError | None, int]:
         """Return the first error and the compute units used."""
-        transaction = run.transaction
+        keys, calls, limit = transaction.keys, transaction.calls, transaction.compute_units
         logs = run.logs
         used = 0
-        for index, instruction in enumerate(transaction.instructions):
-            program, invoke, success, other = self._programs[transaction.keys[instruction.program]]
+        called = zip(calls.programs, calls.named, transaction.data, strict=True)
+        for index, (key, named, data) in enumerate(called):
+            program, invoke, success, other = self._programs[keys[key]]
             logs.append(invoke)
             used += program.compute_units
             try:
-                if used > transaction.compute_units:
+                if used > limit:
                     raise ProgramError("ComputationalBudgetExceeded")
                 if revert and program.slippage_error is not None:
                     raise ProgramError(program.slippage_error)
-                program.execute(Call(run, instruction.accounts, instruction.data))
+                program.execute(Call(run, named, data))
             except ProgramError as error:
                 code = {"Custom": error.code} if isinstance(error.code, int) else error.code
                 logs.extend(error.logs)
                 logs.append(f"{other}failed: {_instruction_error_text(code)}")
-                return {"InstructionError": [index, code]}, min(used, transaction.compute_units)
+                return {"InstructionError": [index, code]}, min(used, limit)
             logs.append(success)
         if revert:
-            return {"InstructionError": [len(transaction.instructions) - 1, {"Custom": 1}]}, used
+            return {"InstructionError": [len(calls.programs) - 1, {"Custom": 1}]}, used
         return None, used
 
-    def _rent_error(self, run: _Run, before: list[Account | None]) -> TransactionError | None:
+    def _rent_error(
+        self, written: dict[int, Account], before: list[Account | None]
+    ) -> TransactionError | None:
         """Accounts must end empty or rent-exempt; one that was below before may stay below."""
-        for address, account in run.written.items():
+        for index, account in written.items():
             if 0 < account.lamports < rent_exempt_minimum(len(account.data)):
-                index = run.transaction.keys.index(address)
                 earlier = before[index]
                 if earlier is None or earlier.lamports >= rent_exempt_minimum(len(earlier.data)):
                     return {"InsufficientFundsForRent": {"account_index": index}}

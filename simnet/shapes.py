@@ -153,11 +153,12 @@ def _ui_amount(amount: int, decimals: int) -> tuple[float, str]:
 
 
 def _message_json(transaction: Transaction) -> Json:
+    outline = transaction.outline
     message: Json = {
         "header": {
-            "numRequiredSignatures": transaction.signature_count,
-            "numReadonlySignedAccounts": transaction.signature_count - transaction.writable_signer_count,
-            "numReadonlyUnsignedAccounts": transaction.read_only_count,
+            "numRequiredSignatures": outline.signature_count,
+            "numReadonlySignedAccounts": outline.signature_count - outline.writable_signer_count,
+            "numReadonlyUnsignedAccounts": outline.read_only_count,
         },
         "accountKeys": [address_text(key) for key in transaction.keys],
         "recentBlockhash": address_text(transaction.blockhash),

@@ -10,7 +10,7 @@ from typing import Any, Final
 from solders.pubkey import Pubkey
 
 from engine.domain.order import Side
-from engine.domain.pools.pool import Swap, SwapError, SwapRefusal
+from engine.domain.pools.pool import Pool, Swap, SwapError, SwapRefusal
 from engine.solana.wire import WireError
 from engine.venues.venue import PoolKeys, SwapCall, Venue
 from simnet.accounts import TOKEN, Account, is_token_account, token_balance, token_mint, token_owner
@@ -55,13 +55,23 @@ class Errors:
 
 
 @dataclass(frozen=True, slots=True)
+class _Places:
+    """Where an instruction names what; its accounts are those that its pool dictates."""
+
+    keys: PoolKeys
+    shape: _Shape
+    arrays: tuple[tuple[Pubkey, int], ...]
+    """What the swap reads beyond the shape's own, where it is there."""
+
+
+@dataclass(frozen=True, slots=True)
 class _Shape:
     """Where a swap of one pool in one direction names what."""
 
     expected: tuple[tuple[int, bytes, bool], ...]
     """Position, address, writable: the accounts that the pool dictates."""
-    reads: tuple[tuple[Pubkey, bytes], ...]
-    """What the swap reads of these: addresses, as the venue and as the bank have them."""
+    reads: tuple[tuple[Pubkey, int], ...]
+    """What the swap reads of these, and where it is named."""
     owner: int
     input_account: int
     output_account: int
@@ -82,13 +92,14 @@ class SwapProgram(Program):
         self._errors = errors
         self._keys: dict[Pubkey, PoolKeys] = {}
         self._shapes: dict[tuple[Pubkey, bool], _Shape] = {}
+        self._left: dict[Pubkey, tuple[dict[Pubkey, bytes], Pool]] = {}
+        """What the last swap of a pool left: the accounts it is read from, and the pool itself."""
 
     def execute(self, call: Call) -> None:
         asked = self._read(call)
-        keys = self._pool_keys(call, asked.pool)
-        shape = self._shape(keys, asked.a_to_b)
-        self._check_accounts(call, shape, asked)
-        swap, written = self._swap(call, keys, shape, asked)
+        places = self._places(call, asked)
+        keys, shape = places.keys, places.shape
+        swap, written = self._swap(call, places, asked)
         if self._errors.funds is not None:
             giver = read_token_account(call, shape.input_account)
             if token_balance(giver) < swap.input_amount:
@@ -130,7 +141,7 @@ class SwapProgram(Program):
     def _read(self, call: Call) -> SwapCall:
         mints = _Mints(call)
         try:
-            asked = self.venue.read_swap([_pubkey(key) for key in call.keys], call.data, mints)
+            asked = self.venue.read_swap(call.named.pubkeys, call.data, mints)
         except KeyError:
             raise ProgramError(self._errors.not_initialized) from None
         except ValueError:
@@ -147,6 +158,23 @@ class SwapProgram(Program):
         return (
             errors.too_few_accounts if len(call.keys) < errors.fewest_accounts else errors.unknown_instruction
         )
+
+    def _places(self, call: Call, asked: SwapCall) -> _Places:
+        """Raises ProgramError where an account is not the one that the pool dictates."""
+        known = call.named.places
+        places: _Places | None = known.get((asked.pool, asked.a_to_b, len(asked.arrays)))
+        if places is None:
+            keys = self._pool_keys(call, asked.pool)
+            shape = self._shape(keys, asked.a_to_b)
+            self._check_accounts(call, shape, asked)
+            arrays_at = len(call.keys) - len(asked.arrays)
+            places = _Places(
+                keys,
+                shape,
+                tuple([(key, position) for position, key in enumerate(asked.arrays, arrays_at)]),
+            )
+            known[asked.pool, asked.a_to_b, len(asked.arrays)] = places
+        return places
 
     def _pool_keys(self, call: Call, pool: Pubkey) -> PoolKeys:
         keys = self._keys.get(pool)
@@ -188,7 +216,7 @@ class SwapProgram(Program):
                     if meta.pubkey not in (_OWNER, _INPUT, _OUTPUT)
                 ),
                 reads=tuple(
-                    (key, bytes(key))
+                    (key, positions[key])
                     for key in {*self.venue.quote_accounts(keys, {}), keys.vault_a, keys.vault_b}
                     if key in positions
                 ),
@@ -214,21 +242,24 @@ class SwapProgram(Program):
         if not all(map(call.is_writable, (shape.input_account, shape.output_account, *arrays))):
             raise ProgramError(self._errors.not_writable)
 
-    def _swap(
-        self, call: Call, keys: PoolKeys, shape: _Shape, asked: SwapCall
-    ) -> tuple[Swap, dict[Pubkey, bytes]]:
+    def _swap(self, call: Call, places: _Places, asked: SwapCall) -> tuple[Swap, dict[Pubkey, bytes]]:
         """Return the swap, and the bytes of the pool's accounts after it."""
+        keys = places.keys
         accounts = {}
-        for key, address in shape.reads:
-            account = call.account(address)
+        for key, position in places.shape.reads:
+            account = call.get(position)
             if account is None:
                 raise ProgramError(self._errors.not_initialized)
             accounts[key] = account.data
-        for key in asked.arrays:
-            account = call.account(bytes(key))
+        for key, position in places.arrays:
+            account = call.get(position)
             if account is not None and account.owner == self.address:
                 accounts[key] = account.data
-        pool = self.venue.pool(keys, accounts)
+        left = self._left.get(keys.pool)
+        if left is not None and left[0] == accounts:
+            pool = left[1]
+        else:
+            pool = self.venue.pool(keys, accounts)
         try:
             swap = self.venue.swap(pool, asked, call.clock)
         except SwapError as refused:
@@ -240,7 +271,11 @@ class SwapProgram(Program):
             ):
                 error = self._errors.arrays
             raise ProgramError(error, f"Program log: Error: the pool {refused}") from None
-        return swap, self.venue.written(keys, accounts, asked.a_to_b, swap)
+        written = self.venue.written(keys, accounts, asked.a_to_b, swap)
+        if not places.arrays:
+            # With arrays, a swap may leave another pool than is read from them: it knows those behind it.
+            self._left[keys.pool] = accounts | written, swap.pool
+        return swap, written
 
     def _arrays_ahead(self, keys: PoolKeys, accounts: Mapping[Pubkey, bytes], asked: SwapCall) -> set[Pubkey]:
         """Return the arrays that the engine would name in a swap of that direction."""

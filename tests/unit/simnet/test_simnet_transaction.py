@@ -55,9 +55,9 @@ def test_keys_instructions_and_blockhash_are_as_solders_reads_them(raw: bytes, l
         or header.num_required_signatures <= index < len(ours.keys) - header.num_readonly_unsigned_accounts
         for index in range(len(ours.keys))
     ]
-    assert [flag == 1 for flag in ours.writable] == writable
+    assert [flag == 1 for flag in ours.outline.writable] == writable
     if legacy is not None:
-        written = {key for index, key in enumerate(ours.keys) if ours.writable[index]}
+        written = {key for index, key in enumerate(ours.keys) if ours.outline.writable[index]}
         assert written == {ALICE.address, BOB.address}
     assert ours.verified()
 
