@@ -26,9 +26,9 @@ _STATUS_LINES: Final = {each.value: f"HTTP/1.1 {each.value} {each.phrase}\r\n" f
 _JSON_HEAD: Final = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
 
 
-def json_answer(body: bytes) -> bytes:
+def json_answer(pieces: list[bytes]) -> bytes:
     """Return the whole answer that carries this JSON."""
-    return _JSON_HEAD % len(body) + body
+    return b"".join([_JSON_HEAD % sum(map(len, pieces)), *pieces])
 
 
 def answer(body: bytes, *, status: int = 200, content_type: str = "text/plain; charset=utf-8") -> bytes:

@@ -130,7 +130,7 @@ class Node:
             if method != "POST":
                 return self._probe(path)
             answered = rpc.answer(body)
-            return json_answer(answered) if isinstance(answered, bytes) else _json_answer_of(answered)
+            return json_answer(answered) if isinstance(answered, list) else _json_answer_of(answered)
 
         tasks = await self._stack.enter_async_context(asyncio.TaskGroup())
         connections = HttpConnections(serve, tasks)
@@ -184,5 +184,5 @@ class Node:
         return None
 
 
-async def _json_answer_of(body: Coroutine[Any, Any, bytes]) -> bytes:
-    return json_answer(await body)
+async def _json_answer_of(pieces: Coroutine[Any, Any, list[bytes]]) -> bytes:
+    return json_answer(await pieces)

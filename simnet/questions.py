@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from base64 import b64decode
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 from solders.pubkey import Pubkey
@@ -67,7 +68,7 @@ def parse_address(text: Any) -> bytes:
     if not isinstance(text, str):
         raise invalid("Invalid params: invalid type, expected a string")
     try:
-        return bytes(Pubkey.from_string(text))
+        return _address(text)
     except ValueError:
         raise invalid(f"Invalid param: {_what_is_wrong(text)}") from None
 
@@ -76,9 +77,21 @@ def parse_signature(text: Any) -> bytes:
     if not isinstance(text, str):
         raise invalid("Invalid params: invalid type, expected a string")
     try:
-        return bytes(Signature.from_string(text))
+        return _signature(text)
     except ValueError:
         raise invalid(f"Invalid param: {_what_is_wrong(text)}") from None
+
+
+@lru_cache(maxsize=16_384)
+def _address(text: str) -> bytes:
+    """Raises ValueError. Whoever follows accounts asks for the same ones all the time."""
+    return bytes(Pubkey.from_string(text))
+
+
+@lru_cache(maxsize=4096)
+def _signature(text: str) -> bytes:
+    """Raises ValueError. A transaction's status is asked for until it has landed."""
+    return bytes(Signature.from_string(text))
 
 
 def _what_is_wrong(text: str) -> str:

@@ -7,9 +7,8 @@ a node's own methods there are those that only a simulation can have: simnet_*.
 from __future__ import annotations
 
 import asyncio
-from base64 import b64decode
-from binascii import Error as Base64Error
-from collections.abc import Callable, Coroutine
+from binascii import a2b_base64
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import asdict
 from itertools import count
 from types import CoroutineType
@@ -60,7 +59,9 @@ from simnet.questions import (
     parse_whole,
 )
 from simnet.shapes import (
+    Encoded,
     Json,
+    Pieces,
     account_json,
     address_text,
     is_versioned,
@@ -104,7 +105,7 @@ class Rpc:
         self._history = history
         self._faucet = faucet
         self._airdrops = count(1)
-        self._account_cache: dict[bytes, tuple[Account, msgspec.Raw]] = {}
+        self._account_cache: dict[bytes, tuple[Account, bytes]] = {}
         self._methods: dict[str, Callable[[list[Any]], Any]] = {
             "getAccountInfo": self.get_account_info,
             "getBalance": self.get_balance,
@@ -138,30 +139,29 @@ class Rpc:
         }
         self._answered = {name: requests_total.labels(name, "ok") for name in self._methods}
 
-    def answer(self, body: bytes) -> bytes | Coroutine[Any, Any, bytes]:
+    def answer(self, body: bytes) -> Pieces | Coroutine[Any, Any, Pieces]:
         """Return the answer to one call or to a batch of them; a coroutine of it where one takes longer."""
         try:
             request = _decode(body)
         except msgspec.DecodeError:
-            return _encode(_error_json(None, RpcFault(-32700, "Parse error")))
-        if not isinstance(request, list):
-            request_id, result = self._begin(request)
-            if isinstance(result, CoroutineType):
-                return self._answer_later([(request_id, result)], is_batch=False)
-            return _encode(_answer_json(request_id, result))
-        if not request:
-            return _encode(_error_json(None, RpcFault(-32600, "Invalid request")))
-        answers = [self._begin(each) for each in request]
+            return _answer_pieces(None, RpcFault(-32700, "Parse error"))
+        is_batch = isinstance(request, list)
+        if is_batch and not request:
+            return _answer_pieces(None, RpcFault(-32600, "Invalid request"))
+        answered: dict[str, int] = {}
+        answers = [self._begin(each, answered) for each in (request if is_batch else [request])]
+        for name, times in answered.items():
+            self._answered[name].inc(times)
         if any(isinstance(result, CoroutineType) for _, result in answers):
-            return self._answer_later(answers, is_batch=True)
-        return _encode([_answer_json(*each) for each in answers])
+            return self._answer_later(answers, is_batch=is_batch)
+        return _joined(answers, is_batch=is_batch)
 
-    async def _answer_later(self, answers: list[tuple[Any, Any]], *, is_batch: bool) -> bytes:
+    async def _answer_later(self, answers: list[tuple[Any, Any]], *, is_batch: bool) -> Pieces:
         done = await asyncio.gather(*(self._finished(*each) for each in answers))
-        return _encode(done if is_batch else done[0])
+        return _joined(done, is_batch=is_batch)
 
-    def _begin(self, request: Any) -> tuple[Any, Any]:
-        """Return a call's id and its result, fault, or coroutine of either."""
+    def _begin(self, request: Any, answered: dict[str, int]) -> tuple[Any, Any]:
+        """Return a call's id and its result, fault, or coroutine of either; count it if it is answered."""
         if not isinstance(request, dict) or not isinstance(request.get("method"), str):
             return None, RpcFault(-32600, "Invalid request")
         request_id = request.get("id")
@@ -179,16 +179,16 @@ class Rpc:
         except RpcFault as fault:
             requests_total.labels(name, fault.code).inc()
             return request_id, fault
-        self._answered[name].inc()
+        answered[name] = answered.get(name, 0) + 1
         return request_id, result
 
-    async def _finished(self, request_id: Any, result: Any) -> Json:
+    async def _finished(self, request_id: Any, result: Any) -> tuple[Any, Any]:
         if isinstance(result, CoroutineType):
             try:
                 result = await result
             except RpcFault as fault:
                 result = fault
-        return _answer_json(request_id, result)
+        return request_id, result
 
     # ---- Time
 
@@ -243,16 +243,21 @@ class Rpc:
     def get_account_info(self, params: list[Any]) -> Json:
         address = parse_address(argument(params, 0, 1))
         slot, encode = self._account_reader(parse_options(params, 1))
-        return _with_context(slot, encode(address))
+        return _with_context(slot, msgspec.Raw(encode(address)))
 
-    def get_multiple_accounts(self, params: list[Any]) -> Json:
+    def get_multiple_accounts(self, params: list[Any]) -> Encoded:
         addresses = argument(params, 0, 1)
         if not isinstance(addresses, list):
             raise invalid("Invalid params: invalid type, expected a sequence")
         if len(addresses) > MAX_ACCOUNTS:
             raise invalid(f"Too many inputs provided; max {MAX_ACCOUNTS}")
         slot, encode = self._account_reader(parse_options(params, 1))
-        return _with_context(slot, [encode(parse_address(text)) for text in addresses])
+        pieces = [b'{"context":{"slot":%d,"apiVersion":"%b"},"value":[' % (slot, API_VERSION.encode())]
+        for text in addresses:
+            pieces.append(encode(parse_address(text)))
+            pieces.append(b",")
+        pieces[-1 if addresses else 1 :] = [b"]}"]
+        return Encoded(pieces)
 
     def get_balance(self, params: list[Any]) -> Json:
         address = parse_address(argument(params, 0, 1))
@@ -289,14 +294,14 @@ class Rpc:
                 and account.owner == program
                 and all(matches(account.data) for matches in wanted)
             ):
-                found.append({"pubkey": address_text(address), "account": encode(address)})
+                found.append({"pubkey": address_text(address), "account": msgspec.Raw(encode(address))})
         return _with_context(slot, found) if options.get("withContext") else found
 
     def get_minimum_balance_for_rent_exemption(self, params: list[Any]) -> int:
         return rent_exempt_minimum(parse_whole(argument(params, 0, 1), "length", 0, 10 * 2**20))
 
-    def _account_reader(self, options: Json) -> tuple[int, Callable[[bytes], Any]]:
-        """Return the slot to read at, and what turns an address into its account's JSON or None."""
+    def _account_reader(self, options: Json) -> tuple[int, Callable[[bytes], bytes]]:
+        """Return the slot to read at, and what turns an address into its account's JSON."""
         self._check_context(options)
         slot = self._chain.slot_of(parse_commitment(options))
         accounts = self._chain.accounts_at(slot)
@@ -306,24 +311,23 @@ class Rpc:
         data_slice = parse_data_slice(options.get("dataSlice"))
         if encoding == "base58" or data_slice is not None:
 
-            def encode(address: bytes) -> Any:
+            def encode(address: bytes) -> bytes:
                 account = accounts.get(address)
-                return None if account is None else account_json(account, encoding, data_slice)
+                return b"null" if account is None else _encode(account_json(account, encoding, data_slice))
 
             return slot, encode
         cache = self._account_cache
 
-        def encode_cached(address: bytes) -> Any:
+        def encode_cached(address: bytes) -> bytes:
             account = accounts.get(address)
             if account is None:
-                return None
+                return b"null"
             known = cache.get(address)
             # Accounts never change, they are replaced: the same one has the same JSON.
             if known is None or known[0] is not account:
                 if len(cache) >= _ACCOUNT_CACHE:
                     cache.clear()
-                known = (account, msgspec.Raw(_encode(account_json(account, "base64", None))))
-                cache[address] = known
+                known = cache[address] = (account, _encode(account_json(account, "base64", None)))
             return known[1]
 
         return slot, encode_cached
@@ -469,7 +473,7 @@ class Rpc:
 
     def _transaction_json(
         self, landed: Landed | None, commitment: str, encoding: str, versioned: bool
-    ) -> msgspec.Raw | None:
+    ) -> Encoded | None:
         if landed is None or landed.slot > self._chain.slot_of(commitment):
             return None
         if is_versioned(landed) and not versioned:
@@ -669,10 +673,23 @@ class Rpc:
 # ---- Answers
 
 
-def _answer_json(request_id: Any, result: Any) -> Json:
+def _joined(answers: Sequence[tuple[Any, Any]], *, is_batch: bool) -> Pieces:
+    if not is_batch:
+        return _answer_pieces(*answers[0])
+    pieces = [b"["]
+    for request_id, result in answers:
+        pieces += _answer_pieces(request_id, result)
+        pieces.append(b",")
+    pieces[-1] = b"]"
+    return pieces
+
+
+def _answer_pieces(request_id: Any, result: Any) -> Pieces:
+    if isinstance(result, Encoded):
+        return [b'{"jsonrpc":"2.0","result":', *result.pieces, b',"id":', _encode(request_id), b"}"]
     if isinstance(result, RpcFault):
-        return _error_json(request_id, result)
-    return {"jsonrpc": "2.0", "result": result, "id": request_id}
+        return [_encode(_error_json(request_id, result))]
+    return [_encode({"jsonrpc": "2.0", "result": result, "id": request_id})]
 
 
 def _error_json(request_id: Any, fault: RpcFault) -> Json:
@@ -749,8 +766,8 @@ def _transaction(text: Any, encoding: str) -> Transaction:
             f"{encoding} encoded {kind} too large: {len(text)} bytes (max: encoded/raw {most}/{MAX_RAW_SIZE})"
         )
     try:
-        raw = b64decode(text, validate=True) if encoding == "base64" else base58.decode(text)
-    except (ValueError, Base64Error) as error:
+        raw = a2b_base64(text, strict_mode=True) if encoding == "base64" else base58.decode(text)
+    except ValueError as error:
         raise invalid(f"invalid {encoding} encoding: {error}") from None
     if len(raw) > MAX_RAW_SIZE:
         raise invalid(f"decoded {kind} too large: {len(raw)} bytes (max: {MAX_RAW_SIZE} bytes)")

@@ -81,7 +81,7 @@ class Calls(msgspec.Struct, frozen=True, eq=False):
 
 
 class Outline:
-    """What a message says of its accounts, worked out once: a wallet's swaps in one pool all name the same."""
+    """What a message says of its accounts, worked out once: a wallet's swaps in one pool name the same."""
 
     __slots__ = (
         "calls",

@@ -256,10 +256,7 @@ class SwapProgram(Program):
             if account is not None and account.owner == self.address:
                 accounts[key] = account.data
         left = self._left.get(keys.pool)
-        if left is not None and left[0] == accounts:
-            pool = left[1]
-        else:
-            pool = self.venue.pool(keys, accounts)
+        pool = left[1] if left is not None and left[0] == accounts else self.venue.pool(keys, accounts)
         try:
             swap = self.venue.swap(pool, asked, call.clock)
         except SwapError as refused:

@@ -27,14 +27,14 @@ class Toy:
             return self._later(body)
         if path == "/large":
             return answer(b"x" * 300_000)
-        return json_answer(b"%s %s %s" % (method.encode(), path.encode(), body))
+        return json_answer([b"%s %s %s" % (method.encode(), path.encode(), body)])
 
     async def _later(self, body: bytes) -> bytes:
         self.later.set()
         await self.go.wait()
         if body == b"broken":
             raise LookupError("a defect")
-        return json_answer(b"later " + body)
+        return json_answer([b"later ", body])
 
 
 class Client:
