@@ -363,10 +363,9 @@ class Bank:
             later = after[index]
             held = earlier is not None and is_token_account(earlier)
             holds = held if later is earlier else later is not None and is_token_account(later)
-            if not (held or holds):
+            some = later if holds else earlier if held else None
+            if some is None:
                 continue
-            some = later if holds else earlier
-            assert some is not None
             mint = token_mint(some)
             balances.append(
                 TokenBalance(

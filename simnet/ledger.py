@@ -237,6 +237,10 @@ class Ledger(LedgerReader):
         if row is not None and row[0] != _FORMAT:
             raise LedgerError(f"{path} has format {row[0]}; this simnet reads {_FORMAT}")
         self.path = path
+        self._unfolded: dict[bytes, Account] = {}
+        """What the rows of changes come to, so that they need not be read again."""
+        for (changes,) in self._connection.execute("SELECT accounts FROM changes ORDER BY id"):
+            self._unfolded.update(_accounts(changes))
 
     def close(self) -> None:
         super().close()
@@ -293,14 +297,16 @@ class Ledger(LedgerReader):
                 "INSERT INTO requested_launches (launch) VALUES (?)",
                 [(_encode(launch),) for launch in requested],
             )
-            if row.lastrowid is not None and row.lastrowid >= _FOLDED:
-                self._fold()
+            folds = row.lastrowid is not None and row.lastrowid >= _FOLDED
+            if folds:
+                self._fold({**self._unfolded, **accounts})
+        if folds:
+            self._unfolded.clear()
+        else:
+            self._unfolded.update(accounts)
 
-    def _fold(self) -> None:
-        """Bring the accounts up to the newest changes."""
-        accounts: dict[bytes, Account] = {}
-        for (changes,) in self._connection.execute("SELECT accounts FROM changes ORDER BY id"):
-            accounts.update(_accounts(changes))
+    def _fold(self, accounts: Mapping[bytes, Account]) -> None:
+        """Bring the accounts up to the newest changes, which these are."""
         self._connection.executemany(
             "INSERT INTO accounts VALUES (?, ?, ?, ?, ?) ON CONFLICT (address) DO UPDATE SET"
             " lamports = excluded.lamports, owner = excluded.owner, data = excluded.data,"

@@ -128,7 +128,7 @@ class Node:
     async def _listen(self, rpc: Rpc, sockets: Sockets) -> None:
         def serve(method: str, path: str, body: bytes) -> bytes | Coroutine[Any, Any, bytes]:
             if method != "POST":
-                return self._probe(path)
+                return self._probe(path, rpc)
             answered = rpc.answer(body)
             return json_answer(answered) if isinstance(answered, list) else _json_answer_of(answered)
 
@@ -161,13 +161,14 @@ class Node:
                     ) from None
         raise StartupError("no two neighbouring ports are free for simnet")
 
-    def _probe(self, path: str) -> bytes:
+    def _probe(self, path: str, rpc: Rpc) -> bytes:
         if path == "/health":
             return answer(b"ok")
         if path == "/healthz":
             reason = self._reason_not_ready()
             return answer(b"ok\n") if reason is None else answer(f"{reason}\n".encode(), status=503)
         if path == "/metrics":
+            rpc.count_answered()
             metrics, content_type = render_metrics()
             return answer(metrics, content_type=content_type)
         return answer(b"JSON-RPC by POST; GET /health, /healthz, /metrics\n", status=404)

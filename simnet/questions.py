@@ -77,7 +77,7 @@ def parse_signature(text: Any) -> bytes:
     if not isinstance(text, str):
         raise invalid("Invalid params: invalid type, expected a string")
     try:
-        return _signature(text)
+        return bytes(Signature.from_string(text))
     except ValueError:
         raise invalid(f"Invalid param: {_what_is_wrong(text)}") from None
 
@@ -86,12 +86,6 @@ def parse_signature(text: Any) -> bytes:
 def _address(text: str) -> bytes:
     """Raises ValueError. Whoever follows accounts asks for the same ones all the time."""
     return bytes(Pubkey.from_string(text))
-
-
-@lru_cache(maxsize=4096)
-def _signature(text: str) -> bytes:
-    """Raises ValueError. A transaction's status is asked for until it has landed."""
-    return bytes(Signature.from_string(text))
 
 
 def _what_is_wrong(text: str) -> str:

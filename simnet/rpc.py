@@ -137,7 +137,8 @@ class Rpc:
             "simnet_resume": self.simnet_resume,
             **LaunchRpc(chain).methods,
         }
-        self._answered = {name: requests_total.labels(name, "ok") for name in self._methods}
+        self._answered = dict.fromkeys(self._methods, 0)
+        """How often each was, since it was last told to the metrics."""
 
     def answer(self, body: bytes) -> Pieces | Coroutine[Any, Any, Pieces]:
         """Return the answer to one call or to a batch of them; a coroutine of it where one takes longer."""
@@ -145,23 +146,30 @@ class Rpc:
             request = _decode(body)
         except msgspec.DecodeError:
             return _answer_pieces(None, RpcFault(-32700, "Parse error"))
-        is_batch = isinstance(request, list)
-        if is_batch and not request:
+        if not isinstance(request, list):
+            request_id, result = self._begin(request)
+            if isinstance(result, CoroutineType):
+                return self._answer_later([(request_id, result)], is_batch=False)
+            return _answer_pieces(request_id, result)
+        if not request:
             return _answer_pieces(None, RpcFault(-32600, "Invalid request"))
-        answered: dict[str, int] = {}
-        answers = [self._begin(each, answered) for each in (request if is_batch else [request])]
-        for name, times in answered.items():
-            self._answered[name].inc(times)
-        if any(isinstance(result, CoroutineType) for _, result in answers):
-            return self._answer_later(answers, is_batch=is_batch)
-        return _joined(answers, is_batch=is_batch)
+        answers = [self._begin(each) for each in request]
+        if CoroutineType in {type(result) for _, result in answers}:
+            return self._answer_later(answers, is_batch=True)
+        return _joined(answers)
+
+    def count_answered(self) -> None:
+        """Have the metrics say how many calls were answered; at every call that takes 1.5 us."""
+        for name, times in self._answered.items():
+            requests_total.labels(name, "ok").inc(times)
+        self._answered = dict.fromkeys(self._methods, 0)
 
     async def _answer_later(self, answers: list[tuple[Any, Any]], *, is_batch: bool) -> Pieces:
         done = await asyncio.gather(*(self._finished(*each) for each in answers))
-        return _joined(done, is_batch=is_batch)
+        return _joined(done) if is_batch else _answer_pieces(*done[0])
 
-    def _begin(self, request: Any, answered: dict[str, int]) -> tuple[Any, Any]:
-        """Return a call's id and its result, fault, or coroutine of either; count it if it is answered."""
+    def _begin(self, request: Any) -> tuple[Any, Any]:
+        """Return a call's id and its result, fault, or coroutine of either."""
         if not isinstance(request, dict) or not isinstance(request.get("method"), str):
             return None, RpcFault(-32600, "Invalid request")
         request_id = request.get("id")
@@ -179,7 +187,7 @@ class Rpc:
         except RpcFault as fault:
             requests_total.labels(name, fault.code).inc()
             return request_id, fault
-        answered[name] = answered.get(name, 0) + 1
+        self._answered[name] += 1
         return request_id, result
 
     async def _finished(self, request_id: Any, result: Any) -> tuple[Any, Any]:
@@ -673,9 +681,8 @@ class Rpc:
 # ---- Answers
 
 
-def _joined(answers: Sequence[tuple[Any, Any]], *, is_batch: bool) -> Pieces:
-    if not is_batch:
-        return _answer_pieces(*answers[0])
+def _joined(answers: Sequence[tuple[Any, Any]]) -> Pieces:
+    """Return the answer to a batch, which is not empty."""
     pieces = [b"["]
     for request_id, result in answers:
         pieces += _answer_pieces(request_id, result)

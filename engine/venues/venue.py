@@ -16,6 +16,7 @@ from typing import ClassVar, Final, Generic, TypeVar
 from solders.instruction import Instruction
 from solders.pubkey import Pubkey
 
+from engine.domain.frozen import frozen
 from engine.domain.order import FailureReason, Side
 from engine.domain.pools.pool import Clock, Pool, Swap, SwapRefusal
 from engine.solana.accounts import TOKEN_ACCOUNT, token_amount
@@ -45,7 +46,7 @@ class PoolKeys:
     token_program_b: Pubkey = TOKEN_PROGRAM
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SwapCall:
     """A swap instruction of any venue, read back: what it asks of which pool."""
 

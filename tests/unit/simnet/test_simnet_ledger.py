@@ -48,6 +48,10 @@ def test_the_accounts_are_what_was_committed_last_however_often_they_change(tmp_
         ledger.commit(Progress(1, number, 1, 0), changed)
         expected |= changed
         assert ledger.accounts() == {key: each for key, each in expected.items() if each.lamports}
+        if number in (63, 100):
+            # Some changes are not folded yet.
+            ledger.close()
+            ledger = Ledger(tmp_path)
     reader = LedgerReader(tmp_path / FILE_NAME)
     assert reader.accounts() == ledger.accounts()
     reader.close()

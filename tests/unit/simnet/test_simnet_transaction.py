@@ -62,6 +62,27 @@ def test_keys_instructions_and_blockhash_are_as_solders_reads_them(raw: bytes, l
     assert ours.verified()
 
 
+@pytest.mark.parametrize("legacy", [True, False])
+def test_messages_of_the_same_accounts_and_length_are_each_read_for_themselves(legacy: bool) -> None:
+    texts = [("abc", "defgh"), ("abcd", "efgh"), ("xyz", "uvwxy"), ("abc", "defgh")]
+    read = [
+        Transaction(ALICE.sign([memo(text, ALICE.pubkey) for text in pair], bytes(32), legacy=legacy))
+        for pair in texts
+    ]
+    assert len({len(each.raw) for each in read}) == 1
+    assert [tuple(call.data.decode() for call in each.instructions) for each in read] == texts
+    assert [each.memo for each in read] == [first for first, _ in texts]
+    assert all(each.verified() for each in read)
+
+
+def test_a_message_that_loads_keys_from_a_table_is_refused_even_after_one_that_does_not() -> None:
+    raw = ALICE.sign([memo("mine", ALICE.pubkey)], bytes(32))
+    Transaction(raw)
+    # One table, whose address follows, with no writable and no read-only key of it.
+    with pytest.raises(Unsanitary, match="address table account that doesn't exist"):
+        Transaction(raw[:-1] + b"\1" + bytes(32) + b"\0\0")
+
+
 def test_a_signature_over_other_bytes_is_noticed() -> None:
     raw = bytearray(ALICE.sign([memo("mine", ALICE.pubkey)], bytes(32)))
     raw[raw.index(b"mine")] ^= 1
