@@ -15,6 +15,7 @@ from solders.pubkey import Pubkey
 from engine.domain.pools.pool import Clock
 from simnet.accounts import (
     SYSTEM,
+    TOKEN_ACCOUNT_SIZE,
     Account,
     is_mint,
     is_token_account,
@@ -278,10 +279,12 @@ class Bank:
         if error is not None:
             run.written = {0: paid}
         after = before.copy()
+        lamports = [account.lamports if account else 0 for account in before]
+        lamports_after = lamports.copy()
         changed = view.changed
         for index, account in run.written.items():
-            changed[keys[index]] = account
-            after[index] = account
+            changed[keys[index]] = after[index] = account
+            lamports_after[index] = account.lamports
         if transaction.fee:
             collector = view.get(self._fee_collector) or Account(0)
             view.put(self._fee_collector, Account(collector.lamports + transaction.fee, collector.owner))
@@ -290,8 +293,8 @@ class Bank:
             Meta(
                 logs=run.logs,
                 compute_units=units,
-                lamports_before=[account.lamports if account else 0 for account in before],
-                lamports_after=[account.lamports if account else 0 for account in after],
+                lamports_before=lamports,
+                lamports_after=lamports_after,
                 token_balances=self._token_balances(before, after, view),
             ),
         )
@@ -361,6 +364,8 @@ class Bank:
         balances = []
         for index, earlier in enumerate(before):
             later = after[index]
+            if later is earlier and (later is None or len(later.data) != TOKEN_ACCOUNT_SIZE):
+                continue
             held = earlier is not None and is_token_account(earlier)
             holds = held if later is earlier else later is not None and is_token_account(later)
             some = later if holds else earlier if held else None

@@ -297,8 +297,9 @@ _pubkey = lru_cache(maxsize=65_536)(Pubkey.from_bytes)
 class _Mints(dict[Pubkey, Pubkey]):
     """The mints of the token accounts a call names, looked up as they are asked for."""
 
+    __slots__ = ("_call",)
+
     def __init__(self, call: Call) -> None:
-        super().__init__()
         self._call = call
 
     def __missing__(self, key: Pubkey) -> Pubkey:
