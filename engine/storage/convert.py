@@ -164,13 +164,6 @@ def event_from_row(row: Sequence[Any]) -> OrderEvent:
     )
 
 
-def columns(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> dict[str, list[Any]]:
-    """Return rows as one array a column, the shape that unnest() takes."""
-    if not rows:
-        return {name: [] for name in names}
-    return {name: list(column) for name, column in zip(names, zip(*rows, strict=True), strict=True)}
-
-
 def uuid_ceiling() -> UUID:
     """Return the id that every order id is less than."""
     return UUID(int=(1 << 128) - 1)

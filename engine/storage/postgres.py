@@ -29,7 +29,6 @@ from engine.domain.tokens import Token
 from engine.settings import Settings
 from engine.storage.connection import Connection
 from engine.storage.convert import (
-    columns,
     decimals_to_row,
     decision_from_text,
     decision_to_text,
@@ -216,11 +215,6 @@ class Store:
     # ---- Submitting and reading --------------------------------------------------------------
 
     async def _submit(self, orders: list[NewOrder]) -> Sequence[Submitted | Exception]:
-        names = (
-            "order_id", "request_id", "request_fingerprint", "type", "side", "amount", "input_mint",
-            "output_mint", "slippage_bps", "expire_time", "terms", "input_decimals", "output_decimals",
-            "trigger_kind", "trigger_size", "trigger_level",
-        )  # fmt: skip
         rows = [
             (
                 order.order_id,
@@ -241,7 +235,7 @@ class Store:
             for order in orders
         ]
         try:
-            stored = dict(await self._write("submit", "submit_orders", columns(names, rows)))
+            stored = dict(await self._write("submit", "submit_orders", {"orders": rows}))
         except OutcomeUnknown as unknown:
             # The connection broke around the COMMIT. What the record holds, happened.
             stored = {
@@ -371,8 +365,7 @@ class Store:
     async def _events_after(
         self, cursors: list[tuple[UUID, int]]
     ) -> Sequence[Sequence[WatchedEvent] | OrderNotReadable]:
-        values = columns(("order_id", "after_sequence"), list(set(cursors)))
-        rows = await self._read("watch", "events_after", values)
+        rows = await self._read("watch", "events_after", {"watched": list(set(cursors))})
         events: dict[UUID, dict[int, WatchedEvent | OrderNotReadable]] = {}
         for row, watched in zip(rows, self._rows.read(rows, _watched_from_row), strict=True):
             events.setdefault(row[0], {})[row[1]] = watched
@@ -393,8 +386,7 @@ class Store:
 
     async def moved_orders(self, cursors: Iterable[tuple[UUID, int]]) -> list[UUID]:
         """Return which of the orders have events after their cursor."""
-        values = columns(("order_id", "after_sequence"), list(cursors))
-        return [row[0] for row in await self._read("watch", "moved_orders", values)]
+        return [row[0] for row in await self._read("watch", "moved_orders", {"watched": list(cursors)})]
 
     # ---- Executing ----------------------------------------------------------------------------
 
@@ -520,15 +512,9 @@ class Store:
 
         `lease_owners` says who holds each from then on, None or nothing: nobody.
         """
-        rows = await self._write(
-            kind.value,
-            "fire_orders",
-            {
-                "order_id": [order.order_id for order in orders],
-                "expected_sequence": [order.sequence for order in orders],
-                "lease_owner": list(lease_owners) or [None] * len(orders),
-            },
-        )
+        owners = lease_owners or [None] * len(orders)
+        fired = [(order.order_id, order.sequence, owner) for order, owner in zip(orders, owners, strict=True)]
+        rows = await self._write(kind.value, "fire_orders", {"fired": fired})
         return [row[0] for row in rows]
 
     # ---- Leases -------------------------------------------------------------------------------
@@ -652,8 +638,8 @@ def _contained(
 
 
 def _advance_values(moves: Iterable[Move]) -> dict[str, list[Any]]:
-    """Return moves as the arrays of advance_orders."""
-    positions, events, opened, closed = [], [], [], []
+    """Return moves as the rows of advance_orders."""
+    positions, events, decisions, opened, closed = [], [], [], [], []
     for move in moves:
         before, last = move[0].before, move[-1]
         after = last.order
@@ -684,9 +670,9 @@ def _advance_values(moves: Iterable[Move]) -> dict[str, list[Any]]:
                     event.tx_hash,
                     None if event.failure_reason is None else event.failure_reason.value,
                     event.failure_message,
-                    decision_to_text(event.decision),
                 )
             )
+            decisions.append(decision_to_text(event.decision))
             if (attempt := transition.opened) is not None:
                 opened.append(
                     (
@@ -700,12 +686,13 @@ def _advance_values(moves: Iterable[Move]) -> dict[str, list[Any]]:
             if transition.closed is not None:
                 # The attempt that ended is the one the order stood at before this transition.
                 closed.append((event.order_id, transition.before.attempt, transition.closed.value))
-    return (
-        columns(_POSITION_COLUMNS, positions)
-        | columns(_EVENT_COLUMNS, events)
-        | columns(_OPENED_COLUMNS, opened)
-        | columns(_CLOSED_COLUMNS, closed)
-    )
+    return {
+        "moves": positions,
+        "events": events,
+        "decision": decisions,
+        "opened": opened,
+        "closed": closed,
+    }
 
 
 def _trigger_columns(spec: OrderSpec) -> tuple[str | None, int | None, float | None]:
@@ -716,18 +703,3 @@ def _trigger_columns(spec: OrderSpec) -> tuple[str | None, int | None, float | N
 
 
 _FIRST: Final = UUID(int=0)
-_POSITION_COLUMNS: Final = (
-    "order_id", "expected_sequence", "sequence", "status", "attempt", "rests", "delay_seconds",
-)  # fmt: skip
-_EVENT_COLUMNS: Final = tuple(
-    f"event_{name}"
-    for name in (
-        "order_id", "sequence", "previous_status", "status", "attempt", "venue", "input_amount",
-        "output_amount", "tx_hash", "failure_reason", "failure_message", "decision",
-    )
-)  # fmt: skip
-_OPENED_COLUMNS: Final = tuple(
-    f"opened_{name}"
-    for name in ("order_id", "attempt", "tx_hash", "raw_transaction", "last_valid_block_height")
-)
-_CLOSED_COLUMNS: Final = ("closed_order_id", "closed_attempt", "closed_outcome")

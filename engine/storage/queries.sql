@@ -1,5 +1,5 @@
 -- Every statement the engine runs on orders. postgres.py runs them; nothing else holds SQL but the
--- migrations. Many orders travel in one statement, as arrays that unnest() lines up.
+-- migrations. Many orders travel in one statement, as an array of rows.
 
 -- name: submit_orders
 -- Store new orders with their first event. A request_id that is taken inserts nothing and returns
@@ -13,16 +13,7 @@ WITH submitted AS (
     )
     SELECT *, trigger_kind IS NOT NULL,
         CASE WHEN trigger_kind IS NULL THEN now() ELSE coalesce(expire_time, 'infinity') END
-    FROM unnest(
-        %(order_id)t::uuid[], %(request_id)t::text[], %(request_fingerprint)t::bytea[], %(type)t::text[],
-        %(side)t::order_side[], %(amount)t::numeric[], %(input_mint)t::text[], %(output_mint)t::text[],
-        %(slippage_bps)t::integer[], %(expire_time)t::timestamptz[], %(terms)t::jsonb[],
-        %(input_decimals)t::smallint[], %(output_decimals)t::smallint[], %(trigger_kind)t::trigger_kind[],
-        %(trigger_size)t::smallint[], %(trigger_level)t::double precision[]
-    ) AS asked (
-        order_id, request_id, request_fingerprint, type, side, amount, input_mint, output_mint, slippage_bps,
-        expire_time, terms, input_decimals, output_decimals, trigger_kind, trigger_size, trigger_level
-    )
+    FROM unnest(%(orders)t::new_order[])
     ON CONFLICT (request_id) DO NOTHING
     RETURNING order_id, create_time
 ), told AS (
@@ -127,7 +118,7 @@ SELECT e.order_id, e.sequence, e.status, e.attempt, e.create_time, e.venue, e.in
     e.tx_hash, e.failure_reason, e.failure_message, o.input_mint, o.input_decimals, o.output_mint,
     o.output_decimals, o.side,
     CASE WHEN e.status = 'building' THEN (e.decision -> 'route')::text END
-FROM unnest(%(order_id)t::uuid[], %(after_sequence)t::bigint[]) AS watched (order_id, after_sequence)
+FROM unnest(%(watched)t::watched_order[]) AS watched
 JOIN orders o ON o.order_id = watched.order_id AND o.sequence > watched.after_sequence
 CROSS JOIN LATERAL (
     SELECT *
@@ -139,7 +130,7 @@ CROSS JOIN LATERAL (
 -- name: moved_orders
 -- Which of the watched orders have events after their watcher's cursor.
 SELECT o.order_id
-FROM unnest(%(order_id)t::uuid[], %(after_sequence)t::bigint[]) AS watched (order_id, after_sequence)
+FROM unnest(%(watched)t::watched_order[]) AS watched
 JOIN orders o ON o.order_id = watched.order_id AND o.sequence > watched.after_sequence;
 
 -- name: claim_orders
@@ -197,26 +188,18 @@ WITH moved AS (
                         WHEN m.rests THEN now() + m.delay_seconds * interval '1 second' ELSE o.due_time END,
         lease_owner = CASE WHEN m.rests THEN NULL ELSE o.lease_owner END,
         update_time = now()
-    FROM unnest(
-        %(order_id)t::uuid[], %(expected_sequence)t::bigint[], %(sequence)t::bigint[],
-        %(status)t::order_status[], %(attempt)t::integer[], %(rests)t::boolean[],
-        %(delay_seconds)t::double precision[]
-    ) AS m (order_id, expected_sequence, sequence, status, attempt, rests, delay_seconds)
+    FROM unnest(%(moves)t::order_move[]) AS m
     WHERE o.order_id = m.order_id AND o.sequence = m.expected_sequence
     RETURNING o.order_id
 ), opened AS (
     INSERT INTO attempts (order_id, attempt, tx_hash, raw_transaction, last_valid_block_height)
-    SELECT * FROM unnest(
-        %(opened_order_id)t::uuid[], %(opened_attempt)t::integer[], %(opened_tx_hash)t::text[],
-        %(opened_raw_transaction)t::bytea[], %(opened_last_valid_block_height)t::bigint[]
-    ) AS a (order_id, attempt, tx_hash, raw_transaction, last_valid_block_height)
+    SELECT *
+    FROM unnest(%(opened)t::new_attempt[]) AS a
     WHERE a.order_id = ANY (ARRAY(SELECT order_id FROM moved))
 ), closed AS (
     UPDATE attempts a
     SET outcome = c.outcome
-    FROM unnest(
-        %(closed_order_id)t::uuid[], %(closed_attempt)t::integer[], %(closed_outcome)t::attempt_outcome[]
-    ) AS c (order_id, attempt, outcome)
+    FROM unnest(%(closed)t::closed_attempt[]) AS c
     WHERE a.order_id = c.order_id AND a.attempt = c.attempt
       AND c.order_id = ANY (ARRAY(SELECT order_id FROM moved))
 ), told AS (
@@ -224,16 +207,8 @@ WITH moved AS (
         order_id, sequence, previous_status, status, attempt, venue, input_amount, output_amount, tx_hash,
         failure_reason, failure_message, decision
     )
-    SELECT * FROM unnest(
-        %(event_order_id)t::uuid[], %(event_sequence)t::bigint[], %(event_previous_status)t::order_status[],
-        %(event_status)t::order_status[], %(event_attempt)t::integer[], %(event_venue)t::text[],
-        %(event_input_amount)t::numeric[], %(event_output_amount)t::numeric[], %(event_tx_hash)t::text[],
-        %(event_failure_reason)t::failure_reason[], %(event_failure_message)t::text[],
-        %(event_decision)t::jsonb[]
-    ) AS e (
-        order_id, sequence, previous_status, status, attempt, venue, input_amount, output_amount, tx_hash,
-        failure_reason, failure_message, decision
-    )
+    SELECT *
+    FROM unnest(%(events)t::new_event[], %(decision)t::jsonb[]) AS e
     WHERE e.order_id = ANY (ARRAY(SELECT order_id FROM moved))
 )
 SELECT order_id FROM moved;
@@ -400,8 +375,7 @@ LIMIT %(limit)b::bigint;
 -- any more. In a CASE, so that orders are looked up by their ids and not among all that rest.
 UPDATE orders o
 SET resting = false, due_time = now(), lease_owner = f.lease_owner
-FROM unnest(%(order_id)t::uuid[], %(expected_sequence)t::bigint[], %(lease_owner)t::bigint[])
-    AS f (order_id, expected_sequence, lease_owner)
+FROM unnest(%(fired)t::fired_order[]) AS f
 WHERE o.order_id = f.order_id AND o.sequence = f.expected_sequence
   AND CASE WHEN o.resting THEN o.expire_time IS NULL OR o.expire_time > now() ELSE false END
 RETURNING o.order_id;

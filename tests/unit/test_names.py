@@ -85,7 +85,7 @@ NOT_COLUMNS = {
     "lease_seconds": "the setting",
     "lock_class": "the first half of an advisory lock's key",
 }
-"""Parameters of queries.sql that name no column."""
+"""Parameters of queries.sql, and fields of their rows, that name no column."""
 
 
 def names_of(kind: Any) -> set[str]:
@@ -106,6 +106,22 @@ def tables() -> dict[str, set[str]]:
     for table, body in re.findall(r"^ALTER TABLE (\w+)$(.*?);$", text, re.MULTILINE | re.DOTALL):
         found[table] |= set(re.findall(r"^    ADD COLUMN (\w+) ", body, re.MULTILINE))
     return found
+
+
+def row_types() -> dict[str, set[str]]:
+    """The fields of each type of row that travels to a statement."""
+    types = re.findall(r"^CREATE TYPE (\w+) AS \((.*?)\);$", MIGRATIONS, re.MULTILINE | re.DOTALL)
+    return {
+        name: {field.split()[0] for field in re.sub(r"\s+", " ", body).strip().split(", ")}
+        for name, body in types
+    }
+
+
+def words_of(query: str) -> set[str]:
+    """What a statement is told: its parameters, and of one that is an array of rows the fields of those."""
+    rows = row_types()
+    told = re.findall(r"%\((\w+)\)[bt](?:::(\w+)\[\])?", QUERIES[query])
+    return set().union(*(rows.get(kind, {name}) for name, kind in told))
 
 
 @pytest.mark.parametrize(
@@ -185,17 +201,20 @@ def test_every_exception_is_one() -> None:
     assert not columns & NOT_IN_DATABASE.keys()
     assert told >= ONLY_IN_CONTRACT.keys()
     assert not known & ONLY_IN_CONTRACT.keys()
-    parameters = {name for query in QUERIES.values() for name in re.findall(r"%\((\w+)\)[bt]", query)}
-    assert parameters >= NOT_COLUMNS.keys()
+    assert set().union(*map(words_of, QUERIES)) >= NOT_COLUMNS.keys()
     assert not columns & NOT_COLUMNS.keys()
 
 
 @pytest.mark.parametrize("query", QUERIES)
 def test_a_parameter_is_called_like_its_column(query: str) -> None:
     columns = set().union(*tables().values())
-    for name in re.findall(r"%\((\w+)\)[bt]", QUERIES[query]):
-        bare = re.sub(r"^(event|opened|closed)_", "", name)
-        assert name in columns or bare in columns or name in NOT_COLUMNS, name
+    assert words_of(query) <= columns | NOT_COLUMNS.keys()
+
+
+def test_every_row_type_is_some_statement_s() -> None:
+    kinds = set().union(*(re.findall(r"::(\w+)\[\]", query) for query in QUERIES.values()))
+    assert len(row_types()) >= 7
+    assert row_types().keys() <= kinds
 
 
 @pytest.mark.parametrize(

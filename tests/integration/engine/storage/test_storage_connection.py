@@ -52,6 +52,39 @@ async def test_an_array_arrives_as_it_was(settings: Settings, kind: str, values:
     assert await _echo(settings, kind, values) == values
 
 
+async def test_a_row_in_an_array_arrives_as_it_was(settings: Settings) -> None:
+    texts = [
+        "",
+        "NULL",
+        None,
+        "a,b",
+        "(x)",
+        '"',
+        '\\"',
+        "\\",
+        "\n\t",
+        " spaced ",
+        "ключ 💱",
+        "'",
+        '{"a": "b\\n"}',
+    ]
+    moment = datetime(2026, 1, 2, 3, 4, 5, 678901, UTC)
+    rows = [(text, 2**63 - 1, True, 0.1, uuid4(), b"\x00\xff\\x", moment) for text in texts]
+    rows.append((None,) * 7)  # type: ignore[arg-type]
+    connection = Connection(settings.database, "test")
+    try:
+        await connection.run(
+            "CREATE TYPE pg_temp.seven AS (a text, b bigint, c boolean, d double precision, e uuid, f bytea,"
+            " g timestamptz)",
+            {},
+        )
+        statement = "SELECT * FROM unnest(%(rows)t::pg_temp.seven[])"
+        assert await connection.run(statement, {"rows": rows}) == rows
+        assert await connection.run(statement, {"rows": []}) == []
+    finally:
+        await connection.close()
+
+
 @given(values=st.lists(st.none() | st.text(st.characters(exclude_characters="\x00", codec="utf-8"))))
 @hypothesis_settings(
     max_examples=60,
@@ -60,6 +93,14 @@ async def test_an_array_arrives_as_it_was(settings: Settings, kind: str, values:
 )
 async def test_any_text_arrives_as_it_was(settings: Settings, values: list[str | None]) -> None:
     assert await _echo(settings, "text", values) == values
+    # As a field of a row.
+    rows = [(None, None, text, None, None) for text in values]
+    connection = Connection(settings.database, "test")
+    try:
+        echoed = await connection.run("SELECT tx_hash FROM unnest(%(rows)t::new_attempt[])", {"rows": rows})
+    finally:
+        await connection.close()
+    assert [row[0] for row in echoed] == values
 
 
 async def _echo(settings: Settings, kind: str, values: list[Any]) -> list[Any]:

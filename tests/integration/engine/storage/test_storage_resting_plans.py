@@ -169,7 +169,7 @@ async def test_a_claim_and_a_fire_touch_their_orders_alone(connection: Connectio
     assert held.rows <= 64 * 2
     assert held.buffers <= 64 * 8
     fired = await touched_by(
-        connection, "fire_orders", order_id=order_ids, expected_sequence=[1] * 64, lease_owner=[7] * 64
+        connection, "fire_orders", fired=[f'"({order_id},1,7)"' for order_id in order_ids]
     )
     assert fired.rows == 64
     # Each of the few indexes that a fired order is put into, at four pages the way down.
