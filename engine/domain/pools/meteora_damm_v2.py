@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from enum import IntEnum
 from math import inf, isqrt
-from typing import Final
+from typing import Final, NamedTuple
 
 from engine.domain.frozen import frozen
 from engine.domain.pools.pool import (
@@ -23,10 +23,12 @@ from engine.domain.pools.pool import (
     Segment,
     Swap,
     SwapError,
+    SwapQuote,
     SwapRefusal,
     ceil_div,
     constant_product_segment,
     liquidity_segment,
+    parts_per_million,
 )
 
 FEE_ONE: Final = 1_000_000_000
@@ -219,6 +221,23 @@ class DynamicFee:
         return 2 * (((upper << 64) // lower - _Q64) // self.bin_step_u128)
 
 
+class CurveSwap(NamedTuple):
+    """A swap as the curve sees it."""
+
+    input_amount: int
+    output_amount: int
+    fee: int
+    """Part of input_amount, or what output_amount is without."""
+    protocol_fee: int
+    """Of the fee, as is the next."""
+    compounding_fee: int
+    token_a_amount: int
+    """Of the pool, after."""
+    token_b_amount: int
+    sqrt_price: int
+    """After, Q64; 0 in a compounding pool, whose price is that of its amounts."""
+
+
 @frozen
 class MeteoraDammV2Pool:
     """A pool. What is claimable by others lies in its vaults, outside of these amounts."""
@@ -257,35 +276,25 @@ class MeteoraDammV2Pool:
     lp_a_fee: int = 0
     fee_a_per_liquidity: int = 0
 
+    def quote_exact_in(self, a_to_b: bool, input_amount: int, clock: Clock) -> SwapQuote:
+        """Return what spending exactly `input_amount` comes to; the output may be 0. Raises SwapError."""
+        return self._quoted(a_to_b, self._spend(a_to_b, input_amount, clock))
+
+    def quote_exact_out(self, a_to_b: bool, output_amount: int, clock: Clock) -> SwapQuote:
+        """Return what receiving exactly `output_amount` comes to. Raises SwapError."""
+        return self._quoted(a_to_b, self._buy(a_to_b, output_amount, clock))
+
     def swap_exact_in(self, a_to_b: bool, input_amount: int, clock: Clock) -> Swap:
         """Spend exactly `input_amount`; the output may be 0, as the program allows. Raises SwapError."""
-        return self._spend(a_to_b, input_amount, clock, partial_fill=False)
+        return self._swapped(a_to_b, self._spend(a_to_b, input_amount, clock), clock)
 
     def swap_partial_fill(self, a_to_b: bool, input_amount: int, clock: Clock) -> Swap:
         """Spend `input_amount`, or as much of it as the price range takes. Raises SwapError."""
-        return self._spend(a_to_b, input_amount, clock, partial_fill=True)
+        return self._swapped(a_to_b, self._spend(a_to_b, input_amount, clock, partial_fill=True), clock)
 
     def swap_exact_out(self, a_to_b: bool, output_amount: int, clock: Clock) -> Swap:
         """Receive exactly `output_amount`. Raises SwapError."""
-        elapsed = self._elapsed(clock)
-        if output_amount <= 0:
-            raise SwapError(SwapRefusal.ZERO_AMOUNT, "was asked for nothing")
-        if self._fee_on_output(a_to_b):
-            kept = FEE_ONE - self._fee_numerator(a_to_b, elapsed, gross=0)
-            gross_out = ceil_div(output_amount * FEE_ONE, kept)
-            net, sqrt_price = self._input_for(a_to_b, gross_out)
-            return self._swapped(
-                a_to_b,
-                net,
-                gross_out,
-                gross_out - output_amount,
-                sqrt_price,
-                clock,
-            )
-        net, sqrt_price = self._input_for(a_to_b, output_amount)
-        kept = FEE_ONE - self._fee_numerator(a_to_b, elapsed, net=net)
-        fee = ceil_div(net * FEE_ONE, kept) - net
-        return self._swapped(a_to_b, net, output_amount, fee, sqrt_price, clock)
+        return self._swapped(a_to_b, self._buy(a_to_b, output_amount, clock), clock)
 
     def price(self, a_to_b: bool) -> tuple[int, int]:
         """Return base units of output per base unit of input, before fees: numerator and denominator."""
@@ -368,15 +377,17 @@ class MeteoraDammV2Pool:
             total += self.dynamic_fee.numerator()
         return min(total, _MAX_FEE_BY_VERSION[self.fee_version])
 
-    def _spend(self, a_to_b: bool, input_amount: int, clock: Clock, *, partial_fill: bool) -> Swap:
+    def _spend(
+        self, a_to_b: bool, input_amount: int, clock: Clock, *, partial_fill: bool = False
+    ) -> CurveSwap:
         elapsed = self._elapsed(clock)
         if input_amount <= 0:
             raise SwapError(SwapRefusal.ZERO_AMOUNT, "was offered nothing")
         fee_numerator = self._fee_numerator(a_to_b, elapsed, gross=input_amount)
         if self._fee_on_output(a_to_b):
             net, gross_out, sqrt_price = self._output_for(a_to_b, input_amount, partial_fill)
-            return self._swapped(
-                a_to_b, net, gross_out, ceil_div(gross_out * fee_numerator, FEE_ONE), sqrt_price, clock
+            return self._exchanged(
+                a_to_b, net, gross_out, ceil_div(gross_out * fee_numerator, FEE_ONE), sqrt_price
             )
         fee = ceil_div(input_amount * fee_numerator, FEE_ONE)
         offered = input_amount - fee
@@ -384,7 +395,21 @@ class MeteoraDammV2Pool:
         if net < offered:
             kept = FEE_ONE - self._fee_numerator(a_to_b, elapsed, net=net)
             fee = ceil_div(net * FEE_ONE, kept) - net
-        return self._swapped(a_to_b, net, gross_out, fee, sqrt_price, clock)
+        return self._exchanged(a_to_b, net, gross_out, fee, sqrt_price)
+
+    def _buy(self, a_to_b: bool, output_amount: int, clock: Clock) -> CurveSwap:
+        elapsed = self._elapsed(clock)
+        if output_amount <= 0:
+            raise SwapError(SwapRefusal.ZERO_AMOUNT, "was asked for nothing")
+        if self._fee_on_output(a_to_b):
+            kept = FEE_ONE - self._fee_numerator(a_to_b, elapsed, gross=0)
+            gross_out = ceil_div(output_amount * FEE_ONE, kept)
+            net, sqrt_price = self._input_for(a_to_b, gross_out)
+            return self._exchanged(a_to_b, net, gross_out, gross_out - output_amount, sqrt_price)
+        net, sqrt_price = self._input_for(a_to_b, output_amount)
+        kept = FEE_ONE - self._fee_numerator(a_to_b, elapsed, net=net)
+        fee = ceil_div(net * FEE_ONE, kept) - net
+        return self._exchanged(a_to_b, net, output_amount, fee, sqrt_price)
 
     def _output_for(self, a_to_b: bool, net: int, partial_fill: bool) -> tuple[int, int, int]:
         """Return how much of an input the curve takes, the output, and the square-root price after.
@@ -449,61 +474,85 @@ class MeteoraDammV2Pool:
             return ceil_div(self.liquidity * (before - after), before * after)
         return ceil_div(self.liquidity * (after - before), 1 << 128)
 
-    def _swapped(
-        self, a_to_b: bool, net: int, gross_out: int, fee: int, sqrt_price: int, clock: Clock
-    ) -> Swap:
-        """Return the swap whose legs, without the fee, are `net` and with it `gross_out`."""
-        fee_on_output = self._fee_on_output(a_to_b)
-        input_amount = net if fee_on_output else net + fee
-        output_amount = gross_out - fee if fee_on_output else gross_out
+    def _exchanged(self, a_to_b: bool, net: int, gross_out: int, fee: int, sqrt_price: int) -> CurveSwap:
+        """Return the swap whose input without a fee is `net`, whose output with one `gross_out`.
+
+        Raises SwapError.
+        """
+        if self._fee_on_output(a_to_b):
+            input_amount, output_amount = net, gross_out - fee
+        else:
+            input_amount, output_amount = net + fee, gross_out
         protocol_fee = fee * self.protocol_fee_percent // 100
         compounding_fee = (fee - protocol_fee) * self.compounding_fee_bps // _BPS_ONE
-        claiming_fee = fee - protocol_fee - compounding_fee
         if a_to_b:
             after_a, after_b = self.token_a_amount + net, self.token_b_amount - gross_out + compounding_fee
         else:
             after_a, after_b = self.token_a_amount - gross_out, self.token_b_amount + net + compounding_fee
-        if max(input_amount, after_a, after_b) > U64_MAX:
+        if input_amount > U64_MAX or after_a > U64_MAX or after_b > U64_MAX:
             raise SwapError(SwapRefusal.OVERFLOW, "cannot hold so much of the input token")
+        return CurveSwap(
+            input_amount, output_amount, fee, protocol_fee, compounding_fee, after_a, after_b, sqrt_price
+        )
+
+    def _quoted(self, a_to_b: bool, swap: CurveSwap) -> SwapQuote:
+        input_amount, output_amount, fee, _, _, after_a, after_b, sqrt_price = swap
+        # Both prices of a in b, times the same.
+        if self.collect_fee_mode is CollectFeeMode.COMPOUNDING:
+            before, after = self.token_b_amount * after_a, after_b * self.token_a_amount
+        else:
+            before, after = self.sqrt_price * self.sqrt_price, sqrt_price * sqrt_price
+        if not a_to_b:
+            before, after = after, before
+        on_output = self._fee_on_output(a_to_b)
+        return SwapQuote(
+            input_amount,
+            output_amount,
+            fee,
+            FeeSide.OUTPUT if on_output else FeeSide.INPUT,
+            parts_per_million(fee, output_amount + fee if on_output else input_amount),
+            parts_per_million(before - after, before),
+        )
+
+    def _swapped(self, a_to_b: bool, swap: CurveSwap, clock: Clock) -> Swap:
+        input_amount, output_amount, fee, protocol_fee, compounding_fee, after_a, after_b, sqrt_price = swap
         if self.collect_fee_mode is CollectFeeMode.COMPOUNDING:
             sqrt_price = isqrt((after_b << 128) // after_a)
         dynamic_fee = self.dynamic_fee
         if dynamic_fee is not None:
             dynamic_fee = dynamic_fee.after_swap(self.sqrt_price, sqrt_price, clock.unix_timestamp)
-        lp_fee = compounding_fee + claiming_fee
+        lp_fee = fee - protocol_fee
+        claiming_fee = lp_fee - compounding_fee
         per_liquidity = (claiming_fee << 128) // self.liquidity if self.liquidity else 0
+        fee_on_output = self._fee_on_output(a_to_b)
         # Only where the output is taken as it comes can the fee be in token a.
         in_a = fee_on_output and not a_to_b
+        # By position, as names take half as long again.
         after = MeteoraDammV2Pool(
-            token_a_amount=after_a,
-            token_b_amount=after_b,
-            sqrt_price=sqrt_price,
-            base_fee=self.base_fee,
-            dynamic_fee=dynamic_fee,
-            protocol_fee_percent=self.protocol_fee_percent,
-            compounding_fee_bps=self.compounding_fee_bps,
-            activation_type=self.activation_type,
-            activation_point=self.activation_point,
-            fee_version=self.fee_version,
-            enabled=self.enabled,
-            liquidity=self.liquidity,
-            protocol_b_fee=self.protocol_b_fee + (0 if in_a else protocol_fee),
-            lp_b_fee=self.lp_b_fee + (0 if in_a else lp_fee),
-            fee_b_per_liquidity=self.fee_b_per_liquidity + (0 if in_a else per_liquidity),
-            collect_fee_mode=self.collect_fee_mode,
-            sqrt_min_price=self.sqrt_min_price,
-            sqrt_max_price=self.sqrt_max_price,
-            protocol_a_fee=self.protocol_a_fee + (protocol_fee if in_a else 0),
-            lp_a_fee=self.lp_a_fee + (lp_fee if in_a else 0),
-            fee_a_per_liquidity=self.fee_a_per_liquidity + (per_liquidity if in_a else 0),
+            after_a,
+            after_b,
+            sqrt_price,
+            self.base_fee,
+            dynamic_fee,
+            self.protocol_fee_percent,
+            self.compounding_fee_bps,
+            self.activation_type,
+            self.activation_point,
+            self.fee_version,
+            self.enabled,
+            self.liquidity,
+            self.protocol_b_fee + (0 if in_a else protocol_fee),
+            self.lp_b_fee + (0 if in_a else lp_fee),
+            self.fee_b_per_liquidity + (0 if in_a else per_liquidity),
+            self.collect_fee_mode,
+            self.sqrt_min_price,
+            self.sqrt_max_price,
+            self.protocol_a_fee + (protocol_fee if in_a else 0),
+            self.lp_a_fee + (lp_fee if in_a else 0),
+            self.fee_a_per_liquidity + (per_liquidity if in_a else 0),
         )
-        return Swap(
-            input_amount=input_amount,
-            output_amount=output_amount,
-            fee_amount=fee,
-            fee_side=FeeSide.OUTPUT if fee_on_output else FeeSide.INPUT,
-            pool=after,
-        )
+        fee_side = FeeSide.OUTPUT if fee_on_output else FeeSide.INPUT
+        return Swap(input_amount, output_amount, fee, fee_side, after)
 
 
 def _power_q64(base: int, exponent: int) -> int:

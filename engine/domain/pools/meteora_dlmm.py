@@ -12,8 +12,9 @@ math/price_math.rs; checked against what the compiled program there answers to s
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from enum import IntEnum
+from functools import lru_cache
 from math import sqrt
 from typing import Final, NamedTuple
 
@@ -25,8 +26,10 @@ from engine.domain.pools.pool import (
     Segment,
     Swap,
     SwapError,
+    SwapQuote,
     SwapRefusal,
     ceil_div,
+    parts_per_million,
 )
 
 FEE_ONE: Final = 1_000_000_000
@@ -54,6 +57,8 @@ class ActivationType(IntEnum):
     TIMESTAMP = 1
 
 
+# The few bins that a price moves through are asked for again and again; reckoning one takes 3 us.
+@lru_cache(maxsize=1 << 14)
 def bin_price(bin_id: int, bin_step: int) -> int:
     """Return base units of y per base unit of x in a bin, Q64: (1 + bin_step/10**4)**bin_id.
 
@@ -129,6 +134,25 @@ class Volatility:
     """When a swap last changed the active bin, in unix seconds."""
 
 
+class CurveSwap(NamedTuple):
+    """A swap as the curve sees it."""
+
+    input_amount: int
+    output_amount: int
+    fee: int
+    """Part of input_amount, or what output_amount is without."""
+    protocol_fee: int
+    """Of the fee."""
+    parts: Sequence[tuple[int, int, int]]
+    """For each bin on the way, where that is in the pool, what goes in there, and what comes out."""
+    end_id: int
+    """The bin that it ends in."""
+    accumulator: int
+    """Of volatility, there."""
+    references: tuple[int, int]
+    """Of volatility, from which it started, and the bin of that."""
+
+
 @frozen
 class MeteoraDlmmPool:
     """A pool's bins and fees. Token a is its x, token b its y."""
@@ -151,35 +175,17 @@ class MeteoraDlmmPool:
     max_bins: int = _ALL_BINS
     """How many bins a swap may come through: what a transaction's compute units are enough for."""
 
+    def quote_exact_in(self, a_to_b: bool, input_amount: int, clock: Clock) -> SwapQuote:
+        """Return what spending exactly `input_amount` comes to. Raises SwapError."""
+        return self._quoted(a_to_b, self._spend(a_to_b, input_amount, clock))
+
+    def quote_exact_out(self, a_to_b: bool, output_amount: int, clock: Clock) -> SwapQuote:
+        """Return what receiving exactly `output_amount` comes to. Raises SwapError."""
+        return self._quoted(a_to_b, self._buy(a_to_b, output_amount, clock))
+
     def swap_exact_in(self, a_to_b: bool, input_amount: int, clock: Clock) -> Swap:
         """Spend exactly `input_amount`. Raises SwapError."""
-        self._check_open(clock)
-        if input_amount <= 0:
-            raise SwapError(SwapRefusal.ZERO_AMOUNT, "was offered nothing")
-        fee_on_input = self._fee_on_input(a_to_b)
-        share = self.parameters.protocol_share
-        bins, end_id, accumulator = list(self.bins), self.active_id, 0
-        left, total_output, total_fee, total_protocol_fee = input_amount, 0, 0, 0
-        before = self._references(clock)
-        for at, one, accumulator in self._ahead(a_to_b, before):
-            rate = self.parameters.numerator(self.bin_step, accumulator)
-            spent, net, gross_out, fee = _spend_in_bin(one, a_to_b, left, rate, fee_on_input)
-            left -= spent
-            total_output += gross_out if fee_on_input else gross_out - fee
-            total_fee += fee
-            # So little that all of it is fee brings liquidity providers nothing.
-            total_protocol_fee += fee * share // _BPS_ONE if net else fee
-            bins[at] = _moved(one, a_to_b, net, gross_out)
-            end_id = one.bin_id
-            if not left:
-                break
-        if left:
-            raise SwapError(SwapRefusal.INSUFFICIENT_LIQUIDITY, "holds too little of the output token")
-        if not total_output:
-            raise SwapError(SwapRefusal.ZERO_OUTPUT, "gives nothing for so little")
-        after = self._after(a_to_b, bins, end_id, accumulator, before, total_protocol_fee, clock)
-        side = FeeSide.INPUT if fee_on_input else FeeSide.OUTPUT
-        return Swap(input_amount, total_output, total_fee, side, after)
+        return self._swapped(a_to_b, self._spend(a_to_b, input_amount, clock), clock)
 
     def swap_exact_out(self, a_to_b: bool, output_amount: int, clock: Clock) -> Swap:
         """Receive exactly `output_amount`. Raises SwapError.
@@ -187,39 +193,7 @@ class MeteoraDlmmPool:
         The last bin gives all that the input it takes is worth. What of that nobody asked for is part of the
         fee where that is on the output; otherwise it stays in the vault and is nobody's.
         """
-        self._check_open(clock)
-        if output_amount <= 0:
-            raise SwapError(SwapRefusal.ZERO_AMOUNT, "was asked for nothing")
-        fee_on_input = self._fee_on_input(a_to_b)
-        share = self.parameters.protocol_share
-        bins, end_id, accumulator = list(self.bins), self.active_id, 0
-        left, total_input, total_fee, total_protocol_fee = output_amount, 0, 0, 0
-        before = self._references(clock)
-        for at, one, accumulator in self._ahead(a_to_b, before):
-            rate = self.parameters.numerator(self.bin_step, accumulator)
-            needed = _input_for(one, a_to_b, left, rate, fee_on_input)
-            spent, net, gross_out, fee = _spend_in_bin(one, a_to_b, needed, rate, fee_on_input)
-            output = gross_out if fee_on_input else gross_out - fee
-            total_input += spent
-            total_protocol_fee += fee * share // _BPS_ONE
-            if output > left:
-                if not fee_on_input:
-                    fee += output - left
-                    total_protocol_fee += output - left
-                output = left
-            left -= output
-            total_fee += fee
-            bins[at] = _moved(one, a_to_b, net, gross_out)
-            end_id = one.bin_id
-            if not left:
-                break
-        if left:
-            raise SwapError(SwapRefusal.INSUFFICIENT_LIQUIDITY, "holds too little of the output token")
-        if total_input > U64_MAX:
-            raise SwapError(SwapRefusal.OVERFLOW, "cannot hold so much of the input token")
-        after = self._after(a_to_b, bins, end_id, accumulator, before, total_protocol_fee, clock)
-        side = FeeSide.INPUT if fee_on_input else FeeSide.OUTPUT
-        return Swap(total_input, output_amount, total_fee, side, after)
+        return self._swapped(a_to_b, self._buy(a_to_b, output_amount, clock), clock)
 
     def price(self, a_to_b: bool) -> tuple[int, int]:
         """Return base units of output per base unit of input in the active bin, before fees."""
@@ -242,6 +216,86 @@ class MeteoraDlmmPool:
             net = (one.amount_y if a_to_b else one.amount_x) / price
             start = 1 / sqrt(price * kept)
             yield Segment(start, start, 0.0, net / kept if fee_on_input else net)
+
+    def _spend(self, a_to_b: bool, input_amount: int, clock: Clock) -> CurveSwap:
+        self._check_open(clock)
+        if input_amount <= 0:
+            raise SwapError(SwapRefusal.ZERO_AMOUNT, "was offered nothing")
+        fee_on_input = self._fee_on_input(a_to_b)
+        bin_step, parameters = self.bin_step, self.parameters
+        share = parameters.protocol_share
+        left, total_output, total_fee, total_protocol_fee = input_amount, 0, 0, 0
+        parts = []
+        references = self._references(clock)
+        for at, one, accumulator in self._ahead(a_to_b, references):
+            rate = parameters.numerator(bin_step, accumulator)
+            spent, net, gross_out, fee = _spend_in_bin(one, a_to_b, left, rate, fee_on_input)
+            left -= spent
+            total_output += gross_out if fee_on_input else gross_out - fee
+            total_fee += fee
+            # So little that all of it is fee brings liquidity providers nothing.
+            total_protocol_fee += fee * share // _BPS_ONE if net else fee
+            _check_room(one, a_to_b, net)
+            parts.append((at, net, gross_out))
+            if not left:
+                break
+        if left:
+            raise SwapError(SwapRefusal.INSUFFICIENT_LIQUIDITY, "holds too little of the output token")
+        if not total_output:
+            raise SwapError(SwapRefusal.ZERO_OUTPUT, "gives nothing for so little")
+        return CurveSwap(
+            input_amount,
+            total_output,
+            total_fee,
+            total_protocol_fee,
+            parts,
+            one.bin_id,
+            accumulator,
+            references,
+        )
+
+    def _buy(self, a_to_b: bool, output_amount: int, clock: Clock) -> CurveSwap:
+        self._check_open(clock)
+        if output_amount <= 0:
+            raise SwapError(SwapRefusal.ZERO_AMOUNT, "was asked for nothing")
+        fee_on_input = self._fee_on_input(a_to_b)
+        bin_step, parameters = self.bin_step, self.parameters
+        share = parameters.protocol_share
+        left, total_input, total_fee, total_protocol_fee = output_amount, 0, 0, 0
+        parts = []
+        references = self._references(clock)
+        for at, one, accumulator in self._ahead(a_to_b, references):
+            rate = parameters.numerator(bin_step, accumulator)
+            needed = _input_for(one, a_to_b, left, rate, fee_on_input)
+            spent, net, gross_out, fee = _spend_in_bin(one, a_to_b, needed, rate, fee_on_input)
+            output = gross_out if fee_on_input else gross_out - fee
+            total_input += spent
+            total_protocol_fee += fee * share // _BPS_ONE
+            if output > left:
+                if not fee_on_input:
+                    fee += output - left
+                    total_protocol_fee += output - left
+                output = left
+            left -= output
+            total_fee += fee
+            _check_room(one, a_to_b, net)
+            parts.append((at, net, gross_out))
+            if not left:
+                break
+        if left:
+            raise SwapError(SwapRefusal.INSUFFICIENT_LIQUIDITY, "holds too little of the output token")
+        if total_input > U64_MAX:
+            raise SwapError(SwapRefusal.OVERFLOW, "cannot hold so much of the input token")
+        return CurveSwap(
+            total_input,
+            output_amount,
+            total_fee,
+            total_protocol_fee,
+            parts,
+            one.bin_id,
+            accumulator,
+            references,
+        )
 
     def _check_open(self, clock: Clock) -> None:
         if not self.enabled:
@@ -284,38 +338,52 @@ class MeteoraDlmmPool:
                 left -= 1
                 yield at, one, min(reference + abs(index_reference - one.bin_id) * _BPS_ONE, most)
 
-    def _after(
-        self,
-        a_to_b: bool,
-        bins: list[Bin],
-        active_id: int,
-        accumulator: int,
-        references: tuple[int, int],
-        protocol_fee: int,
-        clock: Clock,
-    ) -> MeteoraDlmmPool:
-        """Return the pool as a swap that ends in bin `active_id` leaves it."""
-        in_x = a_to_b and self._fee_on_input(a_to_b)
-        reference, index_reference = references
-        moved = active_id != self.active_id
-        return MeteoraDlmmPool(
+    def _quoted(self, a_to_b: bool, swap: CurveSwap) -> SwapQuote:
+        input_amount, output_amount, fee, _, _, end_id, _, _ = swap
+        price_impact_ppm = 0
+        if end_id != self.active_id:
+            before, after = bin_price(self.active_id, self.bin_step), bin_price(end_id, self.bin_step)
+            if not a_to_b:
+                before, after = after, before
+            price_impact_ppm = parts_per_million(before - after, before)
+        on_input = self._fee_on_input(a_to_b)
+        return SwapQuote(
+            input_amount,
+            output_amount,
+            fee,
+            FeeSide.INPUT if on_input else FeeSide.OUTPUT,
+            parts_per_million(fee, input_amount if on_input else output_amount + fee),
+            price_impact_ppm,
+        )
+
+    def _swapped(self, a_to_b: bool, swap: CurveSwap, clock: Clock) -> Swap:
+        fee_on_input = self._fee_on_input(a_to_b)
+        in_x = a_to_b and fee_on_input
+        bins = list(self.bins)
+        for at, net, gross_out in swap.parts:
+            bins[at] = _moved(bins[at], a_to_b, net, gross_out)
+        reference, index_reference = swap.references
+        moved = swap.end_id != self.active_id
+        after = MeteoraDlmmPool(
             bin_step=self.bin_step,
-            active_id=active_id,
+            active_id=swap.end_id,
             parameters=self.parameters,
             volatility=Volatility(
-                accumulator,
+                swap.accumulator,
                 reference,
                 index_reference,
                 clock.unix_timestamp if moved else self.volatility.last_update_timestamp,
             ),
             bins=tuple(bins),
-            protocol_fee_x=self.protocol_fee_x + (protocol_fee if in_x else 0),
-            protocol_fee_y=self.protocol_fee_y + (0 if in_x else protocol_fee),
+            protocol_fee_x=self.protocol_fee_x + (swap.protocol_fee if in_x else 0),
+            protocol_fee_y=self.protocol_fee_y + (0 if in_x else swap.protocol_fee),
             activation_type=self.activation_type,
             activation_point=self.activation_point,
             enabled=self.enabled,
             max_bins=self.max_bins,
         )
+        fee_side = FeeSide.INPUT if fee_on_input else FeeSide.OUTPUT
+        return Swap(swap.input_amount, swap.output_amount, swap.fee, fee_side, after)
 
 
 def _spend_in_bin(
@@ -358,12 +426,14 @@ def _input_for(one: Bin, a_to_b: bool, output: int, rate: int, fee_on_input: boo
     return net + ceil_div(net * rate, FEE_ONE - rate) if fee_on_input else net
 
 
-def _moved(one: Bin, a_to_b: bool, net: int, gross_out: int) -> Bin:
-    """Return the bin with a swap's amounts. Raises SwapError."""
-    if a_to_b:
-        amount_x, amount_y = one.amount_x + net, one.amount_y - gross_out
-    else:
-        amount_x, amount_y = one.amount_x - gross_out, one.amount_y + net
-    if amount_x > U64_MAX or amount_y > U64_MAX:
+def _check_room(one: Bin, a_to_b: bool, net: int) -> None:
+    """Raise SwapError where the bin cannot hold what goes in."""
+    if (one.amount_x if a_to_b else one.amount_y) + net > U64_MAX:
         raise SwapError(SwapRefusal.OVERFLOW, "cannot hold so much of the input token")
-    return Bin(one.bin_id, amount_x, amount_y, one.price)
+
+
+def _moved(one: Bin, a_to_b: bool, net: int, gross_out: int) -> Bin:
+    """Return the bin with a swap's amounts."""
+    if a_to_b:
+        return Bin(one.bin_id, one.amount_x + net, one.amount_y - gross_out, one.price)
+    return Bin(one.bin_id, one.amount_x - gross_out, one.amount_y + net, one.price)

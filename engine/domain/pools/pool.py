@@ -1,4 +1,4 @@
-"""What curves share: the Pool they are, the Swap they answer, the SwapError they refuse with.
+"""What curves share: the Pool they are, SwapQuote and Swap that they answer, the SwapError they refuse with.
 
 And the Segments a curve consists of, which is all that splitting an order over pools has to know of it.
 """
@@ -14,6 +14,7 @@ from engine.domain.frozen import frozen
 
 U64_MAX: Final = 2**64 - 1
 """The most base units an amount can be on chain."""
+_PPM_ONE: Final = 1_000_000
 
 
 class FeeSide(StrEnum):
@@ -61,6 +62,22 @@ class Clock:
     """In seconds."""
 
 
+class SwapQuote(NamedTuple):
+    """What a swap would come to, without the pool that it would leave behind."""
+
+    input_amount: int
+    """All that the user pays, fee included."""
+    output_amount: int
+    """All that the user receives, fee deducted."""
+    fee_amount: int
+    """Base units of the leg that `fee_side` names."""
+    fee_side: FeeSide
+    fee_ppm: int
+    """The fee in millionths of the leg it is taken from, rounded up."""
+    price_impact_ppm: int
+    """By how many millionths the pool's own price, before fees, gets worse; rounded up."""
+
+
 @frozen
 class Swap:
     """One swap, done: what it costs, what it gives, and the pool it leaves behind."""
@@ -79,7 +96,7 @@ class Swap:
     def fee_ppm(self) -> int:
         """The fee in millionths of the leg it is taken from, rounded up."""
         gross = self.input_amount if self.fee_side is FeeSide.INPUT else self.output_amount + self.fee_amount
-        return ceil_div(self.fee_amount * 1_000_000, gross) if gross else 0
+        return parts_per_million(self.fee_amount, gross)
 
 
 class Segment(NamedTuple):
@@ -138,8 +155,17 @@ def constant_product_segment(
 class Pool(Protocol):
     """A pool at one moment. Token a is the program's first mint (its token 0, its token A).
 
-    A swap answers a new pool; the one it was asked of stays as it was.
+    A swap answers a new pool; the one it was asked of stays as it was. A quote has the figures of the same
+    swap, or its refusal, and takes a third of the time.
     """
+
+    def quote_exact_in(self, a_to_b: bool, input_amount: int, clock: Clock) -> SwapQuote:
+        """Return what spending exactly `input_amount` comes to. Raises SwapError."""
+        ...
+
+    def quote_exact_out(self, a_to_b: bool, output_amount: int, clock: Clock) -> SwapQuote:
+        """Return what receiving exactly `output_amount` comes to. Raises SwapError."""
+        ...
 
     def swap_exact_in(self, a_to_b: bool, input_amount: int, clock: Clock) -> Swap:
         """Spend exactly `input_amount`. Raises SwapError."""
@@ -165,3 +191,8 @@ class Pool(Protocol):
 def ceil_div(numerator: int, denominator: int) -> int:
     """Return the quotient rounded up; both are non-negative, the denominator is not zero."""
     return -(-numerator // denominator)
+
+
+def parts_per_million(part: int, whole: int) -> int:
+    """Return how many millionths of the whole a part is, rounded up; 0 where there is no part."""
+    return -(-part * _PPM_ONE // whole) if part > 0 else 0

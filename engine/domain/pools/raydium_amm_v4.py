@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from enum import IntEnum
+from typing import Final, NamedTuple
 
 from engine.domain.frozen import frozen
 from engine.domain.pools.pool import (
@@ -17,9 +18,11 @@ from engine.domain.pools.pool import (
     Segment,
     Swap,
     SwapError,
+    SwapQuote,
     SwapRefusal,
     ceil_div,
     constant_product_segment,
+    parts_per_million,
 )
 
 
@@ -35,8 +38,11 @@ class AmmStatus(IntEnum):
     """Swaps from pool_open_time on; the first of them makes it SWAP_ONLY."""
 
 
-@frozen
-class CurveSwap:
+_OPEN: Final = frozenset({AmmStatus.INITIALIZED, AmmStatus.SWAP_ONLY})
+"""Swaps are allowed, whatever the time."""
+
+
+class CurveSwap(NamedTuple):
     """A swap as the curve sees it."""
 
     input_amount: int
@@ -85,29 +91,21 @@ class RaydiumAmmV4Pool:
     pool_open_time: int = 0
     """Unix seconds; says something only while the pool is WAITING_TRADE."""
 
+    def quote_exact_in(self, a_to_b: bool, input_amount: int, clock: Clock) -> SwapQuote:
+        """Return what spending exactly `input_amount` comes to. Raises SwapError."""
+        return self._quoted(a_to_b, self._spend(a_to_b, input_amount, clock))
+
+    def quote_exact_out(self, a_to_b: bool, output_amount: int, clock: Clock) -> SwapQuote:
+        """Return what receiving exactly `output_amount` comes to. Raises SwapError."""
+        return self._quoted(a_to_b, self._buy(a_to_b, output_amount, clock))
+
     def swap_exact_in(self, a_to_b: bool, input_amount: int, clock: Clock) -> Swap:
         """Spend exactly `input_amount`. Raises SwapError."""
-        self._check_open(clock)
-        if input_amount <= 0:
-            raise SwapError(SwapRefusal.ZERO_AMOUNT, "was offered nothing")
-        return self._swapped(
-            a_to_b,
-            swap_base_in(
-                input_amount, *self._reserves(a_to_b), self.swap_fee_numerator, self.swap_fee_denominator
-            ),
-        )
+        return self._swapped(a_to_b, self._spend(a_to_b, input_amount, clock))
 
     def swap_exact_out(self, a_to_b: bool, output_amount: int, clock: Clock) -> Swap:
         """Receive exactly `output_amount`. Raises SwapError."""
-        self._check_open(clock)
-        if output_amount <= 0:
-            raise SwapError(SwapRefusal.ZERO_AMOUNT, "was asked for nothing")
-        return self._swapped(
-            a_to_b,
-            swap_base_out(
-                output_amount, *self._reserves(a_to_b), self.swap_fee_numerator, self.swap_fee_denominator
-            ),
-        )
+        return self._swapped(a_to_b, self._buy(a_to_b, output_amount, clock))
 
     def price(self, a_to_b: bool) -> tuple[int, int]:
         """Return base units of output per base unit of input, before fees: numerator and denominator."""
@@ -133,36 +131,68 @@ class RaydiumAmmV4Pool:
         return (coin, pc) if a_to_b else (pc, coin)
 
     def _check_open(self, clock: Clock) -> None:
-        if self.status == AmmStatus.WAITING_TRADE:
-            if clock.unix_timestamp < self.pool_open_time:
-                raise SwapError(SwapRefusal.NOT_OPEN, "has not opened yet")
-        elif self.status not in (AmmStatus.INITIALIZED, AmmStatus.SWAP_ONLY):
+        if self.status in _OPEN:
+            return
+        if self.status != AmmStatus.WAITING_TRADE:
             raise SwapError(SwapRefusal.DISABLED, "has swaps switched off")
+        if clock.unix_timestamp < self.pool_open_time:
+            raise SwapError(SwapRefusal.NOT_OPEN, "has not opened yet")
 
-    def _swapped(self, a_to_b: bool, swap: CurveSwap) -> Swap:
+    def _spend(self, a_to_b: bool, input_amount: int, clock: Clock) -> CurveSwap:
+        self._check_open(clock)
+        if input_amount <= 0:
+            raise SwapError(SwapRefusal.ZERO_AMOUNT, "was offered nothing")
+        reserve_in, reserve_out = self._reserves(a_to_b)
+        swap = swap_base_in(
+            input_amount, reserve_in, reserve_out, self.swap_fee_numerator, self.swap_fee_denominator
+        )
+        return self._checked(a_to_b, swap)
+
+    def _buy(self, a_to_b: bool, output_amount: int, clock: Clock) -> CurveSwap:
+        self._check_open(clock)
+        if output_amount <= 0:
+            raise SwapError(SwapRefusal.ZERO_AMOUNT, "was asked for nothing")
+        reserve_in, reserve_out = self._reserves(a_to_b)
+        swap = swap_base_out(
+            output_amount, reserve_in, reserve_out, self.swap_fee_numerator, self.swap_fee_denominator
+        )
+        return self._checked(a_to_b, swap)
+
+    def _checked(self, a_to_b: bool, swap: CurveSwap) -> CurveSwap:
         if swap.output_amount <= 0:
             raise SwapError(SwapRefusal.ZERO_OUTPUT, "gives nothing for so little")
+        if (self.coin_vault if a_to_b else self.pc_vault) + swap.input_amount > U64_MAX:
+            raise SwapError(SwapRefusal.OVERFLOW, "cannot hold so much of the input token")
+        return swap
+
+    def _quoted(self, a_to_b: bool, swap: CurveSwap) -> SwapQuote:
+        input_amount, output_amount, fee = swap
+        reserve_in, reserve_out = self._reserves(a_to_b)
+        before, after = (reserve_in + input_amount) * reserve_out, reserve_in * (reserve_out - output_amount)
+        return SwapQuote(
+            input_amount,
+            output_amount,
+            fee,
+            FeeSide.INPUT,
+            parts_per_million(fee, input_amount),
+            parts_per_million(before - after, before),
+        )
+
+    def _swapped(self, a_to_b: bool, swap: CurveSwap) -> Swap:
         coin_vault, pc_vault = self.coin_vault, self.pc_vault
         if a_to_b:
             coin_vault, pc_vault = coin_vault + swap.input_amount, pc_vault - swap.output_amount
         else:
             coin_vault, pc_vault = coin_vault - swap.output_amount, pc_vault + swap.input_amount
-        if max(coin_vault, pc_vault) > U64_MAX:
-            raise SwapError(SwapRefusal.OVERFLOW, "cannot hold so much of the input token")
         waiting = self.status == AmmStatus.WAITING_TRADE
-        return Swap(
-            input_amount=swap.input_amount,
-            output_amount=swap.output_amount,
-            fee_amount=swap.fee,
-            fee_side=FeeSide.INPUT,
-            pool=RaydiumAmmV4Pool(
-                coin_vault=coin_vault,
-                pc_vault=pc_vault,
-                need_take_pnl_coin=self.need_take_pnl_coin,
-                need_take_pnl_pc=self.need_take_pnl_pc,
-                swap_fee_numerator=self.swap_fee_numerator,
-                swap_fee_denominator=self.swap_fee_denominator,
-                status=AmmStatus.SWAP_ONLY if waiting else self.status,
-                pool_open_time=self.pool_open_time,
-            ),
+        after = RaydiumAmmV4Pool(
+            coin_vault,
+            pc_vault,
+            self.need_take_pnl_coin,
+            self.need_take_pnl_pc,
+            self.swap_fee_numerator,
+            self.swap_fee_denominator,
+            AmmStatus.SWAP_ONLY if waiting else self.status,
+            self.pool_open_time,
         )
+        return Swap(swap.input_amount, swap.output_amount, swap.fee, FeeSide.INPUT, after)

@@ -11,12 +11,11 @@ Limit orders that lie in ticks are not reckoned with: a pool that has any is not
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Generator, Iterator
+from bisect import bisect_left
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 from enum import IntEnum
 from functools import lru_cache
-from operator import itemgetter
 from typing import Final, NamedTuple
 
 from engine.domain.frozen import frozen
@@ -27,9 +26,11 @@ from engine.domain.pools.pool import (
     Segment,
     Swap,
     SwapError,
+    SwapQuote,
     SwapRefusal,
     ceil_div,
     liquidity_segment,
+    parts_per_million,
 )
 
 RATE_ONE: Final = 1_000_000
@@ -277,6 +278,27 @@ class _Stretch(NamedTuple):
     """Beyond the end; None: no tick is crossed there."""
 
 
+class CurveSwap(NamedTuple):
+    """A swap as the curve sees it."""
+
+    input_amount: int
+    output_amount: int
+    fee: int
+    """Part of input_amount, or what output_amount is without."""
+    fees: Sequence[tuple[int, int]]
+    """Its parts, and the liquidity that each is for."""
+    sqrt_price: int
+    """After, Q64."""
+    tick: int | None
+    """The current one after; None: that of the price."""
+    liquidity: int
+    """Active after."""
+    dynamic_fee: DynamicFee | None
+    """With the references it started from."""
+    volatility: int
+    """Of the dynamic fee, where it ends."""
+
+
 @frozen
 class RaydiumClmmPool:
     """A pool and its ticks. What a swap does to fees outside of a tick is not kept: no swap depends on it."""
@@ -309,22 +331,28 @@ class RaydiumClmmPool:
     fund_fees_0: int = 0
     fund_fees_1: int = 0
 
+    def quote_exact_in(self, a_to_b: bool, input_amount: int, clock: Clock) -> SwapQuote:
+        """Return what spending exactly `input_amount` comes to. Raises SwapError."""
+        return self._quoted(a_to_b, self._spend(a_to_b, input_amount, clock))
+
+    def quote_exact_out(self, a_to_b: bool, output_amount: int, clock: Clock) -> SwapQuote:
+        """Return what receiving exactly `output_amount` comes to. Raises SwapError."""
+        return self._quoted(a_to_b, self._buy(a_to_b, output_amount, clock))
+
     def swap_exact_in(self, a_to_b: bool, input_amount: int, clock: Clock) -> Swap:
         """Spend exactly `input_amount`. Raises SwapError."""
-        self._check_open(clock)
-        if input_amount <= 0:
-            raise SwapError(SwapRefusal.ZERO_AMOUNT, "was offered nothing")
-        swap = self.curve_swap(a_to_b, _u64(input_amount), True, clock)
-        if swap.output_amount <= 0:
-            raise SwapError(SwapRefusal.ZERO_OUTPUT, "gives nothing for so little")
-        return swap
+        return self._swapped(a_to_b, self._spend(a_to_b, input_amount, clock))
 
     def swap_exact_out(self, a_to_b: bool, output_amount: int, clock: Clock) -> Swap:
         """Receive exactly `output_amount`. Raises SwapError."""
-        self._check_open(clock)
-        if output_amount <= 0:
-            raise SwapError(SwapRefusal.ZERO_AMOUNT, "was asked for nothing")
-        return self.curve_swap(a_to_b, _u64(output_amount), False, clock)
+        return self._swapped(a_to_b, self._buy(a_to_b, output_amount, clock))
+
+    def curve_swap(self, a_to_b: bool, amount: int, exact_in: bool, clock: Clock) -> Swap:
+        """Return the swap of `amount`, of input or of output, as the curve sees it. Raises SwapError.
+
+        Its output may be 0, and it does not ask whether the pool is open.
+        """
+        return self._swapped(a_to_b, self._along_the_curve(a_to_b, amount, exact_in, clock))
 
     def price(self, a_to_b: bool) -> tuple[int, int]:
         """Return base units of output per base unit of input, before fees: numerator and denominator."""
@@ -356,20 +384,32 @@ class RaydiumClmmPool:
                 yield Segment(start * unit.start, end * unit.start, stretch.liquidity * unit.slope)
             start = end
 
-    def curve_swap(self, a_to_b: bool, amount: int, exact_in: bool, clock: Clock) -> Swap:
-        """Return the swap of `amount`, of input or of output, as the curve sees it. Raises SwapError.
+    def _spend(self, a_to_b: bool, input_amount: int, clock: Clock) -> CurveSwap:
+        self._check_open(clock)
+        if input_amount <= 0:
+            raise SwapError(SwapRefusal.ZERO_AMOUNT, "was offered nothing")
+        swap = self._along_the_curve(a_to_b, _u64(input_amount), True, clock)
+        if swap.output_amount <= 0:
+            raise SwapError(SwapRefusal.ZERO_OUTPUT, "gives nothing for so little")
+        return swap
 
-        Its output may be 0, and it does not ask whether the pool is open.
-        """
+    def _buy(self, a_to_b: bool, output_amount: int, clock: Clock) -> CurveSwap:
+        self._check_open(clock)
+        if output_amount <= 0:
+            raise SwapError(SwapRefusal.ZERO_AMOUNT, "was asked for nothing")
+        return self._along_the_curve(a_to_b, _u64(output_amount), False, clock)
+
+    def _along_the_curve(self, a_to_b: bool, amount: int, exact_in: bool, clock: Clock) -> CurveSwap:
         fee_on_input = self._fee_on_input(a_to_b)
         dynamic_fee = self._dynamic_fee_at(clock)
-        sqrt_price, tick, liquidity = self.sqrt_price, self.tick_current, self.liquidity
-        remaining, calculated = amount, 0
-        fees = protocol_fees = fund_fees = fee_growth = 0
+        sqrt_price, liquidity = self.sqrt_price, self.liquidity
+        tick: int | None = self.tick_current
+        remaining, calculated, total_fee = amount, 0, 0
+        fees = []
         for stretch in self._stretches(a_to_b, dynamic_fee):
             moved = sqrt_price != stretch.end
             if moved:
-                step = swap_step(
+                reached, amount_in, amount_out, fee = swap_step(
                     sqrt_price,
                     stretch.end,
                     liquidity,
@@ -379,68 +419,98 @@ class RaydiumClmmPool:
                     zero_for_one=a_to_b,
                     fee_on_input=fee_on_input,
                 )
-                fee = step.fee
-                amount_in = step.amount_in + fee if fee_on_input else step.amount_in
-                remaining -= amount_in if exact_in else step.amount_out
-                calculated += step.amount_out if exact_in else amount_in
+                if fee_on_input:
+                    amount_in += fee
+                remaining -= amount_in if exact_in else amount_out
+                calculated += amount_out if exact_in else amount_in
                 if fee:
-                    fees += fee
-                    protocol_fee = fee * self.protocol_fee_rate // RATE_ONE
-                    fund_fee = fee * self.fund_fee_rate // RATE_ONE
-                    protocol_fees += protocol_fee
-                    fund_fees += fund_fee
-                    # A fee needs an amount, and an amount needs liquidity: it is not zero here.
-                    fee_growth += (fee - protocol_fee - fund_fee << 64) // liquidity
-                moved = sqrt_price != step.sqrt_price
-                sqrt_price = step.sqrt_price
+                    total_fee += fee
+                    fees.append((fee, liquidity))
+                moved = sqrt_price != reached
+                sqrt_price = reached
             if sqrt_price == stretch.end:
                 if stretch.next_liquidity is not None:
                     tick, liquidity = stretch.tick, stretch.next_liquidity
                 elif moved:
                     tick = stretch.tick
             elif moved:
-                tick = tick_at_sqrt_price(sqrt_price)
+                tick = None
             # else the tick stands still as well: it may be the one below that of its price.
             if not remaining:
                 break
         else:
             raise SwapError(SwapRefusal.INSUFFICIENT_LIQUIDITY, "holds too little of the output token")
         _u64(calculated)
+        return CurveSwap(
+            amount if exact_in else calculated,
+            calculated if exact_in else amount,
+            total_fee,
+            fees,
+            sqrt_price,
+            tick,
+            liquidity,
+            dynamic_fee,
+            stretch.volatility,
+        )
+
+    def _quoted(self, a_to_b: bool, swap: CurveSwap) -> SwapQuote:
+        input_amount, output_amount, fee, _, sqrt_price, _, _, _, _ = swap
+        # Both prices of token 0 in token 1, times the same.
+        before, after = self.sqrt_price * self.sqrt_price, sqrt_price * sqrt_price
+        if not a_to_b:
+            before, after = after, before
+        on_input = self._fee_on_input(a_to_b)
+        return SwapQuote(
+            input_amount,
+            output_amount,
+            fee,
+            FeeSide.INPUT if on_input else FeeSide.OUTPUT,
+            parts_per_million(fee, input_amount if on_input else output_amount + fee),
+            parts_per_million(before - after, before),
+        )
+
+    def _swapped(self, a_to_b: bool, swap: CurveSwap) -> Swap:
+        protocol_fees = fund_fees = fee_growth = 0
+        for fee, liquidity in swap.fees:
+            protocol_fee = fee * self.protocol_fee_rate // RATE_ONE
+            fund_fee = fee * self.fund_fee_rate // RATE_ONE
+            protocol_fees += protocol_fee
+            fund_fees += fund_fee
+            # A fee needs an amount, and an amount needs liquidity: it is not zero here.
+            fee_growth += (fee - protocol_fee - fund_fee << 64) // liquidity
+        dynamic_fee = swap.dynamic_fee
         if dynamic_fee is not None:
-            dynamic_fee = replace(dynamic_fee, volatility_accumulator=stretch.volatility)
+            dynamic_fee = replace(dynamic_fee, volatility_accumulator=swap.volatility)
+        fee_on_input = self._fee_on_input(a_to_b)
         fee_in_0 = fee_on_input is a_to_b
         growth_0, growth_1 = self.fee_growth_global_0, self.fee_growth_global_1
-        return Swap(
-            input_amount=amount if exact_in else calculated,
-            output_amount=calculated if exact_in else amount,
-            fee_amount=fees,
-            fee_side=FeeSide.INPUT if fee_on_input else FeeSide.OUTPUT,
-            pool=RaydiumClmmPool(
-                sqrt_price=sqrt_price,
-                tick_current=tick,
-                liquidity=liquidity,
-                tick_spacing=self.tick_spacing,
-                trade_fee_rate=self.trade_fee_rate,
-                ticks=self.ticks,
-                fee_on=self.fee_on,
-                dynamic_fee=dynamic_fee,
-                protocol_fee_rate=self.protocol_fee_rate,
-                fund_fee_rate=self.fund_fee_rate,
-                status=self.status,
-                open_time=self.open_time,
-                fee_growth_global_0=growth_0 + fee_growth & _U128_MAX if fee_in_0 else growth_0,
-                fee_growth_global_1=growth_1 if fee_in_0 else growth_1 + fee_growth & _U128_MAX,
-                protocol_fees_0=self.protocol_fees_0 + (protocol_fees if fee_in_0 else 0),
-                protocol_fees_1=self.protocol_fees_1 + (0 if fee_in_0 else protocol_fees),
-                fund_fees_0=self.fund_fees_0 + (fund_fees if fee_in_0 else 0),
-                fund_fees_1=self.fund_fees_1 + (0 if fee_in_0 else fund_fees),
-            ),
+        after = RaydiumClmmPool(
+            sqrt_price=swap.sqrt_price,
+            tick_current=tick_at_sqrt_price(swap.sqrt_price) if swap.tick is None else swap.tick,
+            liquidity=swap.liquidity,
+            tick_spacing=self.tick_spacing,
+            trade_fee_rate=self.trade_fee_rate,
+            ticks=self.ticks,
+            fee_on=self.fee_on,
+            dynamic_fee=dynamic_fee,
+            protocol_fee_rate=self.protocol_fee_rate,
+            fund_fee_rate=self.fund_fee_rate,
+            status=self.status,
+            open_time=self.open_time,
+            fee_growth_global_0=growth_0 + fee_growth & _U128_MAX if fee_in_0 else growth_0,
+            fee_growth_global_1=growth_1 if fee_in_0 else growth_1 + fee_growth & _U128_MAX,
+            protocol_fees_0=self.protocol_fees_0 + (protocol_fees if fee_in_0 else 0),
+            protocol_fees_1=self.protocol_fees_1 + (0 if fee_in_0 else protocol_fees),
+            fund_fees_0=self.fund_fees_0 + (fund_fees if fee_in_0 else 0),
+            fund_fees_1=self.fund_fees_1 + (0 if fee_in_0 else fund_fees),
         )
+        fee_side = FeeSide.INPUT if fee_on_input else FeeSide.OUTPUT
+        return Swap(swap.input_amount, swap.output_amount, swap.fee, fee_side, after)
 
     def _stretches(self, zero_for_one: bool, dynamic_fee: DynamicFee | None) -> Iterator[_Stretch]:
         """Yield what lies before a swap in its direction, as far as the ticks are known."""
         limit = MIN_SQRT_PRICE + 1 if zero_for_one else MAX_SQRT_PRICE - 1
-        beyond = bisect_right(self.ticks, self.tick_current, key=itemgetter(0))
+        beyond = bisect_left(self.ticks, (self.tick_current + 1,))
         positions = range(beyond - 1, -1, -1) if zero_for_one else range(beyond, len(self.ticks))
         liquidity, fee_rate = self.liquidity, self.trade_fee_rate
         spacing_index = self.tick_current // self.tick_spacing

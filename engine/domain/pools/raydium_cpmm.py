@@ -18,9 +18,11 @@ from engine.domain.pools.pool import (
     Segment,
     Swap,
     SwapError,
+    SwapQuote,
     SwapRefusal,
     ceil_div,
     constant_product_segment,
+    parts_per_million,
 )
 
 RATE_ONE: Final = 1_000_000
@@ -81,14 +83,14 @@ def swap_base_input(
     if not creator_fee_on_input:
         creator_fee = ceil_div(gross_out * rates.creator, RATE_ONE)
     return CurveSwap(
-        input_amount=amount_in,
-        output_amount=gross_out if creator_fee_on_input else gross_out - creator_fee,
-        trade_fee=trade_fee,
-        protocol_fee=trade_fee * rates.protocol // RATE_ONE,
-        fund_fee=trade_fee * rates.fund // RATE_ONE,
-        creator_fee=creator_fee,
-        new_reserve_in=reserve_in + net,
-        new_reserve_out=reserve_out - gross_out,
+        amount_in,
+        gross_out if creator_fee_on_input else gross_out - creator_fee,
+        trade_fee,
+        trade_fee * rates.protocol // RATE_ONE,
+        trade_fee * rates.fund // RATE_ONE,
+        creator_fee,
+        reserve_in + net,
+        reserve_out - gross_out,
     )
 
 
@@ -107,14 +109,14 @@ def swap_base_output(
         input_amount = _before_fee(net, rates.trade)
         trade_fee, creator_fee = input_amount - net, gross_out - amount_out
     return CurveSwap(
-        input_amount=input_amount,
-        output_amount=amount_out,
-        trade_fee=trade_fee,
-        protocol_fee=_u128(trade_fee * rates.protocol) // RATE_ONE,
-        fund_fee=_u128(trade_fee * rates.fund) // RATE_ONE,
-        creator_fee=creator_fee,
-        new_reserve_in=reserve_in + net,
-        new_reserve_out=reserve_out - gross_out,
+        input_amount,
+        amount_out,
+        trade_fee,
+        _u128(trade_fee * rates.protocol) // RATE_ONE,
+        _u128(trade_fee * rates.fund) // RATE_ONE,
+        creator_fee,
+        reserve_in + net,
+        reserve_out - gross_out,
     )
 
 
@@ -178,31 +180,21 @@ class RaydiumCpmmPool:
         """What of token 1 is traded with, in base units."""
         return self.vault_1 - self.protocol_fees_1 - self.fund_fees_1 - self.creator_fees_1
 
+    def quote_exact_in(self, a_to_b: bool, input_amount: int, clock: Clock) -> SwapQuote:
+        """Return what spending exactly `input_amount` comes to. Raises SwapError."""
+        return self._quoted(a_to_b, self._spend(a_to_b, input_amount, clock))
+
+    def quote_exact_out(self, a_to_b: bool, output_amount: int, clock: Clock) -> SwapQuote:
+        """Return what receiving exactly `output_amount` comes to. Raises SwapError."""
+        return self._quoted(a_to_b, self._buy(a_to_b, output_amount, clock))
+
     def swap_exact_in(self, a_to_b: bool, input_amount: int, clock: Clock) -> Swap:
         """Spend exactly `input_amount`. Raises SwapError."""
-        self._check_open(clock)
-        if input_amount <= 0:
-            raise SwapError(SwapRefusal.ZERO_AMOUNT, "was offered nothing")
-        reserve_in, reserve_out = self._reserves(a_to_b)
-        return self._swapped(
-            a_to_b,
-            swap_base_input(
-                input_amount, reserve_in, reserve_out, self.rates, self._creator_fee_on_input(a_to_b)
-            ),
-        )
+        return self._swapped(a_to_b, self._spend(a_to_b, input_amount, clock))
 
     def swap_exact_out(self, a_to_b: bool, output_amount: int, clock: Clock) -> Swap:
         """Receive exactly `output_amount`. Raises SwapError."""
-        self._check_open(clock)
-        if output_amount <= 0:
-            raise SwapError(SwapRefusal.ZERO_AMOUNT, "was asked for nothing")
-        reserve_in, reserve_out = self._reserves(a_to_b)
-        return self._swapped(
-            a_to_b,
-            swap_base_output(
-                output_amount, reserve_in, reserve_out, self.rates, self._creator_fee_on_input(a_to_b)
-            ),
-        )
+        return self._swapped(a_to_b, self._buy(a_to_b, output_amount, clock))
 
     def price(self, a_to_b: bool) -> tuple[int, int]:
         """Return base units of output per base unit of input, before fees: numerator and denominator."""
@@ -227,10 +219,10 @@ class RaydiumCpmmPool:
         )
 
     def _reserves(self, a_to_b: bool) -> tuple[int, int]:
-        reserves = (self.reserve_0, self.reserve_1) if a_to_b else (self.reserve_1, self.reserve_0)
-        if min(reserves) <= 0:
+        reserve_0, reserve_1 = self.reserve_0, self.reserve_1
+        if reserve_0 <= 0 or reserve_1 <= 0:
             raise SwapError(SwapRefusal.INSUFFICIENT_LIQUIDITY, "is empty")
-        return reserves
+        return (reserve_0, reserve_1) if a_to_b else (reserve_1, reserve_0)
 
     def _creator_fee_on_input(self, a_to_b: bool) -> bool:
         if self.creator_fee_on is CreatorFeeOn.INPUT:
@@ -243,20 +235,62 @@ class RaydiumCpmmPool:
         if clock.unix_timestamp < self.open_time:
             raise SwapError(SwapRefusal.NOT_OPEN, "has not opened yet")
 
-    def _swapped(self, a_to_b: bool, swap: CurveSwap) -> Swap:
+    def _spend(self, a_to_b: bool, input_amount: int, clock: Clock) -> CurveSwap:
+        self._check_open(clock)
+        if input_amount <= 0:
+            raise SwapError(SwapRefusal.ZERO_AMOUNT, "was offered nothing")
+        reserve_in, reserve_out = self._reserves(a_to_b)
+        on_input = self._creator_fee_on_input(a_to_b)
+        return self._checked(
+            a_to_b, swap_base_input(input_amount, reserve_in, reserve_out, self.rates, on_input)
+        )
+
+    def _buy(self, a_to_b: bool, output_amount: int, clock: Clock) -> CurveSwap:
+        self._check_open(clock)
+        if output_amount <= 0:
+            raise SwapError(SwapRefusal.ZERO_AMOUNT, "was asked for nothing")
+        reserve_in, reserve_out = self._reserves(a_to_b)
+        on_input = self._creator_fee_on_input(a_to_b)
+        return self._checked(
+            a_to_b, swap_base_output(output_amount, reserve_in, reserve_out, self.rates, on_input)
+        )
+
+    def _checked(self, a_to_b: bool, swap: CurveSwap) -> CurveSwap:
         if swap.output_amount <= 0:
             raise SwapError(SwapRefusal.ZERO_OUTPUT, "gives nothing for so little")
+        if (self.vault_0 if a_to_b else self.vault_1) + swap.input_amount > U64_MAX:
+            raise SwapError(SwapRefusal.OVERFLOW, "cannot hold so much of the input token")
+        return swap
+
+    def _quoted(self, a_to_b: bool, swap: CurveSwap) -> SwapQuote:
+        paid, given, trade_fee, protocol_fee, fund_fee, creator_fee, after_in, after_out = swap
+        before_in, before_out = self._reserves(a_to_b)
+        # What of the trade fee others get lies in the vault, but is not traded with.
+        after_in += trade_fee - protocol_fee - fund_fee
+        if after_in <= 0 or after_out <= 0:  # as rates of more than 100 % leave it
+            raise SwapError(SwapRefusal.INSUFFICIENT_LIQUIDITY, "is empty")
+        before = after_in * before_out
+        # A creator fee on the output is out of what is given already; a quote tells one leg's fee.
+        fee = trade_fee + creator_fee if self._creator_fee_on_input(a_to_b) else trade_fee
+        return SwapQuote(
+            paid,
+            given,
+            fee,
+            FeeSide.INPUT,
+            parts_per_million(fee, paid),
+            parts_per_million(before - before_in * after_out, before),
+        )
+
+    def _swapped(self, a_to_b: bool, swap: CurveSwap) -> Swap:
         vault_in, vault_out = (self.vault_0, self.vault_1) if a_to_b else (self.vault_1, self.vault_0)
         vault_in += swap.input_amount
         vault_out -= swap.output_amount
-        if swap.input_amount > U64_MAX or vault_in > U64_MAX:
-            raise SwapError(SwapRefusal.OVERFLOW, "cannot hold so much of the input token")
         on_input = self._creator_fee_on_input(a_to_b)
         # Protocol and fund take their parts out of the trade fee, so always on the input.
         protocol_0, protocol_1 = (swap.protocol_fee, 0) if a_to_b else (0, swap.protocol_fee)
         fund_0, fund_1 = (swap.fund_fee, 0) if a_to_b else (0, swap.fund_fee)
         creator_0, creator_1 = (swap.creator_fee, 0) if on_input is a_to_b else (0, swap.creator_fee)
-        # By position, as names take a third longer, and every quote of every order comes through here.
+        # By position, as names take a third longer.
         after = RaydiumCpmmPool(
             vault_in if a_to_b else vault_out,
             vault_out if a_to_b else vault_in,

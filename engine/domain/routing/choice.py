@@ -12,7 +12,7 @@ from engine.domain.order_types import is_within
 from engine.domain.pools.pool import Clock
 from engine.domain.routing.limits import Limits
 from engine.domain.routing.offer import PoolOffer, quote
-from engine.domain.routing.route import leg_of_quote, leg_of_swap, side_by_side, within_limit
+from engine.domain.routing.route import leg_of_part, leg_of_quote, side_by_side, within_limit
 from engine.domain.routing.split import choose_pools, net, share_out
 from engine.domain.routing.sweep import least_input, marginal_price, most_output
 from engine.domain.routing.two_hops import Detour, by_way_of, could_beat
@@ -106,7 +106,7 @@ def direct_route(
             further = (sum(lamports) - max(lamports)) * limits.lamport_price
             if legs is not None and (not alone or net(legs, side) - _net(alone[0], side) > further):
                 return side_by_side(
-                    [leg_of_swap(offer, swap, side, slippage_bps) for offer, swap in legs], side, bound
+                    [leg_of_part(offer, part, side, slippage_bps) for offer, part in legs], side, bound
                 )
     return side_by_side(alone, side, bound) if alone else None
 

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import field
-from typing import Final
 
 from engine.domain.frozen import frozen
 from engine.domain.order import Quote, Side
-from engine.domain.pools.pool import Clock, Pool, Swap, SwapError
+from engine.domain.pools.pool import Clock, Pool, SwapError
 from engine.domain.routing.price_curve import PriceCurve
-
-_PPM_ONE: Final = 1_000_000
 
 
 class _Known:
@@ -59,29 +56,25 @@ class PoolOffer:
 
 def quote(offer: PoolOffer, side: Side, amount: int, clock: Clock) -> Quote:
     """Return what a pool offers for an amount of input (SELL) or output (BUY), or its refusal."""
-    swap_of = offer.pool.swap_exact_in if side is Side.SELL else offer.pool.swap_exact_out
+    pool = offer.pool
+    quote_of = pool.quote_exact_in if side is Side.SELL else pool.quote_exact_out
     try:
-        swap = swap_of(offer.a_to_b, amount, clock)
-        if swap.output_amount == 0:
-            return Quote(offer.venue, offer.kind, offer.address, refusal="gives nothing for so little")
-        return Quote(
-            offer.venue,
-            offer.kind,
-            offer.address,
-            swap.input_amount,
-            swap.output_amount,
-            swap.fee_ppm,
-            price_impact_ppm(offer, swap),
-            None,
-            swap.fee_amount,
-            swap.fee_side,
+        input_amount, output_amount, fee_amount, fee_side, fee_ppm, price_impact_ppm = quote_of(
+            offer.a_to_b, amount, clock
         )
     except SwapError as error:
         return Quote(offer.venue, offer.kind, offer.address, refusal=str(error))
-
-
-def price_impact_ppm(offer: PoolOffer, swap: Swap) -> int:
-    """Return by how many millionths the pool's own price gets worse, rounded up. Raises SwapError."""
-    before, after = offer.price(), swap.pool.price(offer.a_to_b)
-    kept, whole = after[0] * before[1], after[1] * before[0]
-    return max(0, -((kept - whole) * _PPM_ONE // whole))
+    if output_amount == 0:
+        return Quote(offer.venue, offer.kind, offer.address, refusal="gives nothing for so little")
+    return Quote(
+        offer.venue,
+        offer.kind,
+        offer.address,
+        input_amount,
+        output_amount,
+        fee_ppm,
+        price_impact_ppm,
+        None,
+        fee_amount,
+        fee_side,
+    )

@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import Final
 
 from engine.domain.order import Quote, Route, RouteLeg, Side
-from engine.domain.pools.pool import U64_MAX, Swap, ceil_div
-from engine.domain.routing.offer import PoolOffer, price_impact_ppm
+from engine.domain.pools.pool import U64_MAX, SwapQuote, ceil_div
+from engine.domain.routing.offer import PoolOffer
 from engine.domain.tokens import Token
 
 _BPS_ONE: Final = 10_000
@@ -44,19 +44,19 @@ def leg_of_quote(quoted: Quote, side: Side, slippage_bps: int) -> RouteLeg:
     )
 
 
-def leg_of_swap(offer: PoolOffer, swap: Swap, side: Side, slippage_bps: int) -> RouteLeg:
-    """Return the leg that does a swap of a part of the order."""
+def leg_of_part(offer: PoolOffer, part: SwapQuote, side: Side, slippage_bps: int) -> RouteLeg:
+    """Return the leg that does a pool's part of the order."""
     return RouteLeg(
         offer.venue,
         offer.kind,
         offer.address,
-        swap.input_amount,
-        swap.output_amount,
-        threshold(side, swap.input_amount, swap.output_amount, slippage_bps),
-        swap.fee_ppm,
-        price_impact_ppm(offer, swap),
-        swap.fee_amount,
-        swap.fee_side,
+        part.input_amount,
+        part.output_amount,
+        threshold(side, part.input_amount, part.output_amount, slippage_bps),
+        part.fee_ppm,
+        part.price_impact_ppm,
+        part.fee_amount,
+        part.fee_side,
     )
 
 

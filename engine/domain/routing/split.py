@@ -15,7 +15,7 @@ from itertools import combinations
 from typing import Final
 
 from engine.domain.order import Side
-from engine.domain.pools.pool import Clock, Swap, SwapError
+from engine.domain.pools.pool import Clock, SwapError, SwapQuote
 from engine.domain.routing.limits import Limits
 from engine.domain.routing.offer import PoolOffer
 from engine.domain.routing.price_curve import PriceCurve
@@ -67,7 +67,7 @@ def share_out(
     side: Side,
     price: float,
     clock: Clock,
-) -> list[tuple[PoolOffer, Swap]] | None:
+) -> list[tuple[PoolOffer, SwapQuote]] | None:
     """Return each pool's swap of its part of the amount; None where one refuses it.
 
     The parts are whole base units that add up to the amount.
@@ -82,7 +82,7 @@ def share_out(
     return _without_waste(legs, side, clock) if smaller < _UNIT_COUNTS else legs
 
 
-def net(legs: Sequence[tuple[PoolOffer, Swap]], side: Side) -> int:
+def net(legs: Sequence[tuple[PoolOffer, SwapQuote]], side: Side) -> int:
     """Return what the legs give together (SELL), or take as a negative number (BUY): more is better."""
     if side is Side.SELL:
         return sum([swap.output_amount for _, swap in legs])
@@ -161,12 +161,12 @@ def _value(amount: int, side: Side, price: float, worth: Sequence[float]) -> flo
 
 def _swaps(
     parts: Sequence[tuple[PoolOffer, int]], side: Side, clock: Clock
-) -> list[tuple[PoolOffer, Swap]] | None:
+) -> list[tuple[PoolOffer, SwapQuote]] | None:
     legs = []
     for offer, part in parts:
-        swap_of = offer.pool.swap_exact_in if side is Side.SELL else offer.pool.swap_exact_out
+        quote_of = offer.pool.quote_exact_in if side is Side.SELL else offer.pool.quote_exact_out
         try:
-            swap = swap_of(offer.a_to_b, part, clock)
+            swap = quote_of(offer.a_to_b, part, clock)
         except SwapError:
             return None
         if not swap.output_amount:
@@ -176,8 +176,8 @@ def _swaps(
 
 
 def _without_waste(
-    legs: list[tuple[PoolOffer, Swap]], side: Side, clock: Clock
-) -> list[tuple[PoolOffer, Swap]]:
+    legs: list[tuple[PoolOffer, SwapQuote]], side: Side, clock: Clock
+) -> list[tuple[PoolOffer, SwapQuote]]:
     """Return the legs with what all but the largest pay too much given to that, where it is better.
 
     Programs round up, so a part may pay more than the least that brings the same output (SELL), or less comes
@@ -190,10 +190,10 @@ def _without_waste(
         if at != largest:
             try:
                 if side is Side.SELL:
-                    enough = offer.pool.swap_exact_out(offer.a_to_b, swap.output_amount, clock).input_amount
+                    enough = offer.pool.quote_exact_out(offer.a_to_b, swap.output_amount, clock).input_amount
                     enough = min(part, enough)
                 else:
-                    enough = offer.pool.swap_exact_in(offer.a_to_b, swap.input_amount, clock).output_amount
+                    enough = offer.pool.quote_exact_in(offer.a_to_b, swap.input_amount, clock).output_amount
                     enough = max(part, enough)
             except SwapError:
                 enough = part
