@@ -228,6 +228,7 @@ class CurveSwap(NamedTuple):
     output_amount: int
     fee: int
     """Part of input_amount, or what output_amount is without."""
+    fee_on_output: bool
     protocol_fee: int
     """Of the fee, as is the next."""
     compounding_fee: int
@@ -375,7 +376,8 @@ class MeteoraDammV2Pool:
             total = base_fee.numerator_of_net(net) if net else base_fee.numerator(gross)
         if self.dynamic_fee is not None:
             total += self.dynamic_fee.numerator()
-        return min(total, _MAX_FEE_BY_VERSION[self.fee_version])
+        most = _MAX_FEE_BY_VERSION[self.fee_version]
+        return total if total < most else most
 
     def _spend(
         self, a_to_b: bool, input_amount: int, clock: Clock, *, partial_fill: bool = False
@@ -386,16 +388,15 @@ class MeteoraDammV2Pool:
         fee_numerator = self._fee_numerator(a_to_b, elapsed, gross=input_amount)
         if self._fee_on_output(a_to_b):
             net, gross_out, sqrt_price = self._output_for(a_to_b, input_amount, partial_fill)
-            return self._exchanged(
-                a_to_b, net, gross_out, ceil_div(gross_out * fee_numerator, FEE_ONE), sqrt_price
-            )
+            fee = ceil_div(gross_out * fee_numerator, FEE_ONE)
+            return self._exchanged(a_to_b, net, gross_out, fee, True, sqrt_price)
         fee = ceil_div(input_amount * fee_numerator, FEE_ONE)
         offered = input_amount - fee
         net, gross_out, sqrt_price = self._output_for(a_to_b, offered, partial_fill)
         if net < offered:
             kept = FEE_ONE - self._fee_numerator(a_to_b, elapsed, net=net)
             fee = ceil_div(net * FEE_ONE, kept) - net
-        return self._exchanged(a_to_b, net, gross_out, fee, sqrt_price)
+        return self._exchanged(a_to_b, net, gross_out, fee, False, sqrt_price)
 
     def _buy(self, a_to_b: bool, output_amount: int, clock: Clock) -> CurveSwap:
         elapsed = self._elapsed(clock)
@@ -405,11 +406,11 @@ class MeteoraDammV2Pool:
             kept = FEE_ONE - self._fee_numerator(a_to_b, elapsed, gross=0)
             gross_out = ceil_div(output_amount * FEE_ONE, kept)
             net, sqrt_price = self._input_for(a_to_b, gross_out)
-            return self._exchanged(a_to_b, net, gross_out, gross_out - output_amount, sqrt_price)
+            return self._exchanged(a_to_b, net, gross_out, gross_out - output_amount, True, sqrt_price)
         net, sqrt_price = self._input_for(a_to_b, output_amount)
         kept = FEE_ONE - self._fee_numerator(a_to_b, elapsed, net=net)
         fee = ceil_div(net * FEE_ONE, kept) - net
-        return self._exchanged(a_to_b, net, output_amount, fee, sqrt_price)
+        return self._exchanged(a_to_b, net, output_amount, fee, False, sqrt_price)
 
     def _output_for(self, a_to_b: bool, net: int, partial_fill: bool) -> tuple[int, int, int]:
         """Return how much of an input the curve takes, the output, and the square-root price after.
@@ -474,12 +475,14 @@ class MeteoraDammV2Pool:
             return ceil_div(self.liquidity * (before - after), before * after)
         return ceil_div(self.liquidity * (after - before), 1 << 128)
 
-    def _exchanged(self, a_to_b: bool, net: int, gross_out: int, fee: int, sqrt_price: int) -> CurveSwap:
+    def _exchanged(
+        self, a_to_b: bool, net: int, gross_out: int, fee: int, fee_on_output: bool, sqrt_price: int
+    ) -> CurveSwap:
         """Return the swap whose input without a fee is `net`, whose output with one `gross_out`.
 
         Raises SwapError.
         """
-        if self._fee_on_output(a_to_b):
+        if fee_on_output:
             input_amount, output_amount = net, gross_out - fee
         else:
             input_amount, output_amount = net + fee, gross_out
@@ -492,11 +495,19 @@ class MeteoraDammV2Pool:
         if input_amount > U64_MAX or after_a > U64_MAX or after_b > U64_MAX:
             raise SwapError(SwapRefusal.OVERFLOW, "cannot hold so much of the input token")
         return CurveSwap(
-            input_amount, output_amount, fee, protocol_fee, compounding_fee, after_a, after_b, sqrt_price
+            input_amount,
+            output_amount,
+            fee,
+            fee_on_output,
+            protocol_fee,
+            compounding_fee,
+            after_a,
+            after_b,
+            sqrt_price,
         )
 
     def _quoted(self, a_to_b: bool, swap: CurveSwap) -> SwapQuote:
-        input_amount, output_amount, fee, _, _, after_a, after_b, sqrt_price = swap
+        input_amount, output_amount, fee, fee_on_output, _, _, after_a, after_b, sqrt_price = swap
         # Both prices of a in b, times the same.
         if self.collect_fee_mode is CollectFeeMode.COMPOUNDING:
             before, after = self.token_b_amount * after_a, after_b * self.token_a_amount
@@ -504,29 +515,27 @@ class MeteoraDammV2Pool:
             before, after = self.sqrt_price * self.sqrt_price, sqrt_price * sqrt_price
         if not a_to_b:
             before, after = after, before
-        on_output = self._fee_on_output(a_to_b)
         return SwapQuote(
             input_amount,
             output_amount,
             fee,
-            FeeSide.OUTPUT if on_output else FeeSide.INPUT,
-            parts_per_million(fee, output_amount + fee if on_output else input_amount),
+            FeeSide.OUTPUT if fee_on_output else FeeSide.INPUT,
+            parts_per_million(fee, output_amount + fee if fee_on_output else input_amount),
             parts_per_million(before - after, before),
         )
 
     def _swapped(self, a_to_b: bool, swap: CurveSwap, clock: Clock) -> Swap:
-        input_amount, output_amount, fee, protocol_fee, compounding_fee, after_a, after_b, sqrt_price = swap
+        sqrt_price, after_a, after_b = swap.sqrt_price, swap.token_a_amount, swap.token_b_amount
         if self.collect_fee_mode is CollectFeeMode.COMPOUNDING:
             sqrt_price = isqrt((after_b << 128) // after_a)
         dynamic_fee = self.dynamic_fee
         if dynamic_fee is not None:
             dynamic_fee = dynamic_fee.after_swap(self.sqrt_price, sqrt_price, clock.unix_timestamp)
-        lp_fee = fee - protocol_fee
-        claiming_fee = lp_fee - compounding_fee
+        protocol_fee, lp_fee = swap.protocol_fee, swap.fee - swap.protocol_fee
+        claiming_fee = lp_fee - swap.compounding_fee
         per_liquidity = (claiming_fee << 128) // self.liquidity if self.liquidity else 0
-        fee_on_output = self._fee_on_output(a_to_b)
         # Only where the output is taken as it comes can the fee be in token a.
-        in_a = fee_on_output and not a_to_b
+        in_a = swap.fee_on_output and not a_to_b
         # By position, as names take half as long again.
         after = MeteoraDammV2Pool(
             after_a,
@@ -551,8 +560,8 @@ class MeteoraDammV2Pool:
             self.lp_a_fee + (lp_fee if in_a else 0),
             self.fee_a_per_liquidity + (per_liquidity if in_a else 0),
         )
-        fee_side = FeeSide.OUTPUT if fee_on_output else FeeSide.INPUT
-        return Swap(input_amount, output_amount, fee, fee_side, after)
+        fee_side = FeeSide.OUTPUT if swap.fee_on_output else FeeSide.INPUT
+        return Swap(swap.input_amount, swap.output_amount, swap.fee, fee_side, after)
 
 
 def _power_q64(base: int, exponent: int) -> int:

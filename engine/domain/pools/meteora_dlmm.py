@@ -117,7 +117,8 @@ class FeeParameters:
         """Return the fee per 10**9."""
         base: int = self.base_factor * bin_step * 10 * 10**self.base_fee_power_factor
         moved = volatility_accumulator * bin_step
-        return min(base + ceil_div(self.variable_fee_control * moved * moved, 100_000_000_000), _MAX_FEE)
+        fee = base + ceil_div(self.variable_fee_control * moved * moved, 100_000_000_000)
+        return fee if fee < _MAX_FEE else _MAX_FEE
 
 
 @frozen
@@ -336,7 +337,8 @@ class MeteoraDlmmPool:
                 if not left:
                     return
                 left -= 1
-                yield at, one, min(reference + abs(index_reference - one.bin_id) * _BPS_ONE, most)
+                accumulator = reference + abs(index_reference - one.bin_id) * _BPS_ONE
+                yield at, one, accumulator if accumulator < most else most
 
     def _quoted(self, a_to_b: bool, swap: CurveSwap) -> SwapQuote:
         input_amount, output_amount, fee, _, _, end_id, _, _ = swap

@@ -146,6 +146,8 @@ class RaydiumAmmV4Pool:
         swap = swap_base_in(
             input_amount, reserve_in, reserve_out, self.swap_fee_numerator, self.swap_fee_denominator
         )
+        if swap.output_amount <= 0:
+            raise SwapError(SwapRefusal.ZERO_OUTPUT, "gives nothing for so little")
         return self._checked(a_to_b, swap)
 
     def _buy(self, a_to_b: bool, output_amount: int, clock: Clock) -> CurveSwap:
@@ -159,8 +161,6 @@ class RaydiumAmmV4Pool:
         return self._checked(a_to_b, swap)
 
     def _checked(self, a_to_b: bool, swap: CurveSwap) -> CurveSwap:
-        if swap.output_amount <= 0:
-            raise SwapError(SwapRefusal.ZERO_OUTPUT, "gives nothing for so little")
         if (self.coin_vault if a_to_b else self.pc_vault) + swap.input_amount > U64_MAX:
             raise SwapError(SwapRefusal.OVERFLOW, "cannot hold so much of the input token")
         return swap

@@ -146,14 +146,15 @@ def swap_step(
         usable = _u64(ceil_div(remaining * RATE_ONE, RATE_ONE - fee_rate))
     amount_in, amount_out = _amounts(sqrt_price, target, liquidity, zero_for_one)
     # A target that is more than 64 bits away counts as out of reach.
-    if max(amount_in, amount_out) <= U64_MAX and usable >= (amount_in if exact_in else amount_out):
+    if usable >= (amount_in if exact_in else amount_out) and amount_in <= U64_MAX and amount_out <= U64_MAX:
         reached = target
     else:
         reached = _price_after(sqrt_price, liquidity, usable, exact_in, zero_for_one)
         if reached < target if zero_for_one else reached > target:
             raise SwapError(SwapRefusal.OVERFLOW, "cannot reckon with so large an amount")
         amount_in, amount_out = _amounts(sqrt_price, reached, liquidity, zero_for_one)
-        _u64(max(amount_in, amount_out))
+        if amount_in > U64_MAX or amount_out > U64_MAX:
+            raise SwapError(SwapRefusal.OVERFLOW, "cannot reckon with so large an amount")
     if fee_on_input:
         if exact_in and reached != target:
             # Includes what rounding left over.
@@ -367,7 +368,7 @@ class RaydiumClmmPool:
             return
         fee_on_input = self._fee_on_input(a_to_b)
         # Reckoned once a fee and scaled, which halves the time for a pool with many ticks.
-        fee_rate, unit = 0, liquidity_segment(1.0, 1.0)
+        fee_rate, scale, slope = -1, 1.0, 1.0
         start = _Q64 / self.sqrt_price if a_to_b else self.sqrt_price / _Q64
         for stretch in self._stretches(a_to_b, self._dynamic_fee_at(clock)):
             end = _Q64 / stretch.end if a_to_b else stretch.end / _Q64
@@ -375,13 +376,13 @@ class RaydiumClmmPool:
                 if fee_rate != stretch.fee_rate:
                     fee_rate = stretch.fee_rate
                     kept = 1 - fee_rate / RATE_ONE
-                    unit = liquidity_segment(
+                    scale, _, slope, _ = liquidity_segment(
                         1.0,
                         1.0,
                         input_kept=kept if fee_on_input else 1.0,
                         output_kept=1.0 if fee_on_input else kept,
                     )
-                yield Segment(start * unit.start, end * unit.start, stretch.liquidity * unit.slope)
+                yield Segment(start * scale, end * scale, stretch.liquidity * slope)
             start = end
 
     def _spend(self, a_to_b: bool, input_amount: int, clock: Clock) -> CurveSwap:

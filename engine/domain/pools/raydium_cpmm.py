@@ -126,6 +126,8 @@ def _input_rate(rates: Rates) -> int:
 
 def _split_input_fee(fee: int, rates: Rates) -> tuple[int, int]:
     """Return the trade and the creator part of a fee taken from the input at the sum of both rates."""
+    if rates.creator == 0 < rates.trade:
+        return fee, 0
     total_rate = _input_rate(rates)
     if total_rate == 0:
         # The program divides by the sum of the rates, and fails where it is zero.
@@ -241,9 +243,10 @@ class RaydiumCpmmPool:
             raise SwapError(SwapRefusal.ZERO_AMOUNT, "was offered nothing")
         reserve_in, reserve_out = self._reserves(a_to_b)
         on_input = self._creator_fee_on_input(a_to_b)
-        return self._checked(
-            a_to_b, swap_base_input(input_amount, reserve_in, reserve_out, self.rates, on_input)
-        )
+        swap = swap_base_input(input_amount, reserve_in, reserve_out, self.rates, on_input)
+        if swap.output_amount <= 0:
+            raise SwapError(SwapRefusal.ZERO_OUTPUT, "gives nothing for so little")
+        return self._checked(a_to_b, swap)
 
     def _buy(self, a_to_b: bool, output_amount: int, clock: Clock) -> CurveSwap:
         self._check_open(clock)
@@ -256,22 +259,22 @@ class RaydiumCpmmPool:
         )
 
     def _checked(self, a_to_b: bool, swap: CurveSwap) -> CurveSwap:
-        if swap.output_amount <= 0:
-            raise SwapError(SwapRefusal.ZERO_OUTPUT, "gives nothing for so little")
         if (self.vault_0 if a_to_b else self.vault_1) + swap.input_amount > U64_MAX:
             raise SwapError(SwapRefusal.OVERFLOW, "cannot hold so much of the input token")
         return swap
 
     def _quoted(self, a_to_b: bool, swap: CurveSwap) -> SwapQuote:
         paid, given, trade_fee, protocol_fee, fund_fee, creator_fee, after_in, after_out = swap
-        before_in, before_out = self._reserves(a_to_b)
+        # A creator fee on the output is out of what is given already; a quote tells one leg's fee.
+        on_input = self._creator_fee_on_input(a_to_b)
+        fee = trade_fee + creator_fee if on_input else trade_fee
+        before_in = after_in - paid + fee
+        before_out = after_out + given if on_input else after_out + given + creator_fee
         # What of the trade fee others get lies in the vault, but is not traded with.
         after_in += trade_fee - protocol_fee - fund_fee
         if after_in <= 0 or after_out <= 0:  # as rates of more than 100 % leave it
             raise SwapError(SwapRefusal.INSUFFICIENT_LIQUIDITY, "is empty")
         before = after_in * before_out
-        # A creator fee on the output is out of what is given already; a quote tells one leg's fee.
-        fee = trade_fee + creator_fee if self._creator_fee_on_input(a_to_b) else trade_fee
         return SwapQuote(
             paid,
             given,

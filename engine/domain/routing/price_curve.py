@@ -150,6 +150,10 @@ class PriceCurve:
 
     def _lay_out(self) -> None:
         """Cut the curve at every price where something changes."""
+        if len(self._segments) == 1:
+            # All of most pools, and most orders need no more of the others.
+            self._lay_out_one(*self._segments[0])
+            return
         changes: list[Breakpoint] = []
         for start, end, slope, jump in self._segments:
             if jump:
@@ -190,3 +194,24 @@ class PriceCurve:
         self._inputs.append(inf if slope else taken + jump)
         self._outputs.append(given + (jump / last + slope) / last)
         self.best_price = self._prices[0]
+
+    def _lay_out_one(self, start: float, end: float, slope: float, jump: float) -> None:
+        if jump:
+            self._prices, self._slopes, self._jumps = [start], [0.0], [jump]
+            self._inputs, self._outputs = [0.0, jump], [0.0, jump / start / start]
+            self.breakpoints = [(start, 0.0, jump)]
+        elif end == inf:
+            self.depth = slope / start
+            self._prices, self._slopes, self._jumps = [start], [slope], [0.0]
+            self._inputs, self._outputs = [0.0, inf if slope else 0.0], [0.0, self.depth]
+            self.breakpoints = [(start, slope, 0.0)]
+        elif end > start:
+            self.depth = slope / start
+            taken = slope * (end - start)
+            given = taken / (start * end)
+            self._prices, self._slopes, self._jumps = [start, end], [slope, 0.0], [0.0, 0.0]
+            self._inputs, self._outputs = [0.0, taken, taken], [0.0, given, given]
+            self.breakpoints = [(start, slope, 0.0), (end, -slope, 0.0)]
+        else:
+            return
+        self.best_price = start
