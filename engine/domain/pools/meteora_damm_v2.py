@@ -17,9 +17,10 @@ from typing import Final, NamedTuple
 
 from engine.domain.frozen import frozen
 from engine.domain.pools.pool import (
+    FEE_ON_INPUT,
+    FEE_ON_OUTPUT,
     U64_MAX,
     Clock,
-    FeeSide,
     Segment,
     Swap,
     SwapError,
@@ -51,6 +52,10 @@ class CollectFeeMode(IntEnum):
     """Token b; constant product."""
 
 
+_OUTPUT: Final = CollectFeeMode.OUTPUT
+_COMPOUNDING: Final = CollectFeeMode.COMPOUNDING
+
+
 class BaseFeeMode(IntEnum):
     """How the base fee changes over time; the program has more modes, for other pools."""
 
@@ -63,6 +68,9 @@ class ActivationType(IntEnum):
 
     SLOT = 0
     TIMESTAMP = 1
+
+
+_SLOT: Final = ActivationType.SLOT
 
 
 @frozen
@@ -299,7 +307,7 @@ class MeteoraDammV2Pool:
 
     def price(self, a_to_b: bool) -> tuple[int, int]:
         """Return base units of output per base unit of input, before fees: numerator and denominator."""
-        if self.collect_fee_mode is CollectFeeMode.COMPOUNDING:
+        if self.collect_fee_mode is _COMPOUNDING:
             price = (self.token_b_amount, self.token_a_amount)
         else:
             price = (self.sqrt_price * self.sqrt_price, 1 << 128)
@@ -314,7 +322,7 @@ class MeteoraDammV2Pool:
             elapsed = self._elapsed(clock)
         except SwapError:
             return
-        if self.collect_fee_mode is CollectFeeMode.COMPOUNDING:
+        if self.collect_fee_mode is _COMPOUNDING:
             kept = 1 - self._fee_numerator(a_to_b, elapsed, gross=0) / FEE_ONE
             if a_to_b:
                 yield constant_product_segment(self.token_a_amount, self.token_b_amount, 1.0, kept)
@@ -351,10 +359,10 @@ class MeteoraDammV2Pool:
         """Return slots or seconds since the pool opened. Raises SwapError where it does not trade."""
         if not self.enabled:
             raise SwapError(SwapRefusal.DISABLED, "has swaps switched off")
-        now = clock.slot if self.activation_type is ActivationType.SLOT else clock.unix_timestamp
+        now = clock.slot if self.activation_type is _SLOT else clock.unix_timestamp
         if now < self.activation_point:
             raise SwapError(SwapRefusal.NOT_OPEN, "has not opened yet")
-        if self.collect_fee_mode is CollectFeeMode.COMPOUNDING:
+        if self.collect_fee_mode is _COMPOUNDING:
             empty = self.token_a_amount <= 0 or self.token_b_amount <= 0
         else:
             empty = self.liquidity <= 0
@@ -363,7 +371,7 @@ class MeteoraDammV2Pool:
         return now - self.activation_point
 
     def _fee_on_output(self, a_to_b: bool) -> bool:
-        return a_to_b or self.collect_fee_mode is CollectFeeMode.OUTPUT
+        return a_to_b or self.collect_fee_mode is _OUTPUT
 
     def _fee_numerator(self, a_to_b: bool, elapsed: int, *, gross: int = 0, net: int = 0) -> int:
         """Return the whole fee per 10**9 for an input with the fee (gross) or without it (net)."""
@@ -417,7 +425,7 @@ class MeteoraDammV2Pool:
 
         The last is 0 in a compounding pool, where the fee has a part in it. Raises SwapError.
         """
-        if self.collect_fee_mode is CollectFeeMode.COMPOUNDING:
+        if self.collect_fee_mode is _COMPOUNDING:
             amount_a, amount_b = self.token_a_amount, self.token_b_amount
             if a_to_b:
                 return net, net * amount_b // (amount_a + net), 0
@@ -446,7 +454,7 @@ class MeteoraDammV2Pool:
 
         Raises SwapError.
         """
-        if self.collect_fee_mode is CollectFeeMode.COMPOUNDING:
+        if self.collect_fee_mode is _COMPOUNDING:
             amounts = self.token_a_amount, self.token_b_amount
             reserve_in, reserve_out = amounts if a_to_b else amounts[::-1]
             if gross_out >= reserve_out:
@@ -509,7 +517,7 @@ class MeteoraDammV2Pool:
     def _quoted(self, a_to_b: bool, swap: CurveSwap) -> SwapQuote:
         input_amount, output_amount, fee, fee_on_output, _, _, after_a, after_b, sqrt_price = swap
         # Both prices of a in b, times the same.
-        if self.collect_fee_mode is CollectFeeMode.COMPOUNDING:
+        if self.collect_fee_mode is _COMPOUNDING:
             before, after = self.token_b_amount * after_a, after_b * self.token_a_amount
         else:
             before, after = self.sqrt_price * self.sqrt_price, sqrt_price * sqrt_price
@@ -519,14 +527,14 @@ class MeteoraDammV2Pool:
             input_amount,
             output_amount,
             fee,
-            FeeSide.OUTPUT if fee_on_output else FeeSide.INPUT,
+            FEE_ON_OUTPUT if fee_on_output else FEE_ON_INPUT,
             parts_per_million(fee, output_amount + fee if fee_on_output else input_amount),
             parts_per_million(before - after, before),
         )
 
     def _swapped(self, a_to_b: bool, swap: CurveSwap, clock: Clock) -> Swap:
         sqrt_price, after_a, after_b = swap.sqrt_price, swap.token_a_amount, swap.token_b_amount
-        if self.collect_fee_mode is CollectFeeMode.COMPOUNDING:
+        if self.collect_fee_mode is _COMPOUNDING:
             sqrt_price = isqrt((after_b << 128) // after_a)
         dynamic_fee = self.dynamic_fee
         if dynamic_fee is not None:
@@ -560,7 +568,7 @@ class MeteoraDammV2Pool:
             self.lp_a_fee + (lp_fee if in_a else 0),
             self.fee_a_per_liquidity + (per_liquidity if in_a else 0),
         )
-        fee_side = FeeSide.OUTPUT if swap.fee_on_output else FeeSide.INPUT
+        fee_side = FEE_ON_OUTPUT if swap.fee_on_output else FEE_ON_INPUT
         return Swap(swap.input_amount, swap.output_amount, swap.fee, fee_side, after)
 
 

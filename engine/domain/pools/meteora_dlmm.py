@@ -20,9 +20,10 @@ from typing import Final, NamedTuple
 
 from engine.domain.frozen import frozen
 from engine.domain.pools.pool import (
+    FEE_ON_INPUT,
+    FEE_ON_OUTPUT,
     U64_MAX,
     Clock,
-    FeeSide,
     Segment,
     Swap,
     SwapError,
@@ -50,11 +51,17 @@ class CollectFeeMode(IntEnum):
     """The output of x to y, the input of y to x."""
 
 
+_INPUT: Final = CollectFeeMode.INPUT
+
+
 class ActivationType(IntEnum):
     """What activation_point counts."""
 
     SLOT = 0
     TIMESTAMP = 1
+
+
+_SLOT: Final = ActivationType.SLOT
 
 
 # The few bins that a price moves through are asked for again and again; reckoning one takes 3 us.
@@ -301,12 +308,12 @@ class MeteoraDlmmPool:
     def _check_open(self, clock: Clock) -> None:
         if not self.enabled:
             raise SwapError(SwapRefusal.DISABLED, "has swaps switched off")
-        now = clock.slot if self.activation_type is ActivationType.SLOT else clock.unix_timestamp
+        now = clock.slot if self.activation_type is _SLOT else clock.unix_timestamp
         if now < self.activation_point:
             raise SwapError(SwapRefusal.NOT_OPEN, "has not opened yet")
 
     def _fee_on_input(self, a_to_b: bool) -> bool:
-        return not a_to_b or self.parameters.collect_fee_mode is CollectFeeMode.INPUT
+        return not a_to_b or self.parameters.collect_fee_mode is _INPUT
 
     def _references(self, clock: Clock) -> tuple[int, int]:
         """Return the volatility reference and the reference bin as a swap at this time finds them."""
@@ -353,7 +360,7 @@ class MeteoraDlmmPool:
             input_amount,
             output_amount,
             fee,
-            FeeSide.INPUT if on_input else FeeSide.OUTPUT,
+            FEE_ON_INPUT if on_input else FEE_ON_OUTPUT,
             parts_per_million(fee, input_amount if on_input else output_amount + fee),
             price_impact_ppm,
         )
@@ -384,7 +391,7 @@ class MeteoraDlmmPool:
             enabled=self.enabled,
             max_bins=self.max_bins,
         )
-        fee_side = FeeSide.INPUT if fee_on_input else FeeSide.OUTPUT
+        fee_side = FEE_ON_INPUT if fee_on_input else FEE_ON_OUTPUT
         return Swap(swap.input_amount, swap.output_amount, swap.fee, fee_side, after)
 
 

@@ -24,6 +24,12 @@ class FeeSide(StrEnum):
     OUTPUT = "output"
 
 
+FEE_ON_INPUT: Final = FeeSide.INPUT
+FEE_ON_OUTPUT: Final = FeeSide.OUTPUT
+"""By themselves, as what quotes look at of other enums is too: in its class a member takes 0.1 us to look up,
+in Python 3.11, and a quote asks for up to six of them."""
+
+
 class SwapRefusal(StrEnum):
     """Why a program would refuse a swap. Its venue knows the error code."""
 
@@ -95,7 +101,7 @@ class Swap:
     @property
     def fee_ppm(self) -> int:
         """The fee in millionths of the leg it is taken from, rounded up."""
-        gross = self.input_amount if self.fee_side is FeeSide.INPUT else self.output_amount + self.fee_amount
+        gross = self.input_amount if self.fee_side is FEE_ON_INPUT else self.output_amount + self.fee_amount
         return parts_per_million(self.fee_amount, gross)
 
 

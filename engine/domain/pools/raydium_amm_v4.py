@@ -12,9 +12,9 @@ from typing import Final, NamedTuple
 
 from engine.domain.frozen import frozen
 from engine.domain.pools.pool import (
+    FEE_ON_INPUT,
     U64_MAX,
     Clock,
-    FeeSide,
     Segment,
     Swap,
     SwapError,
@@ -173,7 +173,7 @@ class RaydiumAmmV4Pool:
             input_amount,
             output_amount,
             fee,
-            FeeSide.INPUT,
+            FEE_ON_INPUT,
             parts_per_million(fee, input_amount),
             parts_per_million(before - after, before),
         )
@@ -195,4 +195,4 @@ class RaydiumAmmV4Pool:
             AmmStatus.SWAP_ONLY if waiting else self.status,
             self.pool_open_time,
         )
-        return Swap(swap.input_amount, swap.output_amount, swap.fee, FeeSide.INPUT, after)
+        return Swap(swap.input_amount, swap.output_amount, swap.fee, FEE_ON_INPUT, after)

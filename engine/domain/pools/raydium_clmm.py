@@ -20,9 +20,10 @@ from typing import Final, NamedTuple
 
 from engine.domain.frozen import frozen
 from engine.domain.pools.pool import (
+    FEE_ON_INPUT,
+    FEE_ON_OUTPUT,
     U64_MAX,
     Clock,
-    FeeSide,
     Segment,
     Swap,
     SwapError,
@@ -211,6 +212,10 @@ class FeeOn(IntEnum):
     INPUT = 0
     ONLY_TOKEN_0 = 1
     ONLY_TOKEN_1 = 2
+
+
+_INPUT: Final = FeeOn.INPUT
+_ONLY_TOKEN_0: Final = FeeOn.ONLY_TOKEN_0
 
 
 @frozen
@@ -465,7 +470,7 @@ class RaydiumClmmPool:
             input_amount,
             output_amount,
             fee,
-            FeeSide.INPUT if on_input else FeeSide.OUTPUT,
+            FEE_ON_INPUT if on_input else FEE_ON_OUTPUT,
             parts_per_million(fee, input_amount if on_input else output_amount + fee),
             parts_per_million(before - after, before),
         )
@@ -505,7 +510,7 @@ class RaydiumClmmPool:
             fund_fees_0=self.fund_fees_0 + (fund_fees if fee_in_0 else 0),
             fund_fees_1=self.fund_fees_1 + (0 if fee_in_0 else fund_fees),
         )
-        fee_side = FeeSide.INPUT if fee_on_input else FeeSide.OUTPUT
+        fee_side = FEE_ON_INPUT if fee_on_input else FEE_ON_OUTPUT
         return Swap(swap.input_amount, swap.output_amount, swap.fee, fee_side, after)
 
     def _stretches(self, zero_for_one: bool, dynamic_fee: DynamicFee | None) -> Iterator[_Stretch]:
@@ -571,7 +576,7 @@ class RaydiumClmmPool:
         return self.dynamic_fee.referred(self.tick_current // self.tick_spacing, clock.unix_timestamp)
 
     def _fee_on_input(self, a_to_b: bool) -> bool:
-        return self.fee_on is FeeOn.INPUT or a_to_b is (self.fee_on is FeeOn.ONLY_TOKEN_0)
+        return self.fee_on is _INPUT or a_to_b is (self.fee_on is _ONLY_TOKEN_0)
 
     def _check_open(self, clock: Clock) -> None:
         if self.status & SWAP_DISABLED:

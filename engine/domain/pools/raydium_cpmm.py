@@ -12,9 +12,9 @@ from typing import Final, NamedTuple
 
 from engine.domain.frozen import frozen
 from engine.domain.pools.pool import (
+    FEE_ON_INPUT,
     U64_MAX,
     Clock,
-    FeeSide,
     Segment,
     Swap,
     SwapError,
@@ -38,6 +38,10 @@ class CreatorFeeOn(IntEnum):
     INPUT = 0
     ONLY_TOKEN_0 = 1
     ONLY_TOKEN_1 = 2
+
+
+_INPUT: Final = CreatorFeeOn.INPUT
+_ONLY_TOKEN_0: Final = CreatorFeeOn.ONLY_TOKEN_0
 
 
 @frozen
@@ -227,9 +231,9 @@ class RaydiumCpmmPool:
         return (reserve_0, reserve_1) if a_to_b else (reserve_1, reserve_0)
 
     def _creator_fee_on_input(self, a_to_b: bool) -> bool:
-        if self.creator_fee_on is CreatorFeeOn.INPUT:
+        if self.creator_fee_on is _INPUT:
             return True
-        return a_to_b is (self.creator_fee_on is CreatorFeeOn.ONLY_TOKEN_0)
+        return a_to_b is (self.creator_fee_on is _ONLY_TOKEN_0)
 
     def _check_open(self, clock: Clock) -> None:
         if self.status & SWAP_DISABLED:
@@ -279,7 +283,7 @@ class RaydiumCpmmPool:
             paid,
             given,
             fee,
-            FeeSide.INPUT,
+            FEE_ON_INPUT,
             parts_per_million(fee, paid),
             parts_per_million(before - before_in * after_out, before),
         )
@@ -310,4 +314,4 @@ class RaydiumCpmmPool:
         )
         # A creator fee on the output is out of output_amount already; a swap tells one leg's fee.
         fee_amount = swap.trade_fee + (swap.creator_fee if on_input else 0)
-        return Swap(swap.input_amount, swap.output_amount, fee_amount, FeeSide.INPUT, after)
+        return Swap(swap.input_amount, swap.output_amount, fee_amount, FEE_ON_INPUT, after)

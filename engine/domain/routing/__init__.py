@@ -12,6 +12,9 @@
 
 Amounts are what the pools' exact curves say. Floating point decides where to look and never what a route
 promises; and it says how far from the best a route can be at most, to a part in 10**12.
+
+Files name Side.SELL once for themselves, as pools do with other enums: looked up in its class it takes
+0.1 us, in Python 3.11, and a small order asks for it 23 times.
 """
 
 from engine.domain.routing.bound import REACH, price_bound

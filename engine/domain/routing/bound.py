@@ -20,6 +20,7 @@ from engine.domain.routing.offer import PoolOffer
 from engine.domain.routing.sweep import marginal_price
 from engine.domain.routing.two_hops import Detour
 
+_SELL: Final = Side.SELL
 REACH: Final = 2
 """Up to how many times the amount the bound holds: orders between two powers of two are looked for together.
 Where a fee falls along the way a pool's best price may come late, and a curve tells no more than was read of
@@ -53,7 +54,7 @@ def price_bound(
 
 def _bound_by_way_of(detour: Detour, side: Side, amount: int, most: int) -> float:
     clock = detour.clock
-    if side is Side.SELL:
+    if side is _SELL:
         first = _bound(side, amount, most, detour.first, clock)
         if not first:
             return 0.0
@@ -92,7 +93,7 @@ def _bound(
     # The dual holds at every price; it is least at that of the amount, or of nearly all that the pools hold.
     price = marginal_price(curves, asked, side) or best
     gained = sum([curve.gain(price) for curve in curves]) / least
-    if side is Side.SELL:
+    if side is _SELL:
         return (taken / least / (price * price) + gained) * (1 + _ROUNDING)
     # What is left of the output may be little, so the error is one of the output.
     worst, best = price * price * (1 - _ROUNDING - gained), best * best

@@ -17,6 +17,7 @@ from engine.domain.routing.split import choose_pools, net, share_out
 from engine.domain.routing.sweep import least_input, marginal_price, most_output
 from engine.domain.routing.two_hops import Detour, by_way_of, could_beat
 
+_SELL: Final = Side.SELL
 _PPM_ONE: Final = 1_000_000
 _NO_LIMITS: Final = Limits()
 
@@ -70,7 +71,7 @@ def direct_route(
     alone = () if best is None else (leg_of_quote(best, side, slippage_bps),)
     if not alone and limits.max_legs < 2:
         return None
-    bound_of = most_output if side is Side.SELL else least_input
+    bound_of = most_output if side is _SELL else least_input
     curves = [offer.curve(clock) for offer in offers]
     for curve in curves:
         # Where a fee falls along the way the best price may come later.
@@ -140,15 +141,15 @@ def _detour(
 
 
 def _behind(side: Side, leg: RouteLeg, bound: int) -> int:
-    return bound - leg.output_amount if side is Side.SELL else leg.input_amount - bound
+    return bound - leg.output_amount if side is _SELL else leg.input_amount - bound
 
 
 def _net(leg: RouteLeg, side: Side) -> int:
-    return leg.output_amount if side is Side.SELL else -leg.input_amount
+    return leg.output_amount if side is _SELL else -leg.input_amount
 
 
 def _ahead(side: Side, one: Route, other: Route) -> int:
-    if side is Side.SELL:
+    if side is _SELL:
         return one.output_amount - other.output_amount
     return other.input_amount - one.input_amount
 
@@ -156,7 +157,7 @@ def _ahead(side: Side, one: Route, other: Route) -> int:
 def _other(side: Side, route: Route | None) -> int | None:
     if route is None:
         return None
-    return route.output_amount if side is Side.SELL else route.input_amount
+    return route.output_amount if side is _SELL else route.input_amount
 
 
 def _rank(offer: Quote) -> tuple[bool, int, int, str, str]:
@@ -195,7 +196,7 @@ def _why_detour(spec: OrderSpec, route: Route, direct: Route | None) -> str:
     if direct is None:
         return f"{does}; no pool can fill the order directly"
     ahead = _bps(_ahead_ppm(spec.side, route, direct))
-    return f"{does}, {ahead} {'more' if spec.side is Side.SELL else 'less'} than directly"
+    return f"{does}, {ahead} {'more' if spec.side is _SELL else 'less'} than directly"
 
 
 def _compared(spec: OrderSpec, best: Quote | Route, second: Quote, what: str) -> str:
@@ -203,20 +204,20 @@ def _compared(spec: OrderSpec, best: Quote | Route, second: Quote, what: str) ->
     rival = f"{what}, {second.venue} pool {_short(second.pool)}"
     if ahead_ppm == 0:
         return f"as good as {rival}"
-    return f"{_bps(ahead_ppm)} {'more' if spec.side is Side.SELL else 'less'} than {rival}"
+    return f"{_bps(ahead_ppm)} {'more' if spec.side is _SELL else 'less'} than {rival}"
 
 
 def _does(spec: OrderSpec, offered: Quote | Route) -> str:
-    if spec.side is Side.SELL:
+    if spec.side is _SELL:
         token, amount = spec.output_token, offered.output_amount
     else:
         token, amount = spec.input_token, offered.input_amount
     assert amount is not None
-    return f"{'gives' if spec.side is Side.SELL else 'asks'} {format_amount(amount, token)} {token.symbol}"
+    return f"{'gives' if spec.side is _SELL else 'asks'} {format_amount(amount, token)} {token.symbol}"
 
 
 def _ahead_ppm(side: Side, best: Quote | Route, second: Quote | Route) -> int:
-    if side is Side.SELL:
+    if side is _SELL:
         assert best.output_amount is not None
         assert second.output_amount is not None
         return (best.output_amount - second.output_amount) * _PPM_ONE // second.output_amount

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import field
+from typing import Final
 
 from engine.domain.frozen import frozen
 from engine.domain.order import Quote, Side
 from engine.domain.pools.pool import Clock, Pool, SwapError
 from engine.domain.routing.price_curve import PriceCurve
+
+_SELL: Final = Side.SELL
 
 
 class _Known:
@@ -57,7 +60,7 @@ class PoolOffer:
 def quote(offer: PoolOffer, side: Side, amount: int, clock: Clock) -> Quote:
     """Return what a pool offers for an amount of input (SELL) or output (BUY), or its refusal."""
     pool = offer.pool
-    quote_of = pool.quote_exact_in if side is Side.SELL else pool.quote_exact_out
+    quote_of = pool.quote_exact_in if side is _SELL else pool.quote_exact_out
     try:
         input_amount, output_amount, fee_amount, fee_side, fee_ppm, price_impact_ppm = quote_of(
             offer.a_to_b, amount, clock

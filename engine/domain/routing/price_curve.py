@@ -16,6 +16,9 @@ from typing import Final
 from engine.domain.order import Side
 from engine.domain.pools.pool import Clock, Pool, Segment
 
+_SELL: Final = Side.SELL
+
+
 Breakpoint = tuple[float, float, float]
 """A price, by how much the slope of the input changes there, and what goes in at that very price."""
 
@@ -73,7 +76,7 @@ class PriceCurve:
 
         Return the most that it takes (SELL) or gives (BUY), as far as it has been read.
         """
-        if side is Side.SELL:
+        if side is _SELL:
             if self._inputs[-1] < amount:
                 self._read_on(amount, 0.0)
             return self._inputs[-1]

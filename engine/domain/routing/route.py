@@ -11,6 +11,7 @@ from engine.domain.pools.pool import U64_MAX, SwapQuote, ceil_div
 from engine.domain.routing.offer import PoolOffer
 from engine.domain.tokens import Token
 
+_SELL: Final = Side.SELL
 _BPS_ONE: Final = 10_000
 _PPM_ONE: Final = 1_000_000
 
@@ -20,7 +21,7 @@ def threshold(side: Side, input_amount: int, output_amount: int, slippage_bps: i
 
     Source: Jupiter's otherAmountThreshold, floor(amount * (10^4 -+ bps) / 10^4).
     """
-    if side is Side.SELL:
+    if side is _SELL:
         return output_amount * (_BPS_ONE - slippage_bps) // _BPS_ONE
     # The program takes a u64: more than that nobody can pay anyway.
     return min(input_amount * (_BPS_ONE + slippage_bps) // _BPS_ONE, U64_MAX)
@@ -92,7 +93,7 @@ def one_after_the_other(
     """Return the route of two hops, the first of which guarantees the second what that takes."""
     inputs, outputs = first.input_amount, second.output_amount
     kept = (_PPM_ONE - first.price_impact_ppm) * (_PPM_ONE - second.price_impact_ppm) // _PPM_ONE
-    guaranteed = second if side is Side.SELL else first
+    guaranteed = second if side is _SELL else first
     return Route(
         (first, second),
         inputs,
@@ -111,7 +112,7 @@ def within_limit(route: Route, side: Side, limit_amount: int) -> Route:
     quotes and limit, legs that share the order may lose in proportion; two hops lose it where the order
     leaves the amount open: in the second of a sale, in the first of a purchase.
     """
-    if side is Side.SELL:
+    if side is _SELL:
         if route.threshold_amount >= limit_amount:
             return route
         spare, whole = route.output_amount - limit_amount, route.output_amount
@@ -121,9 +122,9 @@ def within_limit(route: Route, side: Side, limit_amount: int) -> Route:
         spare, whole = limit_amount - route.input_amount, route.input_amount
     legs = list(route.legs)
     if route.middle_token is not None:
-        open_at = 1 if side is Side.SELL else 0
+        open_at = 1 if side is _SELL else 0
         legs[open_at] = replace(legs[open_at], threshold_amount=limit_amount)
-    elif side is Side.SELL:
+    elif side is _SELL:
         legs = [
             replace(leg, threshold_amount=leg.output_amount - spare * leg.output_amount // whole)
             for leg in legs
@@ -141,7 +142,7 @@ def within_limit(route: Route, side: Side, limit_amount: int) -> Route:
 
 def _gap(side: Side, input_amount: int, output_amount: int, bound: int) -> tuple[int, int]:
     """Return how far the route is from the bound, and that in millionths of what is better, rounded up."""
-    if side is Side.SELL:
+    if side is _SELL:
         gap, whole = max(0, bound - output_amount), max(bound, output_amount)
     else:
         gap, whole = max(0, input_amount - bound), input_amount

@@ -21,6 +21,7 @@ from engine.domain.routing.offer import PoolOffer
 from engine.domain.routing.price_curve import PriceCurve
 from engine.domain.routing.sweep import marginal_price, shares
 
+_SELL: Final = Side.SELL
 _MAX_STEPS: Final = 6
 _MAX_ENUMERATED: Final = 8
 """Pools whose combinations are tried one by one: at most 92 of up to three."""
@@ -84,7 +85,7 @@ def share_out(
 
 def net(legs: Sequence[tuple[PoolOffer, SwapQuote]], side: Side) -> int:
     """Return what the legs give together (SELL), or take as a negative number (BUY): more is better."""
-    if side is Side.SELL:
+    if side is _SELL:
         return sum([swap.output_amount for _, swap in legs])
     return -sum([swap.input_amount for _, swap in legs])
 
@@ -93,7 +94,7 @@ def _worth(
     offers: Sequence[PoolOffer], gains: Sequence[float], side: Side, limits: Limits, price: float
 ) -> list[float]:
     """Return what each pool is worth at a price beyond its cost, in base units of what is had or paid."""
-    unit = 1.0 if side is Side.SELL else price * price
+    unit = 1.0 if side is _SELL else price * price
     cost = limits.lamport_price
     return [gain * unit - offer.leg_lamports * cost for gain, offer in zip(gains, offers, strict=True)]
 
@@ -156,7 +157,7 @@ def _best_of_all(
 
 def _value(amount: int, side: Side, price: float, worth: Sequence[float]) -> float:
     """Return what pools come to at the price of their best split; of what is paid, a negative number."""
-    return (amount / (price * price) if side is Side.SELL else -amount * price * price) + sum(worth)
+    return (amount / (price * price) if side is _SELL else -amount * price * price) + sum(worth)
 
 
 def _swaps(
@@ -164,7 +165,7 @@ def _swaps(
 ) -> list[tuple[PoolOffer, SwapQuote]] | None:
     legs = []
     for offer, part in parts:
-        quote_of = offer.pool.quote_exact_in if side is Side.SELL else offer.pool.quote_exact_out
+        quote_of = offer.pool.quote_exact_in if side is _SELL else offer.pool.quote_exact_out
         try:
             swap = quote_of(offer.a_to_b, part, clock)
         except SwapError:
@@ -186,10 +187,10 @@ def _without_waste(
     largest = max(range(len(legs)), key=lambda at: legs[at][1].input_amount)
     parts, saved = [], 0
     for at, (offer, swap) in enumerate(legs):
-        part = swap.input_amount if side is Side.SELL else swap.output_amount
+        part = swap.input_amount if side is _SELL else swap.output_amount
         if at != largest:
             try:
-                if side is Side.SELL:
+                if side is _SELL:
                     enough = offer.pool.quote_exact_out(offer.a_to_b, swap.output_amount, clock).input_amount
                     enough = min(part, enough)
                 else:

@@ -23,6 +23,7 @@ from typing import Final
 from engine.domain.order import Side
 from engine.domain.routing.price_curve import PriceCurve
 
+_SELL: Final = Side.SELL
 _ROUNDING: Final = 1e-12
 """How far floating point may be off, as a part of the result."""
 _LEFT: Final = 1e-9
@@ -39,7 +40,7 @@ def marginal_price(curves: Sequence[PriceCurve], amount: float, side: Side) -> f
         return None
     breakpoints = sorted(chain.from_iterable([curve.breakpoints for curve in curves]))
     price, slope, filled = 1.0, 0.0, 0.0
-    if side is Side.SELL:
+    if side is _SELL:
         for at, change, jump in breakpoints:
             reached = filled + slope * (at - price)
             if reached >= amount:
@@ -97,7 +98,7 @@ def shares(curves: Sequence[PriceCurve], amount: int, side: Side, price: float) 
 
     What rounding leaves over goes to the pool whose price it moves least.
     """
-    if side is Side.SELL:
+    if side is _SELL:
         parts = [floor(curve.input_at(price)) for curve in curves]
         jumps = [curve.jump_at(price) for curve in curves]
     else:

@@ -22,6 +22,7 @@ from engine.domain.routing.route import leg_of_quote, one_after_the_other, thres
 from engine.domain.routing.sweep import least_input, marginal_price, most_output
 from engine.domain.tokens import Token
 
+_SELL: Final = Side.SELL
 _BPS_ONE: Final = 10_000
 _ROUNDING: Final = 1e-12
 """How far floating point may be off, as a part of a price."""
@@ -64,7 +65,7 @@ def could_beat(detour: Detour, side: Side, amount: int, best: int | None, slippa
     price = detour.best_price * (1 + _ROUNDING)
     if best is None or not price:
         return price > 0
-    if side is Side.SELL:
+    if side is _SELL:
         return amount * price * (_BPS_ONE - slippage_bps) > best * _BPS_ONE
     # What a purchase buys of the middle token is rounded down, by less than one unit of it.
     return amount * (_BPS_ONE + slippage_bps) < (best * price + detour.second_price) * _BPS_ONE
@@ -85,7 +86,7 @@ def by_way_of(
     Its gap counts everything in: every split over the pools of either hop and over the direct ones at once.
     """
     clock = detour.clock
-    if side is Side.SELL:
+    if side is _SELL:
         found = _best(detour.first, side, amount, clock, lambda offer: True)
     else:
         found = _best(detour.second, side, amount, clock, lambda offer: True)
@@ -97,7 +98,7 @@ def by_way_of(
     passed_on = threshold(side, quoted.input_amount, quoted.output_amount, slippage_bps)
     if passed_on == 0:
         return None
-    if side is Side.SELL:
+    if side is _SELL:
         other = _best(
             detour.second, side, passed_on, clock, lambda offer: fits((chosen, offer), detour.middle_token)
         )
@@ -107,7 +108,7 @@ def by_way_of(
         )
     if other is None:
         return None
-    first, second = (quoted, other[1]) if side is Side.SELL else (other[1], quoted)
+    first, second = (quoted, other[1]) if side is _SELL else (other[1], quoted)
     first_curves = [offer.curve(clock) for offer in detour.first]
     second_curves = [offer.curve(clock) for offer in detour.second]
     if inf in (min([curve.best_price for curve in curves]) for curves in (first_curves, second_curves)):
@@ -119,7 +120,7 @@ def by_way_of(
         [offer.curve(clock) for offer in direct],
         side,
         amount,
-        quoted.output_amount if side is Side.SELL else quoted.input_amount,
+        quoted.output_amount if side is _SELL else quoted.input_amount,
     )
     return one_after_the_other(
         leg_of_quote(first, side, slippage_bps),
@@ -139,7 +140,7 @@ def _best(
 ) -> tuple[PoolOffer, Quote] | None:
     quoted = [(offer, quote(offer, side, amount, clock)) for offer in offers]
     usable = [(offer, one) for offer, one in quoted if one.refusal is None]
-    if side is Side.SELL:
+    if side is _SELL:
         usable.sort(key=lambda found: -(found[1].output_amount or 0))
     else:
         usable.sort(key=lambda found: found[1].input_amount or 0)
@@ -159,7 +160,7 @@ def _bound(
     The dual again, with a price for the middle token. It holds at any two prices; these are those of the
     best splits of either hop alone.
     """
-    amounts = (amount, middle_amount) if side is Side.SELL else (middle_amount, amount)
+    amounts = (amount, middle_amount) if side is _SELL else (middle_amount, amount)
     first_price, second_price = (
         marginal_price(curves, least, side) or min([curve.best_price for curve in curves])
         for curves, least in zip((first, second), amounts, strict=True)
@@ -168,7 +169,7 @@ def _bound(
         curve.read_for(amount, side)
     first_gains = [curve.gain(first_price) for curve in first]
     directly = [curve.gain(first_price * second_price) for curve in direct]
-    if side is Side.SELL:
+    if side is _SELL:
         middle = most_output(amount, first_price, first_gains)
         for curve in second:
             curve.read_for(middle, side)
