@@ -2,6 +2,7 @@
 
 One core, one thread, nothing else of the engine: pools are made up, seeded. Times are medians
 of problems, each at its best of several rounds; the second table compares what comes out of them.
+The third is of the pools that simnet starts with, in CPU time, and says what each kind of pool takes.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ import argparse
 import random
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from math import isqrt
 from statistics import median, quantiles
 from typing import Final
@@ -26,8 +28,11 @@ from engine.domain.pools.raydium_clmm import RaydiumClmmPool, Tick, sqrt_price_a
 from engine.domain.pools.raydium_cpmm import Rates, RaydiumCpmmPool
 from engine.domain.routing import Limits, PoolOffer, decide, quote
 from engine.domain.routing.choice import direct_route
+from engine.domain.routing.price_curve import PriceCurve
 from engine.domain.routing.sweep import marginal_price, most_output
 from engine.domain.tokens import SOL, USDC
+from simnet.genesis import make_genesis
+from simnet.market import read_pool
 
 NOW: Final = Clock(slot=400_000_000, unix_timestamp=1_750_000_000)
 PRICE: Final = 0.15
@@ -62,6 +67,10 @@ def main() -> None:
         gained.add_row(name, *_gains(problems))
     console.print(times)
     console.print(gained)
+    simnets = _simnet_table()
+    for row, sell, buy in _simnet_rows(_simnet_offers(options.seed), random.Random(options.seed)):
+        simnets.add_row(row, f"{sell:.1f}", f"{buy:.1f}")
+    console.print(simnets)
 
 
 # ---- Times -------------------------------------------------------------------------------------------
@@ -197,6 +206,95 @@ def _output(offer: PoolOffer, amount: int) -> int:
         return offer.pool.swap_exact_in(offer.a_to_b, amount, NOW).output_amount
     except SwapError:
         return -1
+
+
+# ---- What simnet has ---------------------------------------------------------------------------------
+
+
+def _simnet_table() -> Table:
+    table = Table(
+        title="CPU microseconds on simnet's pools for SOL and USDC, 0.01 to 3 SOL",
+        title_justify="left",
+        box=None,
+        header_style="dim",
+    )
+    table.add_column("")
+    for title in ("sell", "buy"):
+        table.add_column(title, justify="right")
+    return table
+
+
+def _simnet_offers(seed: int) -> list[PoolOffer]:
+    genesis = make_genesis(seed)
+    return [
+        PoolOffer(
+            pool.venue.name,
+            pool.venue.kind,
+            pool.name,
+            pool.a_is_base,
+            read_pool(genesis.accounts, pool)[0],
+            leg_lamports=100_000,
+        )
+        for pool in genesis.pools
+        if (pool.base, pool.quote) == (SOL, USDC)
+    ]
+
+
+def _simnet_rows(offers: Sequence[PoolOffer], chance: random.Random) -> Iterator[tuple[str, float, float]]:
+    """Yield what was timed, and how many microseconds it takes selling and buying."""
+    amounts = [int(10 ** chance.uniform(7, 9.5)) for _ in range(100)]
+    specs = {
+        Side.SELL: [OrderSpec(Side.SELL, amount, SOL, USDC) for amount in amounts],
+        Side.BUY: [OrderSpec(Side.BUY, int(amount * PRICE) + 1, SOL, USDC) for amount in amounts],
+    }
+    limits = Limits(max_legs=3, lamport_price=PRICE)
+
+    def decided(spec: OrderSpec, offers: Sequence[PoolOffer]) -> None:
+        decide(spec, 1, NOW.slot, NOW, offers, 50, limits)
+
+    def timed(row: str, part: Part, fresh: Fresh, each: int = 1) -> tuple[str, float, float]:
+        sell, buy = (_cpu_seconds(part, specs[side], fresh) * 1e6 / each for side in (Side.SELL, Side.BUY))
+        return row, sell, buy
+
+    yield timed("decide", decided, lambda: offers)
+    yield timed("decide, first of a slot", decided, lambda: [replace(offer) for offer in offers])
+    for kind in sorted({offer.kind for offer in offers}):
+        some = [offer for offer in offers if offer.kind == kind]
+        for row, part in (("a quote", _quotes), ("a swap", _swaps), ("a slot's curve", _curves)):
+            yield timed(f"{kind}: {row}", part, partial(list, some), len(some))
+
+
+Part = Callable[[OrderSpec, Sequence[PoolOffer]], None]
+Fresh = Callable[[], Sequence[PoolOffer]]
+"""Returns the offers for an order; that is not timed."""
+
+
+def _quotes(spec: OrderSpec, offers: Sequence[PoolOffer]) -> None:
+    for offer in offers:
+        quote(offer, spec.side, spec.amount, NOW)
+
+
+def _swaps(spec: OrderSpec, offers: Sequence[PoolOffer]) -> None:
+    for offer in offers:
+        swap_of = offer.pool.swap_exact_in if spec.sells else offer.pool.swap_exact_out
+        swap_of(offer.a_to_b, spec.amount, NOW)
+
+
+def _curves(spec: OrderSpec, offers: Sequence[PoolOffer]) -> None:
+    for offer in offers:
+        PriceCurve(offer.pool, offer.a_to_b, NOW)
+
+
+def _cpu_seconds(part: Part, specs: Sequence[OrderSpec], fresh: Fresh) -> float:
+    """Return what an order takes, on average of all of them, at the best of several rounds."""
+    best = float("inf")
+    for _ in range(ROUNDS):
+        orders = [(spec, fresh()) for spec in specs]
+        start = time.process_time()
+        for spec, offers in orders:
+            part(spec, offers)
+        best = min(best, time.process_time() - start)
+    return best / len(specs)
 
 
 # ---- Pools -------------------------------------------------------------------------------------------

@@ -7,9 +7,10 @@ import random
 import pytest
 
 from bench import routing
-from bench.routing import _cpmm, _gains, _grid, _mixed, _problem, _times
+from bench.routing import _cpmm, _gains, _grid, _mixed, _problem, _simnet_offers, _simnet_rows, _times
 from engine.domain.order import Side
 from engine.domain.routing.choice import direct_route
+from engine.venues import VENUES
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -50,3 +51,6 @@ def test_every_figure_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
     problems = [_problem([_cpmm(chance) for _ in range(8)], chance) for _ in range(3)]
     assert len(_gains(problems)) == 4
     assert len(_times(problems)) == 5
+    rows = list(_simnet_rows(_simnet_offers(seed=1), chance))
+    assert len(rows) == 2 + 3 * len(VENUES)
+    assert all(sell > 0 and buy > 0 for _, sell, buy in rows)
