@@ -544,7 +544,7 @@ class MeteoraDammV2Pool:
         per_liquidity = (claiming_fee << 128) // self.liquidity if self.liquidity else 0
         # Only where the output is taken as it comes can the fee be in token a.
         in_a = swap.fee_on_output and not a_to_b
-        # By position, as names take half as long again.
+        # By position, as names take twice as long.
         after = MeteoraDammV2Pool(
             after_a,
             after_b,

@@ -162,7 +162,7 @@ class Pool(Protocol):
     """A pool at one moment. Token a is the program's first mint (its token 0, its token A).
 
     A swap answers a new pool; the one it was asked of stays as it was. A quote has the figures of the same
-    swap, or its refusal, and takes a third of the time.
+    swap, or its refusal, and makes no pool: whoever compares pools throws all of those away.
     """
 
     def quote_exact_in(self, a_to_b: bool, input_amount: int, clock: Clock) -> SwapQuote:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
+from engine.domain.frozen import frozen
 from engine.domain.routing.offer import PoolOffer
 from engine.domain.tokens import Token
 
@@ -16,7 +16,7 @@ def _always(legs: Sequence[PoolOffer], middle_token: Token | None) -> bool:
     return True
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Limits:
     """How many legs there may be, and what each but the first has to gain."""
 

@@ -122,9 +122,12 @@ def _choices(worth: Sequence[float], max_legs: int, seen: Collection[int]) -> li
     Likeliest are those that were chosen at some price, then those that are worth most at this one.
     """
     likely = sorted(range(len(worth)), key=lambda at: (at not in seen, -worth[at]))[:_MAX_ENUMERATED]
-    choices = [some for count in range(1, max_legs + 1) for some in combinations(sorted(likely), count)]
-    choices.sort(key=lambda some: sum([worth[at] for at in some]), reverse=True)
-    return choices
+    likely.sort()
+    counts = range(1, max_legs + 1)
+    choices = [some for count in counts for some in combinations(likely, count)]
+    worths = [worth[at] for at in likely]
+    sums = [sum(some) for count in counts for some in combinations(worths, count)]
+    return [choices[at] for at in sorted(range(len(choices)), key=sums.__getitem__, reverse=True)]
 
 
 def _best_of_all(
