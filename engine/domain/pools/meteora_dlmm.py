@@ -373,23 +373,24 @@ class MeteoraDlmmPool:
             bins[at] = _moved(bins[at], a_to_b, net, gross_out)
         reference, index_reference = swap.references
         moved = swap.end_id != self.active_id
+        # By position, as names take twice as long.
         after = MeteoraDlmmPool(
-            bin_step=self.bin_step,
-            active_id=swap.end_id,
-            parameters=self.parameters,
-            volatility=Volatility(
+            self.bin_step,
+            swap.end_id,
+            self.parameters,
+            Volatility(
                 swap.accumulator,
                 reference,
                 index_reference,
                 clock.unix_timestamp if moved else self.volatility.last_update_timestamp,
             ),
-            bins=tuple(bins),
-            protocol_fee_x=self.protocol_fee_x + (swap.protocol_fee if in_x else 0),
-            protocol_fee_y=self.protocol_fee_y + (0 if in_x else swap.protocol_fee),
-            activation_type=self.activation_type,
-            activation_point=self.activation_point,
-            enabled=self.enabled,
-            max_bins=self.max_bins,
+            tuple(bins),
+            self.protocol_fee_x + (swap.protocol_fee if in_x else 0),
+            self.protocol_fee_y + (0 if in_x else swap.protocol_fee),
+            self.activation_type,
+            self.activation_point,
+            self.enabled,
+            self.max_bins,
         )
         fee_side = FEE_ON_INPUT if fee_on_input else FEE_ON_OUTPUT
         return Swap(swap.input_amount, swap.output_amount, swap.fee, fee_side, after)

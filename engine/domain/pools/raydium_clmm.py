@@ -490,25 +490,26 @@ class RaydiumClmmPool:
         fee_on_input = self._fee_on_input(a_to_b)
         fee_in_0 = fee_on_input is a_to_b
         growth_0, growth_1 = self.fee_growth_global_0, self.fee_growth_global_1
+        # By position, as names take twice as long.
         after = RaydiumClmmPool(
-            sqrt_price=swap.sqrt_price,
-            tick_current=tick_at_sqrt_price(swap.sqrt_price) if swap.tick is None else swap.tick,
-            liquidity=swap.liquidity,
-            tick_spacing=self.tick_spacing,
-            trade_fee_rate=self.trade_fee_rate,
-            ticks=self.ticks,
-            fee_on=self.fee_on,
-            dynamic_fee=dynamic_fee,
-            protocol_fee_rate=self.protocol_fee_rate,
-            fund_fee_rate=self.fund_fee_rate,
-            status=self.status,
-            open_time=self.open_time,
-            fee_growth_global_0=growth_0 + fee_growth & _U128_MAX if fee_in_0 else growth_0,
-            fee_growth_global_1=growth_1 if fee_in_0 else growth_1 + fee_growth & _U128_MAX,
-            protocol_fees_0=self.protocol_fees_0 + (protocol_fees if fee_in_0 else 0),
-            protocol_fees_1=self.protocol_fees_1 + (0 if fee_in_0 else protocol_fees),
-            fund_fees_0=self.fund_fees_0 + (fund_fees if fee_in_0 else 0),
-            fund_fees_1=self.fund_fees_1 + (0 if fee_in_0 else fund_fees),
+            swap.sqrt_price,
+            tick_at_sqrt_price(swap.sqrt_price) if swap.tick is None else swap.tick,
+            swap.liquidity,
+            self.tick_spacing,
+            self.trade_fee_rate,
+            self.ticks,
+            self.fee_on,
+            dynamic_fee,
+            self.protocol_fee_rate,
+            self.fund_fee_rate,
+            self.status,
+            self.open_time,
+            growth_0 + fee_growth & _U128_MAX if fee_in_0 else growth_0,
+            growth_1 if fee_in_0 else growth_1 + fee_growth & _U128_MAX,
+            self.protocol_fees_0 + (protocol_fees if fee_in_0 else 0),
+            self.protocol_fees_1 + (0 if fee_in_0 else protocol_fees),
+            self.fund_fees_0 + (fund_fees if fee_in_0 else 0),
+            self.fund_fees_1 + (0 if fee_in_0 else fund_fees),
         )
         fee_side = FEE_ON_INPUT if fee_on_input else FEE_ON_OUTPUT
         return Swap(swap.input_amount, swap.output_amount, swap.fee, fee_side, after)
