@@ -1,7 +1,8 @@
 """The market as this process sees it: every pool and the wallet, refreshed in bulk once a slot.
 
 Orders are quoted from memory. However many orders there are, a slot costs one JSON-RPC batch, and only
-accounts whose bytes changed are decoded. Who quotes now and then only, refreshes when it quotes.
+accounts whose bytes changed are decoded. While nobody asks it rests, and who asks first waits for a refresh.
+Who quotes now and then only, refreshes when it quotes.
 
 Tokens with a symbol are always followed. Another one is learned when an order names it, and forgotten when no
 order has for a while; as long as there is one, the node tells of every pool that opens.
@@ -13,7 +14,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -64,8 +65,12 @@ MOST_LEARNED: Final = 5_000
 _FEW: Final = 20
 """So many tokens' pools are asked for one by one; of more, every pool's mints are read instead."""
 _RETRY_SECONDS: Final = 0.5
-_REFRESH_SECONDS: Final = 0.05
+_REFRESH_SECONDS: Final = 0.1
 """Refreshes are at least so far apart. A slot takes 0.4 s; simulated ones can be shorter than is any use."""
+_REST_SECONDS: Final = 0.4
+"""How much farther apart they are while nobody asks."""
+_ASKED_SECONDS: Final = 1.0
+"""For so long after somebody asked, prices are refreshed with every slot."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +201,13 @@ class Market:
         self._data: dict[Pubkey, bytes] = {}
         self._lamports = 0
         self._moment: _Moment | None = None
-        self._slot_passed = asyncio.Event()
+        self._due = asyncio.Event()
+        """It is time for a refresh."""
+        self._asked = asyncio.Event()
+        self._asked_time = float("-inf")
+        """When somebody last asked for prices, by the loop's clock."""
+        self.is_at_rest = False
+        """Slots have passed that no refresh was for: nobody asked."""
         self._refreshing = asyncio.Lock()
         self._refreshed = asyncio.Event()
         self._refresh_count = 0
@@ -213,17 +224,31 @@ class Market:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._discover_new_pools())
             if follow:
-                self._slot_passed.set()
+                self._due.set()
                 tasks.create_task(self._learn_wanted())
                 tasks.create_task(self._follow_openings())
                 tasks.create_task(self._follow_slots())
-                tasks.create_task(self._refresh_every_slot())
+                tasks.create_task(self._refresh_when_due())
 
     async def refresh(self, max_age_seconds: float) -> None:
         """Return once prices are at most so old, however many ask at once. Raises NodeUnavailable."""
         async with self._refreshing:
             if self._reads and (self._moment is None or self._age(self._moment) > max_age_seconds):
                 await self._refresh()
+
+    async def wake(self) -> None:
+        """Return once prices are as fresh as they are kept while orders come; then they are so already.
+
+        Where the node is away they stay as they are: those that are too old are refused to whoever uses them.
+        """
+        self._note_asked()
+        if self.is_at_rest:
+            async with self._refreshing:
+                # However many wait here, the first one reads for all.
+                if self.is_at_rest:
+                    with suppress(EngineError):
+                        await self._refresh()
+                    self.is_at_rest = False
 
     async def learn(self, tokens: Iterable[Token]) -> None:
         """Return once these tokens are followed and their pools have been read; mostly that is so already.
@@ -278,6 +303,7 @@ class Market:
 
     async def next_refresh(self, after: int | None = None) -> int:
         """Return the number of the refresh after that one, once it is done; after the latest, if None."""
+        self._note_asked()
         seen = self._refresh_count if after is None else after
         while self._refresh_count <= seen:
             await self._refreshed.wait()
@@ -537,18 +563,31 @@ class Market:
     def _age(self, moment: _Moment) -> float:
         return self._monotonic_seconds() - moment.monotonic_seconds
 
-    async def _follow_slots(self) -> None:
-        async with aclosing(self._node.slots()) as slots:
-            async for _ in slots:
-                self._slot_passed.set()
+    def _note_asked(self) -> None:
+        self._asked_time = asyncio.get_running_loop().time()
+        self._asked.set()
 
-    async def _refresh_every_slot(self) -> None:
+    async def _follow_slots(self) -> None:
+        """Have prices refreshed with every slot while somebody asks for them, else now and then."""
+        loop, slot = asyncio.get_running_loop(), None
         while True:
-            await self._slot_passed.wait()
-            # Slots that pass while a refresh is under way are worth one more together.
-            self._slot_passed.clear()
-            await self._until_done(self._refresh_alone, "prices cannot be read")
+            if loop.time() - self._asked_time <= _ASKED_SECONDS:
+                slot = await self._node.next_slot(slot)
+            else:
+                self.is_at_rest = True
+                self._asked.clear()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_REST_SECONDS):
+                        await self._asked.wait()
+            self._due.set()
             await asyncio.sleep(_REFRESH_SECONDS)
+
+    async def _refresh_when_due(self) -> None:
+        while True:
+            await self._due.wait()
+            # Slots that pass while a refresh is under way are worth one more together.
+            self._due.clear()
+            await self._until_done(self._refresh_alone, "prices cannot be read")
 
     async def _discover_new_pools(self) -> None:
         while True:
@@ -600,7 +639,7 @@ class Market:
             self._list(venue, change.address, change.data)
             self._plan_reads()
             # Read it at once, and not when the next slot has passed.
-            self._slot_passed.set()
+            self._due.set()
 
     async def _until_done(self, work: Callable[[], Awaitable[None]], trouble: str) -> None:
         while True:
@@ -615,6 +654,8 @@ class Market:
     async def _refresh_alone(self) -> None:
         async with self._refreshing:
             await self._refresh()
+            if self._asked.is_set():
+                self.is_at_rest = False
 
     async def _discover_learned(self) -> None:
         await self._discover(list(self._learned))

@@ -31,8 +31,11 @@ class FakeNode:
         self.asked = asyncio.Event()
         """Set by every HTTP request."""
         self.subscribed = asyncio.Event()
+        self.unsubscribed = asyncio.Event()
+        self.slot_calls: list[str] = []
+        """Every slotSubscribe and slotUnsubscribe."""
         self.socket_calls: list[dict[str, Any]] = []
-        """Whatever came over WebSockets, beside slotSubscribe."""
+        """Whatever came over WebSockets, beside slotSubscribe and slotUnsubscribe."""
         self.socket_answers: Iterator[list[dict[str, Any]]] = iter(())
         """What each of those is answered with, one after the other."""
         self._sockets: set[web.WebSocketResponse] = set()
@@ -107,10 +110,18 @@ class FakeNode:
             async for message in socket:
                 if message.type is not aiohttp.WSMsgType.TEXT:
                     continue
-                if message.json()["method"] == "slotSubscribe":
+                method = message.json()["method"]
+                if method.startswith("slot"):
+                    self.slot_calls.append(method)
+                if method == "slotSubscribe":
                     await socket.send_json({"jsonrpc": "2.0", "result": 7, "id": message.json()["id"]})
                     self._sockets.add(socket)
                     self.subscribed.set()
+                    continue
+                if method == "slotUnsubscribe":
+                    assert message.json()["params"] == [7]
+                    self._sockets.discard(socket)
+                    self.unsubscribed.set()
                     continue
                 self.socket_calls.append(message.json())
                 for answer in next(self.socket_answers, []):

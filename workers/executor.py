@@ -212,6 +212,7 @@ class Executor:
         start = time.perf_counter()
         spec = order.spec
         await self._market.learn((spec.input_token, spec.output_token))
+        await self._market.wake()
         slippage_bps = self._settings.slippage_bps if spec.slippage_bps is None else spec.slippage_bps
         decision = self._market.decide(spec, order.attempt, slippage_bps)
         logger.info(

@@ -41,7 +41,7 @@ from workers.executor import Executor
 _LEASE_SECONDS: Final = 1.2
 """How long a monitor that says nothing is taken to be alive. It is found dead and followed within 2 s."""
 _ASK_SECONDS: Final = 0.4
-"""How often it says so, and how often the others look."""
+"""How often it says so, how often the others look, and how often it looks for orders while none wait."""
 _PAGE: Final = 64
 """Orders of a group that are looked at between two turns of the loop for everybody else."""
 _TICK_SECONDS: Final = 0.2
@@ -115,6 +115,10 @@ class Monitor:
         self._lease_owner = lease_owner
         self.leads = False
         """Whether this worker is the one that follows this kind of trigger."""
+        self._leading = asyncio.Event()
+        """As `leads`."""
+        self._has_groups = True
+        """As far as the last tick saw, orders wait."""
         self._tick_time = 0.0
         """When it began to lead, or last ended a tick, by the loop's clock."""
         self._left_off: dict[tuple[Token, Token, Side, int], Order] = {}
@@ -155,6 +159,7 @@ class Monitor:
     def _lead(self, leads: bool) -> None:
         if leads is not self.leads:
             self.leads = leads
+            (self._leading.set if leads else self._leading.clear)()
             self._tick_time = asyncio.get_running_loop().time()
             monitor_leads.labels(self._kind.value).set(int(leads))
             logger.info("the %s monitor %s here", self._kind, "runs" if leads else "no longer runs")
@@ -164,7 +169,12 @@ class Monitor:
     async def _tick_every_slot(self) -> None:
         seen = None
         while True:
-            seen = await self._market.next_refresh(seen)
+            await self._leading.wait()
+            # Prices are kept fresh for who asks for them: for orders that wait, if there are any.
+            if self._has_groups:
+                seen = await self._market.next_refresh(seen)
+            else:
+                await asyncio.sleep(_ASK_SECONDS)
             if not self.leads:
                 continue
             try:
@@ -179,6 +189,9 @@ class Monitor:
     async def tick(self) -> list[UUID]:
         """Fire every order whose trigger holds now, and return which. Raises EngineError."""
         groups = await self._store.resting_groups(self._kind)
+        self._has_groups = bool(groups)
+        if groups:
+            await self._market.wake()
         # What is not known yet is not waited for: nothing of it is traded.
         self._market.learn_soon(
             {token for group in groups for token in (group.input_token, group.output_token)}

@@ -19,7 +19,6 @@ import logging
 import random
 import time
 from collections.abc import Callable
-from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -32,6 +31,8 @@ from engine.telemetry import node_errors_total, stage_seconds
 
 _HEIGHT_SECONDS: Final = 1.0
 """How often the finalized block height is read while something is open."""
+_CONFIRMED_SLOTS: Final = 2
+"""After so many a transaction can be confirmed: one that it lands in, and one that is voted in."""
 
 Outcome = Landed | Reverted | Lapsed
 
@@ -49,7 +50,18 @@ class _Open:
     outcome: asyncio.Future[Outcome]
     send_time: float
     """When to send it again, by the loop's clock."""
+    has_nearly_landed: bool
+    """It was on chain when last looked at, or may be by the first time."""
+    look_slot: int | None = None
+    """When to look it up first; None while nobody has answered to its being sent."""
     start_time: float = field(default_factory=time.perf_counter)
+
+    def is_due(self, slot: int, now: float) -> bool:
+        """Return whether to look it up: not before it can be confirmed."""
+        # Whose outcome is known leaves when its order's task runs next, which may be after this.
+        return not self.outcome.done() and (
+            now >= self.send_time if self.look_slot is None else slot >= self.look_slot
+        )
 
     def resolve(self, outcome: Outcome) -> None:
         if not self.outcome.done():
@@ -72,10 +84,12 @@ class Settlement:
         self._node = node
         self._wallet = wallet
         self._commitment = commitment
+        # A transaction is confirmed a slot or two after it is seen, but finalized half a minute later.
+        self._reads_along = commitment == "confirmed"
         self._resend_seconds = resend_seconds
         self._jitter = jitter
         self._open: dict[str, _Open] = {}
-        self._look = asyncio.Event()
+        self._has_open = asyncio.Event()
         self._finalized_height = 0
         self._height_time = float("-inf")
 
@@ -89,10 +103,13 @@ class Settlement:
         if attempt is None:
             raise ValueError(f"order {order.order_id} has no open transaction")
         loop = asyncio.get_running_loop()
-        entry = _Open(order, attempt, loop.create_future(), self._next_send(loop.time()))
+        entry = _Open(order, attempt, loop.create_future(), self._next_send(loop.time()), self._reads_along)
+        look_slot = self._node.newest_slot + _CONFIRMED_SLOTS
         self._open[attempt.tx_hash] = entry
+        self._has_open.set()
         try:
             await self._send(entry)
+            entry.look_slot = look_slot
             _BROADCAST_SECONDS.observe(time.perf_counter() - entry.start_time)
             outcome = await entry.outcome
         finally:
@@ -102,41 +119,43 @@ class Settlement:
 
     async def run(self) -> None:
         """Look up what is open once a slot, for ever; failures of the node are waited out."""
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._follow_slots())
-            group.create_task(self._look_every_slot())
-
-    async def _follow_slots(self) -> None:
-        async with aclosing(self._node.slots()) as slots:
-            async for _ in slots:
-                self._look.set()
-
-    async def _look_every_slot(self) -> None:
+        loop, slot = asyncio.get_running_loop(), None
         while True:
             # Slots that pass while a look-up is under way are worth one more together.
-            await self._look.wait()
-            self._look.clear()
-            # Whose outcome is known leaves when its order's task runs next, which may be after this.
-            entries = [entry for entry in self._open.values() if not entry.outcome.done()]
-            if not entries:
+            slot = await self._node.next_slot(slot)
+            if not self._open:
+                self._has_open.clear()
+                await self._has_open.wait()
+                # What is only being sent is not looked up for a slot that has passed.
+                slot = None
                 continue
+            now = loop.time()
+            entries = [entry for entry in self._open.values() if entry.is_due(slot, now)]
             try:
-                await self._look_up(entries)
+                if entries:
+                    await self._look_up(entries, now)
             except EngineError as error:
                 node_errors_total.labels("settlement").inc()
                 logger.warning("open transactions cannot be looked up: %s", error)
 
-    async def _look_up(self, entries: list[_Open]) -> None:
-        now = asyncio.get_running_loop().time()
+    async def _look_up(self, entries: list[_Open], now: float) -> None:
         # The height comes first. Read after the status, a transaction could land in between, and be taken
         # for one that never can. An older height is a lower one: it proves less, never wrongly.
         if now - self._height_time >= _HEIGHT_SECONDS:
             self._finalized_height = await self._node.block_height("finalized")
             self._height_time = now
         height = self._finalized_height
-        statuses = await self._node.signature_statuses([entry.attempt.tx_hash for entry in entries])
+        # What most likely is confirmed by now has its amounts read along: that saves a round trip.
+        nearly = [entry for entry in entries if entry.has_nearly_landed]
+        statuses, _ = await asyncio.gather(
+            self._node.signature_statuses([entry.attempt.tx_hash for entry in entries]),
+            self._read_amounts(nearly),
+        )
         landed, unseen = [], []
         for entry, status in zip(entries, statuses, strict=True):
+            entry.has_nearly_landed = self._reads_along and status is not None and status.err is None
+            if entry.outcome.done():
+                continue
             if status is None:
                 if height > entry.attempt.last_valid_block_height:
                     entry.resolve(Lapsed())
@@ -157,12 +176,22 @@ class Settlement:
         return status.err is None and status.reached(self._commitment)
 
     async def _read_amounts(self, entries: list[_Open]) -> None:
-        """Resolve what landed with what it really exchanged. What the node cannot show yet waits a slot."""
-        records = await self._node.transactions(
-            [entry.attempt.tx_hash for entry in entries], self._commitment
-        )
+        """Resolve what landed with what it really exchanged. What the node cannot show yet waits a slot.
+
+        A record without error is itself proof: the node has it at the commitment.
+        """
+        if not entries:
+            return
+        try:
+            records = await self._node.transactions(
+                [entry.attempt.tx_hash for entry in entries], self._commitment
+            )
+        except EngineError as error:
+            node_errors_total.labels("settlement").inc()
+            logger.warning("landed transactions cannot be read: %s", error)
+            return
         for entry, record in zip(entries, records, strict=True):
-            if record is not None:
+            if record is not None and record.err is None:
                 spec = entry.order.spec
                 entry.resolve(
                     Landed(*record.exchanged(self._wallet, spec.input_token.mint, spec.output_token.mint))

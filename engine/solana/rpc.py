@@ -9,14 +9,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from base64 import b64decode, b64encode
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from types import TracebackType
 from typing import Any, Final, NamedTuple, Self
 
-import aiohttp
 import msgspec
 from solders.pubkey import Pubkey
 
@@ -25,6 +24,7 @@ from engine.domain.errors import NodeUnavailable, Refused
 from engine.settings import SettingsError
 from engine.solana.http import HttpClient, HttpError
 from engine.solana.transactions import Blockhash
+from engine.solana.ws import WebSocket, WebSocketError, connected
 from engine.telemetry import node_errors_total, observe_batch
 
 logger = logging.getLogger(__name__)
@@ -41,6 +41,8 @@ _SEND_INTERVAL_SECONDS: Final = 0.003
 """Between two requests that send transactions: a request costs as much as five transactions in it."""
 _RECONNECT_SECONDS: Final = 1.0
 _POLL_SECONDS: Final = 0.4
+_UNHEARD_SECONDS: Final = 1.0
+"""Slots are announced for so long after somebody last waited for one."""
 
 
 class RpcError(Refused):
@@ -52,19 +54,6 @@ class RpcError(Refused):
         self.code = code
         self.data = data
         super().__init__(f"{method}: {message} ({code})")
-
-
-@dataclass(frozen=True, slots=True)
-class Account:
-    lamports: int
-    owner: str
-    """Base58 address of the program that owns it."""
-    data_base64: str
-    """As it came: two equal texts are two equal accounts, and need no decoding."""
-
-    @property
-    def data(self) -> bytes:
-        return b64decode(self.data_base64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,26 +92,38 @@ class SignatureStatus(msgspec.Struct, frozen=True, rename="camel"):
 _FINALITY: Final = ("processed", "confirmed", "finalized")
 
 
-@dataclass(frozen=True, slots=True)
-class TokenBalance:
-    """What a transaction did to one token account, in base units."""
+class _TokenAmount(msgspec.Struct, frozen=True):
+    amount: str
 
+
+class _TokenBalance(msgspec.Struct, frozen=True, rename="camel"):
     mint: str
     owner: str
-    before: int
-    after: int
+    ui_token_amount: _TokenAmount
 
 
-@dataclass(frozen=True, slots=True)
-class TransactionRecord:
+class _Meta(msgspec.Struct, frozen=True, rename="camel"):
+    err: Any
+    fee: int
+    pre_token_balances: list[_TokenBalance] | None = None
+    post_token_balances: list[_TokenBalance] | None = None
+
+
+class TransactionRecord(msgspec.Struct, frozen=True):
     """A transaction as it went."""
 
     slot: int
-    err: Any
-    """None: it did what it should."""
-    fee: int
-    """Lamports."""
-    token_balances: tuple[TokenBalance, ...]
+    meta: _Meta
+
+    @property
+    def err(self) -> Any:
+        """None: it did what it should."""
+        return self.meta.err
+
+    @property
+    def fee(self) -> int:
+        """Lamports."""
+        return self.meta.fee
 
     def exchanged(self, wallet: str, input_mint: str, output_mint: str) -> tuple[int, int]:
         """Return what the pools took of input_mint and gave of output_mint, in base units.
@@ -130,12 +131,14 @@ class TransactionRecord:
         Seen from the pools, because a wallet's SOL also pays fees and rent.
         """
         taken = given = 0
-        for balance in self.token_balances:
-            if balance.owner != wallet:
-                if balance.mint == input_mint:
-                    taken += balance.after - balance.before
-                elif balance.mint == output_mint:
-                    given += balance.before - balance.after
+        # An account that was opened or closed on the way is missing from one of the two: it held nothing.
+        for sign, balances in ((-1, self.meta.pre_token_balances), (1, self.meta.post_token_balances)):
+            for balance in balances or ():
+                if balance.owner != wallet:
+                    if balance.mint == input_mint:
+                        taken += sign * int(balance.ui_token_amount.amount)
+                    elif balance.mint == output_mint:
+                        given -= sign * int(balance.ui_token_amount.amount)
         return taken, given
 
 
@@ -151,14 +154,25 @@ class _AccountData(msgspec.Struct):
     """Base64, and the word that says so."""
 
 
-class _AccountJson(_AccountData):
+class Account(msgspec.Struct, frozen=True, rename={"encoded": "data"}):
     lamports: int
     owner: str
+    """Base58 address of the program that owns it."""
+    encoded: tuple[str, str]
+    """Data in base64, and the word that says so. Two equal texts are two equal data, and need no decoding."""
+
+    @property
+    def data_base64(self) -> str:
+        return self.encoded[0]
+
+    @property
+    def data(self) -> bytes:
+        return b64decode(self.encoded[0])
 
 
 class _Accounts(msgspec.Struct):
     context: _Context
-    value: list[_AccountJson | None]
+    value: list[Account | None]
 
 
 class _ProgramAccount(msgspec.Struct):
@@ -179,35 +193,12 @@ class _Balance(msgspec.Struct):
     value: int
 
 
-class _TokenAmount(msgspec.Struct):
-    amount: str
-
-
 class _TokenAmountAnswer(msgspec.Struct):
     value: _TokenAmount
 
 
 class _Statuses(msgspec.Struct):
     value: list[SignatureStatus | None]
-
-
-class _TokenBalanceJson(msgspec.Struct, rename="camel"):
-    account_index: int
-    mint: str
-    owner: str
-    ui_token_amount: _TokenAmount
-
-
-class _Meta(msgspec.Struct, rename="camel"):
-    err: Any
-    fee: int
-    pre_token_balances: list[_TokenBalanceJson] | None = None
-    post_token_balances: list[_TokenBalanceJson] | None = None
-
-
-class _TransactionJson(msgspec.Struct):
-    slot: int
-    meta: _Meta
 
 
 class _RpcErrorJson(msgspec.Struct):
@@ -224,6 +215,7 @@ class _Answer(msgspec.Struct):
 
 class _SlotNotificationParams(msgspec.Struct):
     result: _Context
+    subscription: int
 
 
 class _SlotNotification(msgspec.Struct):
@@ -273,7 +265,7 @@ _GET_BALANCE: Final = _Method("getBalance", _Balance)
 _GET_TOKEN_ACCOUNT_BALANCE: Final = _Method("getTokenAccountBalance", _TokenAmountAnswer)
 _SEND_TRANSACTION: Final = _Method("sendTransaction", str)
 _GET_SIGNATURE_STATUSES: Final = _Method("getSignatureStatuses", _Statuses)
-_GET_TRANSACTION: Final = _Method("getTransaction", _TransactionJson | None)
+_GET_TRANSACTION: Final = _Method("getTransaction", TransactionRecord | None)
 
 _Call = tuple[_Method, list[Any]]
 """Method and parameters."""
@@ -293,8 +285,10 @@ class NodeClient:
             self._http = HttpClient(url, timeout_seconds=timeout_seconds)
         except ValueError as error:
             raise SettingsError(f"SOLANA_RPC_URL: {error}") from None
-        self._timeout = aiohttp.ClientTimeout(total=timeout_seconds)
-        self._session: aiohttp.ClientSession | None = None
+        self._timeout_seconds = timeout_seconds
+        self._slots = _Slots(ws_url, timeout_seconds, self.slot)
+        self._group = asyncio.TaskGroup()
+        self._following: asyncio.Task[None] | None = None
         # 50 calls a batch: what public nodes accept.
         self._read = Coalescer[_Call, Any](
             self._post, max_batch=50, max_concurrent=4, observe=observe_batch("node_read")
@@ -308,18 +302,21 @@ class NodeClient:
         )
 
     async def __aenter__(self) -> Self:
-        self._session = aiohttp.ClientSession(timeout=self._timeout)
+        await self._group.__aenter__()
+        self._following = self._group.create_task(self._slots.follow())
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        assert self._following is not None
+        self._following.cancel()
+        # An error of the block is not the group's, which would wrap it; a cancellation may be the group's.
+        is_cancelled = isinstance(error, asyncio.CancelledError)
+        await self._group.__aexit__(*((kind, error, trace) if is_cancelled else (None, None, None)))
         await self._read.drain()
         await self._send.drain()
         self._http.close()
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
 
     # ---- Time
 
@@ -338,40 +335,18 @@ class NodeClient:
         slot: int = await self._read((_GET_SLOT, [{"commitment": commitment}]))
         return slot
 
-    async def slots(self) -> AsyncGenerator[int, None]:
-        """Yield each new slot, for ever: as the node announces it, else by asking for it."""
-        newest = -1
-        while True:
-            try:
-                async with aclosing(self._announced_slots()) as announced:
-                    async for slot in announced:
-                        if slot > newest:
-                            newest = slot
-                            yield slot
-            except (aiohttp.ClientError, OSError, TimeoutError, msgspec.DecodeError) as error:
-                logger.warning("slot announcements lost, polling: %r", error)
-                node_errors_total.labels("slots_lost").inc()
-            # Polls until it is time to try the WebSocket again.
-            for _ in range(max(1, round(_RECONNECT_SECONDS / _POLL_SECONDS))):
-                try:
-                    slot = await self.slot()
-                except NodeUnavailable:
-                    pass
-                else:
-                    if slot > newest:
-                        newest = slot
-                        yield slot
-                await asyncio.sleep(_POLL_SECONDS)
+    async def next_slot(self, after: int | None) -> int:
+        """Return the newest slot, once there is one after that: as the node announces it, else by asking.
 
-    async def _announced_slots(self) -> AsyncGenerator[int, None]:
-        async with self._connected().ws_connect(self._ws_url, heartbeat=15.0) as socket:
-            await socket.send_str('{"jsonrpc":"2.0","id":1,"method":"slotSubscribe"}')
-            async for message in socket:
-                if message.type is not aiohttp.WSMsgType.TEXT:
-                    continue
-                answer = _decode_notification(message.data)
-                if answer.params is not None:
-                    yield answer.params.result.slot
+        None: after the newest there is.
+        However many wait, slots are announced once, and not at all while nobody does.
+        """
+        return await self._slots.next(after)
+
+    @property
+    def newest_slot(self) -> int:
+        """The newest slot that anybody waited for."""
+        return self._slots.newest
 
     # ---- Accounts
 
@@ -390,7 +365,7 @@ class NodeClient:
                 async with aclosing(self._announced_changes(watches)) as announced:
                     async for change in announced:
                         yield change
-            except (aiohttp.ClientError, OSError, TimeoutError, msgspec.DecodeError, RpcError) as error:
+            except (WebSocketError, OSError, TimeoutError, msgspec.DecodeError, RpcError) as error:
                 logger.warning("announcements of changed accounts lost: %r", error)
                 node_errors_total.labels("changes_lost").inc()
             await asyncio.sleep(_RECONNECT_SECONDS)
@@ -399,7 +374,7 @@ class NodeClient:
         self, watches: Sequence[ProgramWatch]
     ) -> AsyncGenerator[ProgramChange | None, None]:
         """Yield changes of one connection. Raises RpcError where the node refuses a watch."""
-        async with self._connected().ws_connect(self._ws_url, heartbeat=15.0) as socket:
+        async with connected(self._ws_url, self._timeout_seconds) as socket:
             for index, watch in enumerate(watches):
                 options = {
                     "encoding": "base64",
@@ -407,14 +382,12 @@ class NodeClient:
                     "filters": _filters(watch.data_size, watch.prefix),
                 }
                 call = {"jsonrpc": "2.0", "id": index, "method": "programSubscribe"}
-                await socket.send_str(_encode(call | {"params": [str(watch.program), options]}).decode())
+                socket.send(_encode(call | {"params": [str(watch.program), options]}))
             unanswered = set(range(len(watches)))
             standing: dict[int, ProgramWatch] = {}
             early: list[_ProgramNotificationParams] = []
-            async for message in socket:
-                if message.type is not aiohttp.WSMsgType.TEXT:
-                    continue
-                answer = _decode_program_notification(message.data)
+            async for text in socket:
+                answer = _decode_program_notification(text)
                 if answer.error is not None:
                     raise RpcError("programSubscribe", answer.error.code, answer.error.message)
                 if answer.params is not None:
@@ -445,10 +418,7 @@ class NodeClient:
         slots, accounts = [], []
         for answer in await self._read_all(calls):
             slots.append(answer.context.slot)
-            accounts += [
-                None if value is None else Account(value.lamports, value.owner, value.data[0])
-                for value in answer.value
-            ]
+            accounts += answer.value
         return min(slots, default=0), accounts
 
     async def program_accounts(
@@ -515,15 +485,9 @@ class NodeClient:
     ) -> list[TransactionRecord | None]:
         """Return how transactions went, in order; None where the node has none of that signature."""
         options = {"encoding": "base64", "commitment": commitment, "maxSupportedTransactionVersion": 0}
-        answers = await self._read_all([(_GET_TRANSACTION, [signature, options]) for signature in signatures])
-        return [None if answer is None else _transaction_record(answer) for answer in answers]
+        return await self._read_all([(_GET_TRANSACTION, [signature, options]) for signature in signatures])
 
     # ---- The wire
-
-    def _connected(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            raise RuntimeError("NodeClient is used outside of its `async with`")
-        return self._session
 
     async def _read_all(self, calls: Sequence[_Call]) -> list[Any]:
         """Return every answer, or raise the first error once all have come."""
@@ -555,6 +519,83 @@ class NodeClient:
             raise _unavailable("not_json_rpc", "answered something that is not JSON-RPC") from None
         by_id = {answer.id: answer for answer in (answers if isinstance(answers, list) else [answers])}
         return [_result(method, by_id.get(index)) for index, (method, _) in enumerate(calls)]
+
+
+class _Slots:
+    """The newest slot, for as many as wait for it; followed only while somebody does."""
+
+    def __init__(self, ws_url: str, timeout_seconds: float, ask: Callable[[], Awaitable[int]]) -> None:
+        """`ask` reads the newest slot, where nothing announces it."""
+        self._ws_url = ws_url
+        self._timeout_seconds = timeout_seconds
+        self._ask = ask
+        self.newest = -1
+        self._passed = asyncio.Event()
+        self._waiting_count = 0
+        self._left_time = 0.0
+        """When somebody last stopped waiting, by the loop's clock."""
+        self._wanted = asyncio.Event()
+        self._socket: WebSocket | None = None
+        """None while there is no connection."""
+        self._is_subscribed = False
+
+    async def next(self, after: int | None) -> int:
+        """Return the newest slot, once there is one after that; None: after the newest that is known."""
+        after = self.newest if after is None else after
+        self._waiting_count += 1
+        self._wanted.set()
+        self._subscribe()
+        try:
+            while self.newest <= after:
+                await self._passed.wait()
+        finally:
+            self._waiting_count -= 1
+            self._left_time = asyncio.get_running_loop().time()
+        return self.newest
+
+    async def follow(self) -> None:
+        """Follow slots whenever somebody waits for one, for ever."""
+        while True:
+            await self._wanted.wait()
+            try:
+                async with connected(self._ws_url, self._timeout_seconds) as self._socket:
+                    self._subscribe()
+                    async for text in self._socket:
+                        self._on_text(self._socket, text)
+            except (WebSocketError, OSError, TimeoutError, msgspec.DecodeError) as error:
+                logger.warning("slot announcements lost, polling: %s", error)
+                node_errors_total.labels("slots_lost").inc()
+            finally:
+                self._socket, self._is_subscribed = None, False
+            # Polls until it is time to try the WebSocket again.
+            for _ in range(max(1, round(_RECONNECT_SECONDS / _POLL_SECONDS))):
+                if self._wanted.is_set():
+                    with suppress(NodeUnavailable, RpcError):
+                        self._pass(await self._ask())
+                await asyncio.sleep(_POLL_SECONDS)
+
+    def _on_text(self, socket: WebSocket, text: bytes) -> None:
+        announced = _decode_notification(text).params
+        if announced is not None:
+            self._pass(announced.result.slot)
+            if self._is_subscribed and not self._wanted.is_set():
+                self._is_subscribed = False
+                call = {"jsonrpc": "2.0", "id": 2, "method": "slotUnsubscribe"}
+                socket.send(_encode(call | {"params": [announced.subscription]}))
+
+    def _subscribe(self) -> None:
+        if self._socket is not None and not self._is_subscribed:
+            self._is_subscribed = True
+            self._socket.send(b'{"jsonrpc":"2.0","id":1,"method":"slotSubscribe"}')
+
+    def _pass(self, slot: int) -> None:
+        if slot > self.newest:
+            self.newest = slot
+            self._passed.set()
+            self._passed.clear()
+        now = asyncio.get_running_loop().time()
+        if not self._waiting_count and now - self._left_time > _UNHEARD_SECONDS:
+            self._wanted.clear()
 
 
 def _result(method: _Method, answer: _Answer | None) -> Any:
@@ -608,19 +649,3 @@ def _program_change(
         Pubkey.from_string(found.pubkey),
         b64decode(found.account.data[0]),
     )
-
-
-def _transaction_record(answer: _TransactionJson) -> TransactionRecord:
-    meta = answer.meta
-    balances: dict[int, TokenBalance] = {}
-    # An account that was opened or closed on the way is missing from one of the two lists: it held nothing.
-    for entry in meta.pre_token_balances or ():
-        amount = int(entry.ui_token_amount.amount)
-        balances[entry.account_index] = TokenBalance(entry.mint, entry.owner, amount, 0)
-    for entry in meta.post_token_balances or ():
-        amount = int(entry.ui_token_amount.amount)
-        known = balances.get(entry.account_index)
-        balances[entry.account_index] = TokenBalance(
-            entry.mint, entry.owner, known.before if known else 0, amount
-        )
-    return TransactionRecord(answer.slot, meta.err, meta.fee, tuple(balances.values()))

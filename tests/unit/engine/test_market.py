@@ -145,14 +145,15 @@ async def chain() -> AsyncIterator[Chain]:
 
 
 @asynccontextmanager
-async def _running(chain: Chain, **options: Any) -> AsyncIterator[Market]:
-    """Run a market on the chain; on entry it is ready."""
+async def _running(chain: Chain, *, follows: bool = True, **options: Any) -> AsyncIterator[Market]:
+    """Run a market on the chain; on entry it is ready and, if it `follows` them, told of slots."""
     async with NodeClient(chain.node.url, chain.node.ws_url) as client:
         market = Market(client, WALLET.pubkey, **options)
         async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
             following = tasks.create_task(market.run())
             await market.wait_ready()
-            await chain.node.subscribed.wait()
+            if follows:
+                await chain.node.subscribed.wait()
             yield market
             following.cancel()
 
@@ -408,6 +409,67 @@ async def test_pools_open_by_the_chains_clock_where_it_tells_it(chain: Chain) ->
         )
         async with _running(chain) as market:
             assert (market.decide(ONE_SOL, 1, 50).route is not None) is usable
+
+
+# ---- Rest ----------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def _resting(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Market]:
+    """Run a market that rests from the beginning, and does not refresh by itself."""
+    monkeypatch.setattr("engine.market._ASKED_SECONDS", -1.0)
+    monkeypatch.setattr("engine.market._REST_SECONDS", 3600.0)
+    monkeypatch.setattr("engine.market._REFRESH_SECONDS", 0.0)
+    async with _running(chain, follows=False) as market:
+        while not market.is_at_rest:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        yield market
+
+
+async def test_who_asks_while_it_rests_waits_for_prices_of_now(
+    chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = chain.add_pool(RAYDIUM)
+    keys = RAYDIUM.keys(pool, chain.accounts[str(pool)].data)
+    assert keys is not None
+    async with _resting(chain, monkeypatch) as market:
+        before = market.decide(ONE_SOL, 1, 50).route
+        chain.slot += 100
+        chain.set_amount(keys.vault_b, 50_000 * 10**6)
+        requests = len(chain.node.requests)
+        # Not told of the slot: nobody followed.
+        await asyncio.gather(*(market.wake() for _ in range(5)))
+        after = market.decide(ONE_SOL, 1, 50).route
+        assert market.slot == chain.slot
+        # One may have been under way: the last one for this test, which asked whether it is ready.
+        assert len(chain.node.requests) <= requests + 2
+    assert before is not None
+    assert after is not None
+    assert after.output_amount != before.output_amount
+
+
+async def test_who_asks_while_it_rests_and_the_node_is_away_has_what_was_known(
+    chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chain.add_pool(RAYDIUM)
+    async with _resting(chain, monkeypatch) as market:
+        chain.node.http_status = 503
+        await asyncio.gather(*(market.wake() for _ in range(5)))
+        assert market.decide(ONE_SOL, 1, 50).route is not None
+
+
+async def test_while_it_rests_prices_are_read_now_and_then(
+    chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chain.add_pool(RAYDIUM)
+    monkeypatch.setattr("engine.market._ASKED_SECONDS", -1.0)
+    monkeypatch.setattr("engine.market._REST_SECONDS", 0.01)
+    async with _running(chain, follows=False) as market:
+        chain.slot += 1
+        while market.slot < chain.slot:
+            chain.node.asked.clear()
+            await chain.node.asked.wait()
+            await asyncio.sleep(0)
 
 
 # ---- The wallet ----------------------------------------------------------------------------------

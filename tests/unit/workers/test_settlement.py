@@ -46,7 +46,7 @@ class Chain:
             "sendTransaction": self._send,
             "getBlockHeight": self._height,
             "getSignatureStatuses": self._statuses,
-            "getTransaction": lambda _: {"result": LANDED_TRANSACTION},
+            "getTransaction": self._transaction,
             "getSlot": lambda _: {"result": self._slot},
         }
 
@@ -91,6 +91,15 @@ class Chain:
         assert params == [{"commitment": "finalized"}]
         return {"result": self.height}
 
+    def _transaction(self, params: list[Any]) -> dict[str, Any]:
+        """What landed, once it is as final as is asked."""
+        levels = ("processed", "confirmed", "finalized")
+        status, least = self.status, params[1]["commitment"]
+        if status is None or levels.index(status["confirmationStatus"]) < levels.index(least):
+            return {"result": None}
+        meta = LANDED_TRANSACTION["meta"] | {"err": status["err"]}
+        return {"result": LANDED_TRANSACTION | {"meta": meta}}
+
     def _statuses(self, params: list[Any]) -> dict[str, Any]:
         assert params == [[TX_HASH], {"searchTransactionHistory": True}]
         return {"result": {"context": {"slot": self._slot}, "value": [self.status]}}
@@ -100,7 +109,7 @@ def balance(index: int, owner: str, mint: str, amount: int) -> dict[str, Any]:
     return {"accountIndex": index, "owner": owner, "mint": mint, "uiTokenAmount": {"amount": str(amount)}}
 
 
-LANDED_TRANSACTION = {
+LANDED_TRANSACTION: dict[str, Any] = {
     "slot": 5,
     "meta": {
         "err": None,
@@ -138,6 +147,8 @@ async def settling(
         outcome = asyncio.ensure_future(settlement.settle(ORDER))
         try:
             await chain.until(lambda: bool(chain.sent))
+            # By the answer to this, the answer to the send is here too.
+            await client.slot()
             yield outcome
         finally:
             outcome.cancel()
@@ -268,7 +279,8 @@ async def test_the_height_is_read_before_the_statuses(node: Any, found: type[Out
     """In the other order a transaction that landed in between is taken for one that never can."""
     async with FakeNode() as fake:
         chain = Landing(fake)
-        async with settling(chain, node) as outcome:
+        # Finalized: what is confirmed is read along, which would show the mutant that it is wrong.
+        async with settling(chain, node, commitment="finalized") as outcome:
             await chain.tick()
             assert isinstance(await result(outcome), found)
 
@@ -329,11 +341,13 @@ async def test_all_open_transactions_are_looked_up_in_one_call(chain: Chain) -> 
             "value": [{"slot": 1, "err": None, "confirmationStatus": "finalized"} for _ in params[0]],
         }
     }
+    chain.fake.answers["getTransaction"] = lambda _: {"result": LANDED_TRANSACTION}
     async with NodeClient(chain.fake.url, chain.fake.ws_url) as client:
         settlement = Settlement(client, WALLET, commitment="confirmed", resend_seconds=3600)
         following = asyncio.ensure_future(settlement.run())
         outcomes = [asyncio.ensure_future(settlement.settle(order)) for order in orders]
         await chain.until(lambda: len(chain.sent) == len(orders))
+        await client.slot()
         await chain.tick()
         async with asyncio.timeout(10):
             found = await asyncio.gather(*outcomes)
@@ -357,20 +371,23 @@ class _SlotWhileReading:
 
     def __init__(self, client: NodeClient) -> None:
         self._client = client
-        self._slots: asyncio.Queue[int] = asyncio.Queue()
+        self._newest = 0
+        self._passed = asyncio.Condition()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._client, name)
 
     async def pass_slot(self) -> None:
-        """Announce a slot and return once it was noticed."""
-        self._slots.put_nowait(1)
-        await self._slots.join()
+        """Announce a slot."""
+        async with self._passed:
+            self._newest += 1
+            self._passed.notify_all()
 
-    async def slots(self) -> AsyncIterator[int]:
-        while True:
-            yield await self._slots.get()
-            self._slots.task_done()
+    async def next_slot(self, after: int | None) -> int:
+        before = self._newest if after is None else after
+        async with self._passed:
+            await self._passed.wait_for(lambda: self._newest > before)
+        return self._newest
 
     async def transactions(self, *arguments: Any) -> Any:
         found = await self._client.transactions(*arguments)
@@ -392,3 +409,54 @@ async def test_what_is_proved_is_not_looked_up_again(chain: Chain) -> None:
         # What would be asked for the slot that passed meanwhile has been asked before this is answered.
         await nodes[0].slot()
     assert chain.fake.calls["getTransaction"] == chain.fake.calls["getSignatureStatuses"] == 1
+
+
+async def test_what_may_be_confirmed_is_read_along_with_its_status(chain: Chain) -> None:
+    async with settling(chain) as outcome:
+        chain.landed("processed")
+        await chain.tick()
+        chain.landed()
+        await chain.tick()
+        assert isinstance(await result(outcome), Landed)
+    looks = [sorted(call["method"] for call in calls) for calls in chain.fake.requests]
+    assert looks.count(["getSignatureStatuses", "getTransaction"]) == 2
+    assert ["getTransaction"] not in looks
+
+
+async def test_amounts_that_the_node_does_not_tell_keep_no_status_from_being_looked_up(
+    chain: Chain,
+) -> None:
+    chain.fake.answers["getTransaction"] = lambda _: {"error": {"code": -32603, "message": "Internal error"}}
+    async with settling(chain, resend_seconds=1e-6) as outcome:
+        chain.landed("processed")
+        await undecided(chain, outcome)
+        # Its fork was left: it is sent again.
+        chain.status, sent = None, len(chain.sent)
+        await chain.tick()
+        await chain.until(lambda: len(chain.sent) > sent)
+        chain.landed("finalized", {"InsufficientFundsForRent": {"account_index": 0}})
+        await chain.tick()
+        assert isinstance(await result(outcome), Reverted)
+
+
+async def test_it_is_looked_up_though_nobody_answers_to_its_being_sent(chain: Chain) -> None:
+    answering = asyncio.Event()
+
+    class Silent:
+        """A node that takes a transaction and does not say so."""
+
+        def __init__(self, client: NodeClient) -> None:
+            self._client = client
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._client, name)
+
+        async def send_transaction(self, raw_transaction: bytes) -> None:
+            await self._client.send_transaction(raw_transaction)
+            await answering.wait()
+
+    chain.landed()
+    async with settling(chain, Silent, resend_seconds=1e-6) as outcome:
+        await chain.tick()
+        answering.set()
+        assert isinstance(await result(outcome), Landed)

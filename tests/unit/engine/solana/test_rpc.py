@@ -180,13 +180,19 @@ async def test_statuses_of_many_are_chunks_of_one_request(node: FakeNode, client
     assert [[len(call["params"][0]) for call in request] for request in node.requests] == [[256, 256, 88]]
 
 
-async def test_transaction_tells_its_token_balances(node: FakeNode, client: NodeClient) -> None:
+async def test_transaction_tells_what_became_of_token_accounts(node: FakeNode, client: NodeClient) -> None:
     _answer(node, "getTransaction", _published("getTransaction", lambda response: response.get("result")))
     (record,) = await client.transactions(["a"])
     assert record is not None
     assert (record.slot, record.err, record.fee) == (412_345_670, None, 5_300)
     # The account is in the first list only: it was closed on the way.
-    assert [(balance.before, balance.after) for balance in record.token_balances] == [(12_345, 0)]
+    before, after = record.meta.pre_token_balances, record.meta.post_token_balances
+    assert before
+    assert not after
+    (balance,) = before
+    assert record.exchanged("me", balance.mint, "USDC") == (-12_345, 0)
+    assert record.exchanged("me", "USDC", balance.mint) == (0, 12_345)
+    assert record.exchanged(balance.owner, balance.mint, "USDC") == (0, 0)
 
 
 async def test_transaction_that_is_not_there_is_none(node: FakeNode, client: NodeClient) -> None:
@@ -338,14 +344,15 @@ def unused_port() -> int:
 
 
 async def test_slots_come_as_they_are_announced(node: FakeNode, client: NodeClient) -> None:
-    async with asyncio.timeout(5), aclosing(client.slots()) as slots:
-        first = asyncio.ensure_future(anext(slots))
+    async with asyncio.timeout(5):
+        first = asyncio.ensure_future(client.next_slot(-1))
         await node.subscribed.wait()
         await node.announce(41)
         assert await first == 41
         await node.announce(41)
         await node.announce(43)
-        assert await anext(slots) == 43
+        assert await client.next_slot(41) == 43
+        assert await client.next_slot(40) == 43
     assert node.calls["getSlot"] == 0
 
 
@@ -354,17 +361,38 @@ async def test_slots_are_polled_while_nothing_announces_them_and_announced_again
 ) -> None:
     polled = iter(range(50, 100))
     node.answers["getSlot"] = lambda params: {"result": next(polled)}
-    async with asyncio.timeout(10), aclosing(client.slots()) as slots:
-        first = asyncio.ensure_future(anext(slots))
+    async with asyncio.timeout(10):
+        first = asyncio.ensure_future(client.next_slot(-1))
         await node.subscribed.wait()
         await node.announce(41)
         assert await first == 41
         await node.drop_sockets()
-        assert [await anext(slots), await anext(slots)] == [50, 51]
-        later = asyncio.ensure_future(anext(slots))
+        assert [await client.next_slot(41), await client.next_slot(50)] == [50, 51]
+        later = asyncio.ensure_future(client.next_slot(51))
         await node.subscribed.wait()
         await node.announce(1_000)
-        assert await later == 1_000
+        while (slot := await later) < 1_000:
+            later = asyncio.ensure_future(client.next_slot(slot))
+
+
+async def test_slots_are_announced_once_for_all_and_to_nobody_who_does_not_wait(
+    node: FakeNode, client: NodeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.solana.rpc._UNHEARD_SECONDS", 0.0)
+    async with asyncio.timeout(5):
+        waiting = [asyncio.ensure_future(client.next_slot(-1)) for _ in range(3)]
+        await node.subscribed.wait()
+        await node.announce(41)
+        assert [await each for each in waiting] == [41] * 3
+        # Nobody waits for the next one: it is the last that is announced.
+        await node.announce(42)
+        await node.unsubscribed.wait()
+        node.subscribed.clear()
+        later = asyncio.ensure_future(client.next_slot(42))
+        await node.subscribed.wait()
+        await node.announce(45)
+        assert await later == 45
+    assert node.slot_calls == ["slotSubscribe", "slotUnsubscribe", "slotSubscribe"]
 
 
 # ---- Changes of accounts --------------------------------------------------------------------------
@@ -398,3 +426,22 @@ async def test_a_watch_that_is_refused_is_tried_again_until_it_stands(
         str(KEY),
         {"encoding": "base64", "commitment": "processed", "filters": [{"dataSize": 752}]},
     )
+
+
+async def test_an_error_of_the_block_leaves_it_as_it_is(node: FakeNode) -> None:
+    with pytest.raises(ZeroDivisionError):
+        async with NodeClient(node.url, node.ws_url):
+            raise ZeroDivisionError
+
+
+async def test_a_defect_in_following_slots_ends_the_block(
+    node: FakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def defect(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("engine.solana.rpc.connected", defect)
+    with pytest.raises(ExceptionGroup) as raised:
+        async with asyncio.timeout(5), NodeClient(node.url, node.ws_url) as client:
+            await client.next_slot(None)
+    assert raised.group_contains(ZeroDivisionError)
