@@ -50,8 +50,8 @@ class _Open:
     outcome: asyncio.Future[Outcome]
     send_time: float
     """When to send it again, by the loop's clock."""
-    has_nearly_landed: bool
-    """It was on chain when last looked at, or may be by the first time."""
+    is_likely_confirmed: bool
+    """Not looked up yet, or on chain without error when its status was."""
     look_slot: int | None = None
     """When to look it up first; None while nobody has answered to its being sent."""
     start_time: float = field(default_factory=time.perf_counter)
@@ -84,8 +84,8 @@ class Settlement:
         self._node = node
         self._wallet = wallet
         self._commitment = commitment
-        # A transaction is confirmed a slot or two after it is seen, but finalized half a minute later.
-        self._reads_along = commitment == "confirmed"
+        # Confirmed it is a slot or two after it was seen, finalized half a minute.
+        self._asks_for_whole = commitment == "confirmed"
         self._resend_seconds = resend_seconds
         self._jitter = jitter
         self._open: dict[str, _Open] = {}
@@ -103,7 +103,9 @@ class Settlement:
         if attempt is None:
             raise ValueError(f"order {order.order_id} has no open transaction")
         loop = asyncio.get_running_loop()
-        entry = _Open(order, attempt, loop.create_future(), self._next_send(loop.time()), self._reads_along)
+        entry = _Open(
+            order, attempt, loop.create_future(), self._next_send(loop.time()), self._asks_for_whole
+        )
         look_slot = self._node.newest_slot + _CONFIRMED_SLOTS
         self._open[attempt.tx_hash] = entry
         self._has_open.set()
@@ -145,17 +147,18 @@ class Settlement:
             self._finalized_height = await self._node.block_height("finalized")
             self._height_time = now
         height = self._finalized_height
-        # What most likely is confirmed by now has its amounts read along: that saves a round trip.
-        nearly = [entry for entry in entries if entry.has_nearly_landed]
+        # What most likely is confirmed by now is asked for whole, which saves a round trip; where it is not,
+        # its status is asked for in the next slot.
+        likely = [entry for entry in entries if entry.is_likely_confirmed]
+        entries = [entry for entry in entries if not entry.is_likely_confirmed]
+        for entry in likely:
+            entry.is_likely_confirmed = False
         statuses, _ = await asyncio.gather(
             self._node.signature_statuses([entry.attempt.tx_hash for entry in entries]),
-            self._read_amounts(nearly),
+            self._read_amounts(likely),
         )
         landed, unseen = [], []
         for entry, status in zip(entries, statuses, strict=True):
-            entry.has_nearly_landed = self._reads_along and status is not None and status.err is None
-            if entry.outcome.done():
-                continue
             if status is None:
                 if height > entry.attempt.last_valid_block_height:
                     entry.resolve(Lapsed())
@@ -163,7 +166,9 @@ class Settlement:
                     unseen.append(entry)
             elif self._has_landed(status):
                 landed.append(entry)
-            elif status.err is not None and status.reached("finalized"):
+            elif status.err is None:
+                entry.is_likely_confirmed = self._asks_for_whole
+            elif status.reached("finalized"):
                 entry.resolve(_explained(status, entry.attempt))
         if landed:
             await self._read_amounts(landed)
