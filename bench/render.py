@@ -25,7 +25,7 @@ def print_results(console: Console, results: Sequence[Result], idle: Mapping[str
         (_load_table(results), "confirm: from submit to the confirmed event, as a watcher saw it"),
         (
             _cpu_table(results, idle),
-            "idle: CPU-ms a second without orders, which every run pays too; memory of the last run, in MB:"
+            "idle: CPU-ms a second without orders; memory of the last run, in MB:"
             " highest RSS, and PSS at its end",
         ),
         (_stage_table(results), "as the processes measured it themselves (order_engine_stage_seconds)"),

@@ -23,6 +23,8 @@ _MASKED: Final = 0x80
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _MAX_MESSAGE: Final = 16 * 2**20
 """Bytes. An account has at most 10 MiB, of which base64 makes a third more."""
+_MAX_UNREAD: Final = 1_000
+"""Texts that may wait to be taken; the other side has to wait then."""
 _BEAT_SECONDS: Final = 15.0
 
 
@@ -48,6 +50,8 @@ class WebSocket(asyncio.Protocol):
         """What has come of a text in several frames."""
         self._texts: deque[bytes] = deque()
         self._come = asyncio.Event()
+        self._is_paused = False
+        """Too many texts wait for more to be read."""
         self._error: WebSocketError | None = None
         """Why nothing more comes."""
         self._is_heard = True
@@ -67,7 +71,11 @@ class WebSocket(asyncio.Protocol):
                 raise self._error
             self._come.clear()
             await self._come.wait()
-        return self._texts.popleft()
+        text = self._texts.popleft()
+        if self._is_paused and not self._texts and self._error is None:
+            self._is_paused = False
+            self._transport.resume_reading()
+        return text
 
     def close(self) -> None:
         """Take leave, and hang up."""
@@ -137,6 +145,9 @@ class WebSocket(asyncio.Protocol):
             self._on_frame(data[at], data[start : start + size])
             at = start + size
         self._data = data[at:]
+        if len(self._texts) > _MAX_UNREAD and not self._is_paused:
+            self._is_paused = True
+            self._transport.pause_reading()
 
     def _on_frame(self, head: int, content: bytes) -> None:
         if head == _FINAL | _TEXT:

@@ -117,6 +117,20 @@ async def test_a_text_may_come_in_pieces_of_frames_and_frames_of_text() -> None:
         assert await server.read_frame() == (FINAL | PONG, b"are you there")
 
 
+async def test_a_flood_of_texts_waits_at_the_other_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.solana.ws._MAX_UNREAD", 3)
+    async with conversation() as (server, socket):
+        flood = [b"%d" % number + bytes(100_000) for number in range(200)]
+        for text in flood:
+            server.writer.write(frame(FINAL | TEXT, text))
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.2):
+                await server.writer.drain()
+        for text in flood:
+            assert await anext(socket) == text
+        await server.writer.drain()
+
+
 @pytest.mark.parametrize(
     ("sent", "reason"),
     [
