@@ -41,7 +41,10 @@ from workers.executor import Executor
 _LEASE_SECONDS: Final = 1.2
 """How long a monitor that says nothing is taken to be alive. It is found dead and followed within 2 s."""
 _ASK_SECONDS: Final = 0.4
-"""How often it says so, how often the others look, and how often it looks for orders while none wait."""
+"""How often it says so, and how often the others look."""
+_LOOK_SECONDS: Final = 0.15
+"""How often it looks for orders while none wait: within a slot, or what one waits for could come and go
+unseen."""
 _PAGE: Final = 64
 """Orders of a group that are looked at between two turns of the loop for everybody else."""
 _TICK_SECONDS: Final = 0.2
@@ -174,7 +177,7 @@ class Monitor:
             if self._has_groups:
                 seen = await self._market.next_refresh(seen)
             else:
-                await asyncio.sleep(_ASK_SECONDS)
+                await asyncio.sleep(_LOOK_SECONDS)
             if not self.leads:
                 continue
             try:
