@@ -21,7 +21,6 @@ from itertools import chain
 from math import inf
 from typing import Any, Final
 
-from solders.instruction import Instruction
 from solders.pubkey import Pubkey
 
 from engine.domain import routing
@@ -32,6 +31,7 @@ from engine.domain.routing import Detour, Limits, PoolOffer
 from engine.domain.tokens import SOL, TOKENS, USDC, Token, find_token
 from engine.settings import Settings
 from engine.solana.accounts import CLOCK, token_amount
+from engine.solana.instructions import Instruction
 from engine.solana.programs import (
     ASSOCIATED_TOKEN_PROGRAM,
     CLOCK_SYSVAR,

@@ -8,8 +8,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
+from solders import instruction as solders_instruction
 from solders.hash import Hash
-from solders.instruction import AccountMeta, Instruction
+from solders.instruction import AccountMeta
 from solders.keypair import Keypair
 from solders.message import Message, MessageV0, to_bytes_versioned
 from solders.pubkey import Pubkey
@@ -17,6 +18,7 @@ from solders.transaction import VersionedTransaction
 
 from engine.domain.order import Side
 from engine.domain.tokens import Token
+from engine.solana.instructions import Instruction, Names
 from engine.solana.programs import associated_token_account
 from engine.solana.transactions import swap_instructions
 from simnet.accounts import Account, is_token_account, token_balance, token_mint
@@ -44,7 +46,7 @@ class SigningWallet:
 
     def sign(
         self,
-        instructions: Sequence[Instruction],
+        instructions: Sequence[Instruction | solders_instruction.Instruction],
         blockhash: bytes,
         *,
         legacy: bool = False,
@@ -52,10 +54,14 @@ class SigningWallet:
     ) -> bytes:
         """Return the bytes of a signed transaction that this wallet pays for."""
         recent = Hash.from_bytes(blockhash)
+        calls = [
+            solders_instruction.Instruction(each.program_id, each.data, list(each.accounts))
+            for each in instructions
+        ]
         if legacy:
-            message: Message | MessageV0 = Message.new_with_blockhash(instructions, self.pubkey, recent)
+            message: Message | MessageV0 = Message.new_with_blockhash(calls, self.pubkey, recent)
         else:
-            message = MessageV0.try_compile(self.pubkey, instructions, [], recent)
+            message = MessageV0.try_compile(self.pubkey, calls, [], recent)
         signatures = [
             keypair.sign_message(to_bytes_versioned(message)) for keypair in (self.keypair, *others)
         ]
@@ -182,7 +188,7 @@ def without_account(instruction: Instruction, position: int, other: Pubkey) -> I
     """Return the instruction with another account at one position."""
     metas = list(instruction.accounts)
     metas[position] = AccountMeta(other, metas[position].is_signer, metas[position].is_writable)
-    return Instruction(instruction.program_id, instruction.data, metas)
+    return Instruction(Names(instruction.program_id, tuple(metas)), instruction.data)
 
 
 def supply_held(accounts: dict[bytes, Account], token: Token) -> int:

@@ -25,6 +25,7 @@ def program_address(program: Pubkey, *seeds: bytes) -> Pubkey:
     return Pubkey.find_program_address(list(seeds), program)[0]
 
 
+@lru_cache(maxsize=65_536)
 def associated_token_account(owner: Pubkey, mint: Pubkey, token_program: Pubkey = TOKEN_PROGRAM) -> Pubkey:
     """Return where `owner` keeps `mint`: the associated token program's address for the two."""
     return program_address(ASSOCIATED_TOKEN_PROGRAM, bytes(owner), bytes(token_program), bytes(mint))

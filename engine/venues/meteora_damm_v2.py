@@ -9,10 +9,11 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from math import isqrt
 from typing import Annotated, ClassVar, Final
 
-from solders.instruction import AccountMeta, Instruction
+from solders.instruction import AccountMeta
 from solders.pubkey import Pubkey
 
 from engine.domain.order import Side
@@ -27,6 +28,7 @@ from engine.domain.pools.meteora_damm_v2 import (
 )
 from engine.domain.pools.pool import Clock, Pool, Swap, SwapRefusal
 from engine.solana.accounts import TOKEN_ACCOUNT, TokenAccount
+from engine.solana.instructions import Instruction, Names
 from engine.solana.programs import INSTRUCTIONS_SYSVAR, TOKEN_PROGRAM, program_address
 from engine.solana.wire import (
     Layout,
@@ -206,6 +208,37 @@ class MeteoraDammV2Keys(PoolKeys):
     """Swaps b to a then have to show that no other one of the pool is in their transaction."""
 
 
+@lru_cache(maxsize=1024)
+def _swap_names(
+    keys: MeteoraDammV2Keys,
+    shows_transaction: bool,
+    owner: Pubkey,
+    input_account: Pubkey,
+    output_account: Pubkey,
+) -> Names:
+    return Names(
+        PROGRAM,
+        (
+            AccountMeta(POOL_AUTHORITY, False, False),
+            AccountMeta(keys.pool, False, True),
+            AccountMeta(input_account, False, True),
+            AccountMeta(output_account, False, True),
+            AccountMeta(keys.vault_a, False, True),
+            AccountMeta(keys.vault_b, False, True),
+            AccountMeta(keys.mint_a, False, False),
+            AccountMeta(keys.mint_b, False, False),
+            AccountMeta(owner, True, False),
+            AccountMeta(keys.token_program_a, False, False),
+            AccountMeta(keys.token_program_b, False, False),
+            # Nobody referred the swap: the program's own id stands for none.
+            AccountMeta(PROGRAM, False, False),
+            AccountMeta(EVENT_AUTHORITY, False, False),
+            AccountMeta(PROGRAM, False, False),
+            *([AccountMeta(INSTRUCTIONS_SYSVAR, False, False)] if shows_transaction else []),
+        ),
+    )
+
+
 class MeteoraDammV2(Venue[MeteoraDammV2Keys]):
     name: ClassVar[str] = "Meteora"
     kind: ClassVar[str] = "meteora_damm_v2"
@@ -361,26 +394,8 @@ class MeteoraDammV2(Venue[MeteoraDammV2Keys]):
         mode = _EXACT_IN if side is Side.SELL else _EXACT_OUT
         shows_transaction = keys.has_rate_limiter and not a_to_b
         return Instruction(
-            PROGRAM,
+            _swap_names(keys, shows_transaction, owner, input_account, output_account),
             _SWAP2_ARGUMENTS.pack(SWAP2, amount, threshold_amount, mode),
-            [
-                AccountMeta(POOL_AUTHORITY, False, False),
-                AccountMeta(keys.pool, False, True),
-                AccountMeta(input_account, False, True),
-                AccountMeta(output_account, False, True),
-                AccountMeta(keys.vault_a, False, True),
-                AccountMeta(keys.vault_b, False, True),
-                AccountMeta(keys.mint_a, False, False),
-                AccountMeta(keys.mint_b, False, False),
-                AccountMeta(owner, True, False),
-                AccountMeta(keys.token_program_a, False, False),
-                AccountMeta(keys.token_program_b, False, False),
-                # Nobody referred the swap: the program's own id stands for none.
-                AccountMeta(PROGRAM, False, False),
-                AccountMeta(EVENT_AUTHORITY, False, False),
-                AccountMeta(PROGRAM, False, False),
-                *([AccountMeta(INSTRUCTIONS_SYSVAR, False, False)] if shows_transaction else []),
-            ],
         )
 
     def read_swap(

@@ -15,7 +15,7 @@ from itertools import chain
 from math import floor, log
 from typing import Annotated, ClassVar, Final, NamedTuple
 
-from solders.instruction import AccountMeta, Instruction
+from solders.instruction import AccountMeta
 from solders.pubkey import Pubkey
 
 from engine.domain.order import Side
@@ -30,6 +30,7 @@ from engine.domain.pools.meteora_dlmm import (
 )
 from engine.domain.pools.pool import Swap, SwapRefusal
 from engine.solana.accounts import TOKEN_ACCOUNT, TokenAccount
+from engine.solana.instructions import Instruction, Names
 from engine.solana.programs import MEMO_PROGRAM, TOKEN_PROGRAM, program_address
 from engine.solana.wire import (
     Layout,
@@ -282,6 +283,41 @@ class MeteoraDlmmKeys(PoolKeys):
     """Where it would be; most pools have none."""
 
 
+@lru_cache(maxsize=1024)
+def _swap_names(
+    keys: MeteoraDlmmKeys,
+    has_extension: bool,
+    owner: Pubkey,
+    input_account: Pubkey,
+    output_account: Pubkey,
+    arrays: tuple[Pubkey, ...],
+) -> Names:
+    # The program's own id stands for an account that there is not; so for who referred the swap.
+    no_account = AccountMeta(PROGRAM, False, False)
+    return Names(
+        PROGRAM,
+        (
+            AccountMeta(keys.pool, False, True),
+            AccountMeta(keys.bitmap_extension, False, True) if has_extension else no_account,
+            AccountMeta(keys.vault_a, False, True),
+            AccountMeta(keys.vault_b, False, True),
+            AccountMeta(input_account, False, True),
+            AccountMeta(output_account, False, True),
+            AccountMeta(keys.mint_a, False, False),
+            AccountMeta(keys.mint_b, False, False),
+            AccountMeta(keys.oracle, False, True),
+            no_account,
+            AccountMeta(owner, True, False),
+            AccountMeta(keys.token_program_a, False, False),
+            AccountMeta(keys.token_program_b, False, False),
+            AccountMeta(MEMO_PROGRAM, False, False),
+            AccountMeta(EVENT_AUTHORITY, False, False),
+            AccountMeta(PROGRAM, False, False),
+            *(AccountMeta(address, False, True) for address in arrays),
+        ),
+    )
+
+
 class MeteoraDlmm(Venue[MeteoraDlmmKeys]):
     name: ClassVar[str] = "Meteora"
     kind: ClassVar[str] = "meteora_dlmm"
@@ -408,34 +444,15 @@ class MeteoraDlmm(Venue[MeteoraDlmmKeys]):
             arguments = _SWAP_ARGUMENTS.pack(SWAP2, amount, threshold_amount)
         else:
             arguments = _SWAP_ARGUMENTS.pack(SWAP_EXACT_OUT2, threshold_amount, amount)
-        # The program's own id stands for an account that there is not; so for who referred the swap, below.
-        if keys.bitmap_extension in accounts:
-            extension = AccountMeta(keys.bitmap_extension, False, True)
-        else:
-            extension = AccountMeta(PROGRAM, False, False)
-        return Instruction(
-            PROGRAM,
-            arguments + _NO_TRANSFER_HOOKS,
-            [
-                AccountMeta(keys.pool, False, True),
-                extension,
-                AccountMeta(keys.vault_a, False, True),
-                AccountMeta(keys.vault_b, False, True),
-                AccountMeta(input_account, False, True),
-                AccountMeta(output_account, False, True),
-                AccountMeta(keys.mint_a, False, False),
-                AccountMeta(keys.mint_b, False, False),
-                AccountMeta(keys.oracle, False, True),
-                AccountMeta(PROGRAM, False, False),
-                AccountMeta(owner, True, False),
-                AccountMeta(keys.token_program_a, False, False),
-                AccountMeta(keys.token_program_b, False, False),
-                AccountMeta(MEMO_PROGRAM, False, False),
-                AccountMeta(EVENT_AUTHORITY, False, False),
-                AccountMeta(PROGRAM, False, False),
-                *(AccountMeta(one, False, True) for one in _arrays(keys, accounts)[a_to_b].values()),
-            ],
+        names = _swap_names(
+            keys,
+            keys.bitmap_extension in accounts,
+            owner,
+            input_account,
+            output_account,
+            tuple(_arrays(keys, accounts)[a_to_b].values()),
         )
+        return Instruction(names, arguments + _NO_TRANSFER_HOOKS)
 
     def read_swap(
         self, accounts: Sequence[Pubkey], data: bytes, mint_of: Mapping[Pubkey, Pubkey]

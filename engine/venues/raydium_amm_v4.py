@@ -10,15 +10,17 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Annotated, ClassVar, Final
 
-from solders.instruction import AccountMeta, Instruction
+from solders.instruction import AccountMeta
 from solders.pubkey import Pubkey
 
 from engine.domain.order import FailureReason, Side
 from engine.domain.pools.pool import Swap, SwapRefusal
 from engine.domain.pools.raydium_amm_v4 import AmmStatus, RaydiumAmmV4Pool
 from engine.solana.accounts import TOKEN_ACCOUNT, TokenAccount, token_amount
+from engine.solana.instructions import Instruction, Names
 from engine.solana.programs import TOKEN_PROGRAM, program_address
 from engine.solana.wire import Layout, WireError, pubkey, raw, u64, u128
 from engine.venues.venue import AccountFilter, NewAccount, PoolKeys, SwapCall, Venue, vaults_after
@@ -114,6 +116,23 @@ _read_pool = AMM_INFO.reader(
 )
 
 
+@lru_cache(maxsize=1024)
+def _swap_names(keys: PoolKeys, owner: Pubkey, input_account: Pubkey, output_account: Pubkey) -> Names:
+    return Names(
+        PROGRAM,
+        (
+            AccountMeta(TOKEN_PROGRAM, False, False),
+            AccountMeta(keys.pool, False, True),
+            AccountMeta(AUTHORITY, False, False),
+            AccountMeta(keys.vault_a, False, True),
+            AccountMeta(keys.vault_b, False, True),
+            AccountMeta(input_account, False, True),
+            AccountMeta(output_account, False, True),
+            AccountMeta(owner, True, False),
+        ),
+    )
+
+
 class RaydiumAmmV4(Venue[PoolKeys]):
     name: ClassVar[str] = "Raydium"
     kind: ClassVar[str] = "raydium_amm_v4"
@@ -189,20 +208,7 @@ class RaydiumAmmV4(Venue[PoolKeys]):
             data = _SWAP_ARGUMENTS.pack(SWAP_BASE_IN_V2, amount, threshold_amount)
         else:
             data = _SWAP_ARGUMENTS.pack(SWAP_BASE_OUT_V2, threshold_amount, amount)
-        return Instruction(
-            PROGRAM,
-            data,
-            [
-                AccountMeta(TOKEN_PROGRAM, False, False),
-                AccountMeta(keys.pool, False, True),
-                AccountMeta(AUTHORITY, False, False),
-                AccountMeta(keys.vault_a, False, True),
-                AccountMeta(keys.vault_b, False, True),
-                AccountMeta(input_account, False, True),
-                AccountMeta(output_account, False, True),
-                AccountMeta(owner, True, False),
-            ],
-        )
+        return Instruction(_swap_names(keys, owner, input_account, output_account), data)
 
     def read_swap(
         self, accounts: Sequence[Pubkey], data: bytes, mint_of: Mapping[Pubkey, Pubkey]

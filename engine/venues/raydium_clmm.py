@@ -19,7 +19,7 @@ from math import isqrt
 from operator import itemgetter
 from typing import Annotated, ClassVar, Final, NamedTuple
 
-from solders.instruction import AccountMeta, Instruction
+from solders.instruction import AccountMeta
 from solders.pubkey import Pubkey
 
 from engine.domain.order import FailureReason, Side
@@ -33,6 +33,7 @@ from engine.domain.pools.raydium_clmm import (
     tick_at_sqrt_price,
 )
 from engine.solana.accounts import TOKEN_ACCOUNT, TokenAccount
+from engine.solana.instructions import Instruction, Names
 from engine.solana.programs import MEMO_PROGRAM, TOKEN_2022_PROGRAM, TOKEN_PROGRAM, program_address
 from engine.solana.wire import (
     Layout,
@@ -318,6 +319,40 @@ def read_ticks(tick_array: bytes) -> Ticks:
     return Ticks(tuple(ticks), tuple(with_orders))
 
 
+@lru_cache(maxsize=1024)
+def _swap_names(
+    keys: RaydiumClmmKeys,
+    a_to_b: bool,
+    owner: Pubkey,
+    input_account: Pubkey,
+    output_account: Pubkey,
+    arrays: tuple[Pubkey, ...],
+) -> Names:
+    token_a, token_b = (keys.vault_a, keys.mint_a), (keys.vault_b, keys.mint_b)
+    (input_vault, input_mint), (output_vault, output_mint) = (
+        (token_a, token_b) if a_to_b else (token_b, token_a)
+    )
+    return Names(
+        PROGRAM,
+        (
+            AccountMeta(owner, True, False),
+            AccountMeta(keys.amm_config, False, False),
+            AccountMeta(keys.pool, False, True),
+            AccountMeta(input_account, False, True),
+            AccountMeta(output_account, False, True),
+            AccountMeta(input_vault, False, True),
+            AccountMeta(output_vault, False, True),
+            AccountMeta(keys.observation, False, True),
+            AccountMeta(TOKEN_PROGRAM, False, False),
+            AccountMeta(TOKEN_2022_PROGRAM, False, False),
+            AccountMeta(MEMO_PROGRAM, False, False),
+            AccountMeta(input_mint, False, False),
+            AccountMeta(output_mint, False, False),
+            *(AccountMeta(address, False, True) for address in arrays),
+        ),
+    )
+
+
 class RaydiumClmm(Venue[RaydiumClmmKeys]):
     name: ClassVar[str] = "Raydium"
     kind: ClassVar[str] = "raydium_clmm"
@@ -444,29 +479,9 @@ class RaydiumClmm(Venue[RaydiumClmmKeys]):
             arrays = around.down if a_to_b else around.up
             if keys.bitmap_extension in accounts:
                 arrays = (keys.bitmap_extension, *arrays)
-        token_a, token_b = (keys.vault_a, keys.mint_a), (keys.vault_b, keys.mint_b)
-        (input_vault, input_mint), (output_vault, output_mint) = (
-            (token_a, token_b) if a_to_b else (token_b, token_a)
-        )
         return Instruction(
-            PROGRAM,
+            _swap_names(keys, a_to_b, owner, input_account, output_account, arrays),
             _SWAP_ARGUMENTS.pack(SWAP_V2, amount, threshold_amount, _NO_LIMIT, side is Side.SELL),
-            [
-                AccountMeta(owner, True, False),
-                AccountMeta(keys.amm_config, False, False),
-                AccountMeta(keys.pool, False, True),
-                AccountMeta(input_account, False, True),
-                AccountMeta(output_account, False, True),
-                AccountMeta(input_vault, False, True),
-                AccountMeta(output_vault, False, True),
-                AccountMeta(keys.observation, False, True),
-                AccountMeta(TOKEN_PROGRAM, False, False),
-                AccountMeta(TOKEN_2022_PROGRAM, False, False),
-                AccountMeta(MEMO_PROGRAM, False, False),
-                AccountMeta(input_mint, False, False),
-                AccountMeta(output_mint, False, False),
-                *(AccountMeta(address, False, True) for address in arrays),
-            ],
         )
 
     def read_swap(

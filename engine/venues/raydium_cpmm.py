@@ -9,15 +9,17 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Annotated, ClassVar, Final
 
-from solders.instruction import AccountMeta, Instruction
+from solders.instruction import AccountMeta
 from solders.pubkey import Pubkey
 
 from engine.domain.order import Side
 from engine.domain.pools.pool import Swap, SwapRefusal
 from engine.domain.pools.raydium_cpmm import CreatorFeeOn, Rates, RaydiumCpmmPool
 from engine.solana.accounts import TOKEN_ACCOUNT, TokenAccount, token_amount
+from engine.solana.instructions import Instruction, Names
 from engine.solana.programs import TOKEN_PROGRAM, program_address
 from engine.solana.wire import (
     Layout,
@@ -135,6 +137,36 @@ class RaydiumCpmmKeys(PoolKeys):
     observation: Pubkey
 
 
+@lru_cache(maxsize=1024)
+def _swap_names(
+    keys: RaydiumCpmmKeys, a_to_b: bool, owner: Pubkey, input_account: Pubkey, output_account: Pubkey
+) -> Names:
+    token_a = (keys.vault_a, keys.token_program_a, keys.mint_a)
+    token_b = (keys.vault_b, keys.token_program_b, keys.mint_b)
+    (
+        (input_vault, input_program, input_mint),
+        (output_vault, output_program, output_mint),
+    ) = (token_a, token_b) if a_to_b else (token_b, token_a)
+    return Names(
+        PROGRAM,
+        (
+            AccountMeta(owner, True, False),
+            AccountMeta(AUTHORITY, False, False),
+            AccountMeta(keys.amm_config, False, False),
+            AccountMeta(keys.pool, False, True),
+            AccountMeta(input_account, False, True),
+            AccountMeta(output_account, False, True),
+            AccountMeta(input_vault, False, True),
+            AccountMeta(output_vault, False, True),
+            AccountMeta(input_program, False, False),
+            AccountMeta(output_program, False, False),
+            AccountMeta(input_mint, False, False),
+            AccountMeta(output_mint, False, False),
+            AccountMeta(keys.observation, False, True),
+        ),
+    )
+
+
 class RaydiumCpmm(Venue[RaydiumCpmmKeys]):
     name: ClassVar[str] = "Raydium"
     kind: ClassVar[str] = "raydium_cpmm"
@@ -227,31 +259,7 @@ class RaydiumCpmm(Venue[RaydiumCpmmKeys]):
             data = _SWAP_ARGUMENTS.pack(SWAP_BASE_INPUT, amount, threshold_amount)
         else:
             data = _SWAP_ARGUMENTS.pack(SWAP_BASE_OUTPUT, threshold_amount, amount)
-        token_a = (keys.vault_a, keys.token_program_a, keys.mint_a)
-        token_b = (keys.vault_b, keys.token_program_b, keys.mint_b)
-        (
-            (input_vault, input_program, input_mint),
-            (output_vault, output_program, output_mint),
-        ) = (token_a, token_b) if a_to_b else (token_b, token_a)
-        return Instruction(
-            PROGRAM,
-            data,
-            [
-                AccountMeta(owner, True, False),
-                AccountMeta(AUTHORITY, False, False),
-                AccountMeta(keys.amm_config, False, False),
-                AccountMeta(keys.pool, False, True),
-                AccountMeta(input_account, False, True),
-                AccountMeta(output_account, False, True),
-                AccountMeta(input_vault, False, True),
-                AccountMeta(output_vault, False, True),
-                AccountMeta(input_program, False, False),
-                AccountMeta(output_program, False, False),
-                AccountMeta(input_mint, False, False),
-                AccountMeta(output_mint, False, False),
-                AccountMeta(keys.observation, False, True),
-            ],
-        )
+        return Instruction(_swap_names(keys, a_to_b, owner, input_account, output_account), data)
 
     def read_swap(
         self, accounts: Sequence[Pubkey], data: bytes, mint_of: Mapping[Pubkey, Pubkey]

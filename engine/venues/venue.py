@@ -13,13 +13,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Final, Generic, TypeVar
 
-from solders.instruction import Instruction
 from solders.pubkey import Pubkey
 
 from engine.domain.frozen import frozen
 from engine.domain.order import FailureReason, Side
 from engine.domain.pools.pool import Clock, Pool, Swap, SwapRefusal
 from engine.solana.accounts import TOKEN_ACCOUNT, token_amount
+from engine.solana.instructions import Instruction
 from engine.solana.programs import TOKEN_PROGRAM
 
 

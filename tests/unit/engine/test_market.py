@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 from uuid import UUID
 
 import pytest
-from solders.instruction import Instruction
 from solders.keypair import Keypair
 from solders.pubkey import Pubkey
 
@@ -22,7 +21,7 @@ from engine.domain.tokens import BONK, SOL, USDC, Token
 from engine.market import STALE_SECONDS, Market, RouteRules, explain_error
 from engine.settings import Settings
 from engine.solana.accounts import CLOCK, TOKEN_ACCOUNT, ClockSysvar, TokenAccount
-from engine.solana.instructions import memo
+from engine.solana.instructions import Instruction, Names, memo
 from engine.solana.programs import (
     CLOCK_SYSVAR,
     SYSTEM_PROGRAM,
@@ -600,9 +599,9 @@ def _signed(*instructions: Instruction) -> bytes:
 
 
 TRANSACTION = _signed(
-    Instruction(RAYDIUM.program, b"", []),
-    Instruction(METEORA.program, b"", []),
-    Instruction(SYSTEM_PROGRAM, b"", []),
+    Instruction(Names(RAYDIUM.program, ()), b""),
+    Instruction(Names(METEORA.program, ()), b""),
+    Instruction(Names(SYSTEM_PROGRAM, ()), b""),
     memo("x", WALLET.pubkey),
 )
 ON_RAYDIUM, ON_METEORA, ON_SYSTEM, ON_MEMO = 2, 3, 4, 5

@@ -19,6 +19,7 @@ from engine.domain.tokens import BONK, SOL, TOKENS, USDC, USDT, Token
 from engine.market import explain_error
 from engine.solana.accounts import MINT
 from engine.solana.instructions import (
+    Names,
     close_token_account,
     create_token_account,
     memo,
@@ -487,7 +488,8 @@ async def test_a_swap_that_comes_farther_than_its_arrays_ends_with_its_programs_
     named = [meta.pubkey for meta in whole.accounts]
     arrays = pool.venue.read_swap(named, bytes(whole.data), mints).arrays
     assert len(arrays) > 1
-    instructions[1] = Instruction(whole.program_id, whole.data, whole.accounts[: 1 - len(arrays)])
+    names = Names(whole.program_id, whole.accounts[: 1 - len(arrays)])
+    instructions[1] = whole._replace(names=names)
     assert await net.land(ALICE.sign(instructions, net.blockhash)) == {
         "InstructionError": [1, {"Custom": code}]
     }

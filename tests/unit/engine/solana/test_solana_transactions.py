@@ -11,8 +11,13 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from solders.instruction import AccountMeta, Instruction
+from hypothesis import given
+from hypothesis import strategies as st
+from solders import instruction as solders_instruction
+from solders.hash import Hash
+from solders.instruction import AccountMeta
 from solders.keypair import Keypair
+from solders.message import MessageV0, to_bytes_versioned
 from solders.pubkey import Pubkey
 from solders.signature import Signature
 from solders.transaction import VersionedTransaction
@@ -20,6 +25,7 @@ from solders.transaction import VersionedTransaction
 from engine.domain.order import Attempt
 from engine.domain.tokens import SOL, USDC, USDT
 from engine.solana import instructions
+from engine.solana.instructions import Instruction, Names
 from engine.solana.programs import (
     ASSOCIATED_TOKEN_PROGRAM,
     COMPUTE_BUDGET_PROGRAM,
@@ -37,6 +43,7 @@ from engine.solana.transactions import (
     WalletError,
     build_swap,
     called_instruction,
+    compile_message,
     fits,
     swap_instructions,
 )
@@ -47,7 +54,7 @@ VENUE_PROGRAM = Pubkey.from_string("CPMMoo8L3F4NbTegBCKVNunggL7H1ZpdTHKxQB5qKP1C
 WALLET = Wallet(Keypair.from_seed(bytes(range(32))))
 BLOCKHASH = Blockhash("F26fH1L1SnpfDCZweDcexzJHaqUvmG6uqRWQ1X1975Bw", 390_000_150)
 ORDER_ID = UUID("019a0000-0000-7000-8000-000000000001")
-SWAP = Instruction(VENUE_PROGRAM, b"swap", [AccountMeta(WALLET.pubkey, True, False)])
+SWAP = Instruction(Names(VENUE_PROGRAM, (AccountMeta(WALLET.pubkey, True, False),)), b"swap")
 
 
 def _key(inputs: dict[str, Any], name: str) -> Pubkey:
@@ -102,17 +109,45 @@ def test_signed_transaction_is_the_published_one(case: dict[str, Any]) -> None:
     wallet = Wallet(Keypair.from_seed(bytes.fromhex(case["payer_seed_hex"])))
     given = [
         Instruction(
-            Pubkey.from_string(item["program_id"]),
+            Names(
+                Pubkey.from_string(item["program_id"]),
+                tuple(
+                    AccountMeta(Pubkey.from_string(meta["pubkey"]), meta["signer"], meta["writable"])
+                    for meta in item["accounts"]
+                ),
+            ),
             bytes.fromhex(item["data_hex"]),
-            [
-                AccountMeta(Pubkey.from_string(meta["pubkey"]), meta["signer"], meta["writable"])
-                for meta in item["accounts"]
-            ],
         )
         for item in case["instructions"]
     ]
     transaction = wallet.sign_transaction(given, case["recent_blockhash"])
-    assert b64encode(bytes(transaction)).decode() == case["solders_transaction_base64"]
+    assert b64encode(transaction).decode() == case["solders_transaction_base64"]
+
+
+_PLACES = [WALLET.pubkey, *(Pubkey.from_bytes(bytes([n]) * 32) for n in range(200, 210))]
+_NAMES = st.builds(
+    Names,
+    st.sampled_from(_PLACES[1:4]),
+    st.lists(st.builds(AccountMeta, st.sampled_from(_PLACES), st.booleans(), st.booleans()), max_size=8).map(
+        tuple
+    ),
+)
+
+
+@given(st.lists(_NAMES, min_size=1, max_size=4), st.data())
+def test_message_is_what_solders_compiles_whatever_changes_from_order_to_order(
+    names: list[Names], data: st.DataObject
+) -> None:
+    # The same names again and again, as orders have them, with other data and another blockhash.
+    for _ in range(2):
+        called = data.draw(st.lists(st.sampled_from(names), max_size=9))
+        made = [Instruction(each, data.draw(st.binary(max_size=300))) for each in called]
+        blockhash = Hash(data.draw(st.binary(min_size=32, max_size=32)))
+        calls = [
+            solders_instruction.Instruction(each.program_id, each.data, list(each.accounts)) for each in made
+        ]
+        expected = MessageV0.try_compile(WALLET.pubkey, calls, [], blockhash)
+        assert compile_message(WALLET.pubkey, made, str(blockhash)) == to_bytes_versioned(expected)
 
 
 def _built(input_mint: Pubkey, output_mint: Pubkey, *, attempt: int = 1) -> Attempt:
@@ -191,7 +226,7 @@ def test_transaction_too_large_for_the_network_is_refused() -> None:
     with pytest.raises(ValueError, match="at most 1232 fit"):
         build_swap(
             WALLET,
-            [Instruction(VENUE_PROGRAM, b"", accounts)],
+            [Instruction(Names(VENUE_PROGRAM, tuple(accounts)), b"")],
             BLOCKHASH,
             ORDER_ID,
             1,
@@ -244,7 +279,7 @@ def test_missing_wallet_is_refused_by_name(tmp_path: Path) -> None:
 def _leg(number: int, accounts: int, size: int) -> Instruction:
     own = [Pubkey.from_bytes(bytes([number, at]) * 16) for at in range(accounts)]
     metas = [AccountMeta(address, False, True) for address in own]
-    return Instruction(VENUE_PROGRAM, bytes(size), [AccountMeta(WALLET.pubkey, True, False), *metas])
+    return Instruction(Names(VENUE_PROGRAM, (AccountMeta(WALLET.pubkey, True, False), *metas)), bytes(size))
 
 
 @pytest.mark.parametrize("legs", [1, 2, 3])
