@@ -25,11 +25,11 @@ workers, two monitors, crashes, lost sends, cancels, expiry and blocks through `
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import Enum, auto
 from typing import Any, Final
 
+from engine.domain.frozen import frozen, replace
 from engine.domain.order import (
     Attempt,
     AttemptOutcome,
@@ -122,26 +122,26 @@ def next_step(order: Order, now: datetime) -> Step:
 # ---- Facts: what became known by doing a step ----------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Claimed:
     """A worker took the order up."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Routed:
     """A route was chosen."""
 
     decision: RoutingDecision
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class NotRouted:
     """No pool can fill the order now."""
 
     decision: RoutingDecision
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Unmet:
     """Its type has a trigger, which does not hold now: the route there is, if any, is not good enough."""
 
@@ -149,7 +149,7 @@ class Unmet:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class NotBuilt:
     """No transaction could be built, or the node's simulation of it was refused; nothing was sent."""
 
@@ -157,14 +157,14 @@ class NotBuilt:
     message: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Signed:
     """The transaction is signed and about to be recorded. It has not been sent."""
 
     attempt: Attempt
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Landed:
     """Seen on chain without error. Amounts are what was really exchanged, in base units."""
 
@@ -172,7 +172,7 @@ class Landed:
     output_amount: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Reverted:
     """Seen on chain with an error, finalized: it had no effect and never will."""
 
@@ -180,17 +180,17 @@ class Reverted:
     message: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Lapsed:
     """Proved dead: finalized block height is beyond its last valid one, and it is not on chain."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Cancelled:
     """The client's cancel."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class TimedOut:
     """expire_time passed before broadcast."""
 
@@ -227,7 +227,7 @@ _KNOWABLE: Final[Mapping[type[Fact], frozenset[OrderStatus]]] = {
 right for Lapsed and would be a second swap for NotBuilt."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Transition:
     """One move of an order: what it was, what it is, the event that tells of it."""
 

@@ -6,12 +6,12 @@ spec's input_token or output_token. Times are aware datetimes in UTC.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from uuid import UUID
 
 from engine.domain.amounts import format_price
+from engine.domain.frozen import frozen
 from engine.domain.order_types import MARKET, OrderType
 from engine.domain.pools.pool import FeeSide
 from engine.domain.tokens import Token
@@ -65,7 +65,7 @@ class AttemptOutcome(StrEnum):
     EXPIRED = "expired"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class OrderSpec:
     """What the client asked for. Never changes."""
 
@@ -95,7 +95,7 @@ class OrderSpec:
         return self.input_token if self.side is Side.SELL else self.output_token
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Quote:
     """What one pool offers for the whole amount."""
 
@@ -119,7 +119,7 @@ class Quote:
     fee_side: FeeSide = FeeSide.INPUT
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RouteLeg:
     """One swap of a route."""
 
@@ -136,7 +136,7 @@ class RouteLeg:
     fee_side: FeeSide = FeeSide.INPUT
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Route:
     """How an order is to be filled: by one leg, by several that share it, or by two hops."""
 
@@ -169,7 +169,7 @@ class Route:
         return (input_token, self.middle_token) if at == 0 else (self.middle_token, output_token)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RoutingDecision:
     """What every pool offered for one attempt, what was chosen, and why."""
 
@@ -183,7 +183,7 @@ class RoutingDecision:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Attempt:
     """One signed transaction of an order. Recorded before it is broadcast."""
 
@@ -196,7 +196,7 @@ class Attempt:
     """It can land up to and including this block height."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class OrderEvent:
     """One transition of one order, complete in itself."""
 
@@ -220,7 +220,7 @@ class OrderEvent:
     """On the event that a routing decision led to; None on all others."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Order:
     """An order as it stands."""
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from engine.domain import frozen as frozen_classes
 from engine.domain.frozen import frozen
 
 
@@ -48,6 +49,31 @@ def test_it_is_made_like_any_dataclass(pair: Pair) -> None:
 def test_wrong_arguments_are_refused(arguments: tuple[Any, ...]) -> None:
     with pytest.raises(TypeError):
         Pair(*arguments)
+
+
+def test_it_is_replaced_like_any_dataclass() -> None:
+    pair = Pair(2, "other")
+    pair.known.append(1)
+    for replaced in (frozen_classes.replace(pair, left=1), replace(pair, left=1)):
+        assert type(replaced) is Pair
+        assert replaced == Pair(1, "other")
+        assert replaced.known == []
+    assert frozen_classes.replace(pair, left=3, right="right") == Pair(3)
+    assert pair == Pair(2, "other")
+    with pytest.raises(TypeError):
+        frozen_classes.replace(pair, middle=1)
+
+
+def test_a_field_may_have_any_name() -> None:
+    @frozen
+    class Named:
+        opened: int = 1
+        closed: int = 2
+        change: int = 3
+        create: int = 4
+        same: int = 5
+
+    assert frozen_classes.replace(Named(), same=6) == Named(same=6) == Named(1, 2, 3, 4, 6)
 
 
 def test_it_cannot_be_changed() -> None:
