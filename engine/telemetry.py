@@ -11,8 +11,10 @@ import json
 import logging
 import math
 import sys
-from collections.abc import Callable
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from itertools import accumulate, islice
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -20,17 +22,21 @@ import msgspec
 from aiohttp import web
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
+    REGISTRY,
     Counter,
     Gauge,
-    Histogram,
     disable_created_metrics,
     generate_latest,
 )
+from prometheus_client.core import HistogramMetricFamily
+from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
 from engine.settings import SettingsError
 
 # ---- Logs ----------------------------------------------------------------------------------------
 
+_STANDARD_COUNT: Final = len(logging.makeLogRecord({}).__dict__)
 _STANDARD: Final = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 """What every record has. Whatever else a record carries came through `extra=`."""
 
@@ -48,17 +54,23 @@ class JsonFormatter(logging.Formatter):
     def __init__(self, process: str) -> None:
         super().__init__()
         self._process = process
+        self._second = 0
+        self._second_text = ""
 
     def format(self, record: logging.LogRecord) -> str:
-        moment = datetime.fromtimestamp(record.created, UTC)
+        second = int(record.created)
+        if second != self._second:
+            self._second = second
+            self._second_text = f"{datetime.fromtimestamp(second, UTC):%Y-%m-%dT%H:%M:%S}"
         entry: dict[str, Any] = {
-            "time": moment.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "time": f"{self._second_text}.{int((record.created - second) * 1000):03}Z",
             "level": record.levelname,
             "process": self._process,
             "logger": record.name,
             "message": record.getMessage(),
         }
-        for name, value in record.__dict__.items():
+        # What came through `extra=` was added last.
+        for name, value in islice(record.__dict__.items(), _STANDARD_COUNT, None):
             if name not in _STANDARD and name not in entry:
                 entry[name] = _plain(value)
         if record.exc_info and record.exc_info[0] is not None:
@@ -103,6 +115,52 @@ def configure_logging(process: str, level: str) -> None:
 # The moment each series was made is of no use here and doubles the lines of /metrics.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
+
+class Histogram(Collector):
+    """What prometheus_client's is, for one label and one thread.
+
+    An observation takes 0.2 us; of that one's, which locks twice, 1.2, and an order makes seven.
+    """
+
+    def __init__(self, name: str, documentation: str, label: str, buckets: tuple[float, ...]) -> None:
+        """`buckets` are the upper bounds, rising and without the last, which is infinite."""
+        self._about = name, documentation
+        self._label = label
+        self._bounds = buckets
+        self._series: dict[str, Series] = {}
+        REGISTRY.register(self)
+
+    def labels(self, value: str) -> Series:
+        """Return the series of this label, which is there from now on."""
+        return self._series.setdefault(value, Series(self._bounds))
+
+    def describe(self) -> list[HistogramMetricFamily]:
+        return [HistogramMetricFamily(*self._about, labels=[self._label])]
+
+    def collect(self) -> Iterator[HistogramMetricFamily]:
+        (family,) = self.describe()
+        bounds = [_bound_text(bound) for bound in (*self._bounds, math.inf)]
+        for value, series in self._series.items():
+            family.add_metric([value], list(zip(bounds, accumulate(series.counts), strict=True)), series.sum)
+        yield family
+
+
+class Series:
+    """What was observed under one label."""
+
+    __slots__ = ("_bounds", "counts", "sum")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self._bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        """Of each bucket alone."""
+        self.sum = 0.0
+
+    def observe(self, value: float) -> None:
+        self.counts[bisect_left(self._bounds, value)] += 1
+        self.sum += value
+
+
 orders_by_status = Gauge("order_engine_orders", "Orders there are now, by status.", ["status"])
 resting_orders = Gauge(
     "order_engine_resting_orders", "Orders that wait for their trigger, by type.", ["type"]
@@ -116,7 +174,7 @@ requests_total = Counter(
 request_seconds = Histogram(
     "order_engine_request_seconds",
     "Time to answer a REST request, by route.",
-    ["method"],
+    "method",
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
 )
 open_websockets = Gauge("order_engine_open_websockets", "WebSockets that follow an order now.")
@@ -126,13 +184,13 @@ retries_total = Counter("order_engine_retries", "Attempts that led to another, b
 stage_seconds = Histogram(
     "order_engine_stage_seconds",
     "Time an order spent in a stage: accept, queue, route, build, record, broadcast, land, total.",
-    ["stage"],
+    "stage",
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120),
 )
 batch_size = Histogram(
     "order_engine_batch_size",
     "Items that crossed a process boundary together, by edge.",
-    ["edge"],
+    "edge",
     buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024),
 )
 
@@ -152,7 +210,7 @@ monitor_fired_total = Counter(
 monitor_tick_seconds = Histogram(
     "order_engine_monitor_tick_seconds",
     "Time to look for orders whose trigger holds, once a slot, by kind.",
-    ["kind"],
+    "kind",
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5),
 )
 
@@ -172,6 +230,10 @@ redis_up = Gauge(
 node_errors_total = Counter(
     "order_engine_node_errors", "Failed calls to the Solana node, by reason.", ["reason"]
 )
+
+
+def _bound_text(bound: float) -> str:
+    return str(floatToGoString(bound))  # type: ignore[no-untyped-call]
 
 
 def observe_batch(edge: str) -> Callable[[int], None]:

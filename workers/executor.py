@@ -89,6 +89,7 @@ class Executor:
         self._group = asyncio.TaskGroup()
         self._held: dict[UUID, asyncio.Task[None] | None] = {}
         """Orders this process is executing; None while their claim is under way."""
+        leases_held.set_function(lambda: len(self._held))
 
     async def __aenter__(self) -> Self:
         await self._group.__aenter__()
@@ -135,7 +136,6 @@ class Executor:
             del self._held[order_id]
             if isinstance(claim, Exception):
                 failure = claim
-        leases_held.set(len(self._held))
         if failure is not None:
             raise failure
         return taken
@@ -178,7 +178,6 @@ class Executor:
             await self._contain(order)
         finally:
             del self._held[claimed.order_id]
-            leases_held.set(len(self._held))
 
     async def _contain(self, order: Order) -> None:
         """End an order that our own defect keeps from going on, unless its transaction is out."""
@@ -215,18 +214,11 @@ class Executor:
         await self._market.wake()
         slippage_bps = self._settings.slippage_bps if spec.slippage_bps is None else spec.slippage_bps
         decision = self._market.decide(spec, order.attempt, slippage_bps)
+        # Its quotes are on record.
         logger.info(
             "%s",
             decision.reason,
-            extra={
-                "order_id": order.order_id,
-                "attempt": order.attempt,
-                "slot": decision.slot,
-                "quotes": [
-                    (quote.venue, quote.pool, quote.refusal or (quote.input_amount, quote.output_amount))
-                    for quote in decision.quotes
-                ],
-            },
+            extra={"order_id": order.order_id, "attempt": order.attempt, "slot": decision.slot},
         )
         if spec.waits:
             # What its monitor saw may be over, or not yet be seen here.

@@ -71,8 +71,8 @@ def frozen(cls: type[Class]) -> type[Class]:
 def replace(value: Value, **changes: Any) -> Value:
     """Return a `frozen` value with these fields changed.
 
-    It does what dataclasses.replace does: the three moves of an order and what they are made of take 17 us, 34
-    with that and the usual dataclasses.
+    It does what dataclasses.replace does: the three moves of an order and what they are made of take 17 us,
+    and 34 with that and the usual dataclasses.
     """
     made: Value = value.__replace__(**changes)  # type: ignore[attr-defined]
     return made

@@ -11,6 +11,8 @@ from uuid import UUID
 
 import aiohttp
 import pytest
+from prometheus_client import REGISTRY, CollectorRegistry, generate_latest
+from prometheus_client import Histogram as PrometheusHistogram
 
 from engine import telemetry
 from engine.coalesce import Coalescer
@@ -119,6 +121,25 @@ async def test_a_coalescer_reports_its_batches_by_edge() -> None:
     assert [await first, await second] == [1, 2]
     assert sample("order_engine_batch_size_sum", edge="test") == 2
     assert sample("order_engine_batch_size_count", edge="test") == 1
+
+
+def test_a_histogram_is_what_prometheus_clients_would_be() -> None:
+    bounds, values = (0.001, 0.25, 1, 120), (0.0, 0.001, 0.0011, 1, 1.5, 120, 121, 1e9)
+    theirs = CollectorRegistry()
+    usual = PrometheusHistogram("told", "About.", ["stage"], buckets=bounds, registry=theirs)
+    ours = telemetry.Histogram("order_engine_told", "About.", "stage", bounds)
+    try:
+        for stage in ("route", 'a "\n\\'):
+            for value in values:
+                usual.labels(stage).observe(value)
+                ours.labels(stage).observe(value)
+        ours.labels("idle")
+        usual.labels("idle")
+        told = [line for line in telemetry.render_metrics()[0].decode().splitlines() if "_told" in line]
+    finally:
+        REGISTRY.unregister(ours)
+    expected = generate_latest(theirs).decode().replace("told", "order_engine_told").splitlines()
+    assert told == expected
 
 
 async def test_healthz_follows_readiness_and_metrics_are_served() -> None:
