@@ -62,8 +62,8 @@ class Coalescer(Generic[Item, Result]):
         self._interval_seconds = interval_seconds
         self._next_start = 0.0
         self._observe = observe
-        self._waiting: deque[tuple[Item, asyncio.Future[Result] | _Many[Result], int]] = deque()
-        """Item, who waits for its result, and its place among that caller's items."""
+        self._waiting: deque[tuple[Item, asyncio.Future[Result] | _Many[Result] | None, int]] = deque()
+        """Item, who waits for its result, if anyone, and its place among that caller's items."""
         self._runners: set[asyncio.Task[None]] = set()
 
     def __call__(self, item: Item) -> asyncio.Future[Result]:
@@ -86,6 +86,11 @@ class Coalescer(Generic[Item, Result]):
         self._waiting.extend([(item, caller, index) for index, item in enumerate(items)])
         self._start()
         return caller.future
+
+    def put(self, item: Item) -> None:
+        """Put the item into the next batch; nobody is told its result."""
+        self._waiting.append((item, None, 0))
+        self._start()
 
     @property
     def waiting_count(self) -> int:
@@ -135,12 +140,13 @@ class Coalescer(Generic[Item, Result]):
                 results = [error] * count
             except BaseException:
                 for _, caller, _ in batch:
-                    (caller.future if isinstance(caller, _Many) else caller).cancel()
+                    if caller is not None:
+                        (caller.future if isinstance(caller, _Many) else caller).cancel()
                 raise
             for (_, caller, index), result in zip(batch, results, strict=True):
                 if isinstance(caller, _Many):
                     caller.answer(index, result)
-                elif caller.done():
+                elif caller is None or caller.done():
                     continue
                 elif isinstance(result, Exception):
                     caller.set_exception(result)

@@ -14,10 +14,8 @@ from itertools import chain
 from typing import Final, TypeGuard
 from uuid import UUID
 
-from redis.asyncio.client import PubSub
-
 from engine.coalesce import Coalescer
-from engine.redis_client import ANSWER_SECONDS, RECONNECT, REDIS_ERRORS, make_client
+from engine.redis_client import RECONNECT, REDIS_ERRORS, RedisClient
 from engine.settings import Settings
 from engine.telemetry import hints_dropped_total, observe_batch, redis_up
 
@@ -67,9 +65,7 @@ class Hints:
     """Publishes and receives hints. One of these per process; `aclose` it at the end."""
 
     def __init__(self, settings: Settings) -> None:
-        self._client = make_client(settings)
-        # Without retries: redis-py would subscribe again behind our back and nobody would learn of the gap.
-        self._subscriber = make_client(settings, retries=0)
+        self._client = RedisClient(settings)
         self._publishes: Coalescer[Sequence[UUID], None] = Coalescer(
             self._publish, interval_seconds=_INTERVAL_SECONDS
         )
@@ -77,18 +73,19 @@ class Hints:
         self.up = False
         """Whether `run` is subscribed. While it is not, hints are missed."""
 
-    def publish(self, order_ids: Sequence[UUID]) -> asyncio.Future[None]:
-        """Tell everyone who listens that the orders moved. Never raises.
+    def publish(self, order_ids: Sequence[UUID]) -> None:
+        """Tell everyone who listens that the orders moved, soon. Never raises.
 
-        Nobody need wait for it: the future is done when it was tried, which takes half a second at most.
         While Redis is away the hints are dropped and counted.
         """
-        if order_ids and asyncio.get_running_loop().time() >= self._rest_until:
-            return self._publishes(order_ids)
-        hints_dropped_total.labels("publish_failed").inc(len(order_ids))
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        done.set_result(None)
-        return done
+        if asyncio.get_running_loop().time() >= self._rest_until:
+            self._publishes.put(order_ids)
+        else:
+            hints_dropped_total.labels("publish_failed").inc(len(order_ids))
+
+    async def drain(self) -> None:
+        """Return once everything handed in so far was tried, which takes half a second at most."""
+        await self._publishes.drain()
 
     async def run(
         self,
@@ -103,15 +100,23 @@ class Hints:
         read again whatever matters. `on_lost` is called when it ends. None of them may wait.
         """
         failures = 0
+
+        def on_begin() -> None:
+            nonlocal failures
+            failures = 0
+            self._set_up(True)
+            if on_connected is not None:
+                on_connected()
+
+        def on_message(data: bytes) -> None:
+            if are_order_ids(data, MAX_ORDER_IDS):
+                on_moved(split_order_ids(data))
+            else:
+                hints_dropped_total.labels("malformed").inc()
+
         while True:
-            channel = self._subscriber.pubsub()
             try:
-                await self._subscribe(channel)
-                failures = 0
-                self._set_up(True)
-                if on_connected is not None:
-                    on_connected()
-                await self._receive(channel, on_moved)
+                await self._client.listen(CHANNEL, on_message, on_begin)
             except REDIS_ERRORS as error:
                 failures += 1
                 if self.up or failures == 1:
@@ -121,61 +126,26 @@ class Hints:
                 self._set_up(False)
                 if was_up and on_lost is not None:
                     on_lost()
-                await _close(channel)
             await asyncio.sleep(RECONNECT.delay_seconds(failures, random.random()))
 
     async def aclose(self) -> None:
         """Send what was handed in and close the connections."""
-        await self._publishes.drain()
-        await self._client.aclose()
-        await self._subscriber.aclose()
+        await self.drain()
+        self._client.close()
 
     async def _publish(self, batches: list[Sequence[UUID]]) -> list[None]:
         # An order that moved twice while the batch filled is read once.
         order_ids = list(dict.fromkeys([order_id.bytes for order_id in chain.from_iterable(batches)]))
         _observe_batch(len(order_ids))
         try:
-            async with asyncio.timeout(_PUBLISH_SECONDS):
-                for at in range(0, len(order_ids), MAX_ORDER_IDS):
-                    await self._client.publish(CHANNEL, b"".join(order_ids[at : at + MAX_ORDER_IDS]))
+            for at in range(0, len(order_ids), MAX_ORDER_IDS):
+                body = b"".join(order_ids[at : at + MAX_ORDER_IDS])
+                await self._client("PUBLISH", CHANNEL, body, seconds=_PUBLISH_SECONDS)
         except REDIS_ERRORS:
             hints_dropped_total.labels("publish_failed").inc(len(order_ids))
             self._rest_until = asyncio.get_running_loop().time() + _REST_SECONDS
         return [None] * len(batches)
 
-    async def _subscribe(self, channel: PubSub) -> None:
-        async with asyncio.timeout(2 * ANSWER_SECONDS):
-            await channel.subscribe(CHANNEL)
-            # Only Redis's confirmation means that every later hint will come.
-            while (await channel.get_message(timeout=ANSWER_SECONDS) or {}).get("type") != "subscribe":
-                pass
-
-    async def _receive(self, channel: PubSub, on_moved: Callable[[Sequence[bytes]], None]) -> None:
-        asked = False
-        while True:
-            message = await channel.get_message(timeout=ANSWER_SECONDS)
-            if message is None:
-                # Quiet, or a dead connection that nobody closed: a PING tells which.
-                if asked:
-                    raise TimeoutError(f"Redis did not answer for {ANSWER_SECONDS:g} s")
-                await channel.ping()
-                asked = True
-                continue
-            asked = False
-            if message["type"] != "message":
-                continue
-            if are_order_ids(message["data"], MAX_ORDER_IDS):
-                on_moved(split_order_ids(message["data"]))
-            else:
-                hints_dropped_total.labels("malformed").inc()
-
     def _set_up(self, up: bool) -> None:
         self.up = up
         redis_up.labels("hints").set(int(up))
-
-
-async def _close(channel: PubSub) -> None:
-    try:
-        await channel.aclose()  # type: ignore[no-untyped-call]
-    except REDIS_ERRORS:
-        logger.debug("the connection was lost before it was closed")

@@ -26,10 +26,9 @@ import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from functools import partial
 from itertools import chain
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
-from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 from taskiq import AckableMessage, AsyncBroker, BrokerMessage, TaskiqMessage
@@ -40,7 +39,7 @@ from taskiq_redis import RedisStreamBroker
 
 from engine.coalesce import Coalescer
 from engine.hints import are_order_ids, pack_order_ids, unpack_order_ids
-from engine.redis_client import RECONNECT, REDIS_ERRORS, connection_options, keep_cancellations
+from engine.redis_client import ANSWER_SECONDS, RECONNECT, REDIS_ERRORS, RedisClient
 from engine.settings import Settings
 from engine.telemetry import hints_dropped_total, observe_batch, queue_messages_total, redis_up, stage_seconds
 
@@ -94,8 +93,8 @@ _run, _reclaimed, _dropped = (
 _queue_seconds = stage_seconds.labels("queue")
 _observe_offer = observe_batch("offer")
 
-Entry = tuple[bytes, dict[bytes, bytes] | None]
-"""Id and fields of a stream entry."""
+Entry = tuple[bytes, list[bytes] | None]
+"""Id of a stream entry, and its fields: name, value, name, value ..."""
 
 logger = logging.getLogger(__name__)
 
@@ -157,7 +156,6 @@ class OrderBroker(RedisStreamBroker):
             consumer_name=f"{socket.gethostname()}-{os.getpid()}-{random.randbytes(4).hex()}",
             # From the first message, not from now on: what was offered before any worker was there is run.
             consumer_id="0",
-            **connection_options(),
         )
         self.formatter = OrderFormatter()
         self.capacity = capacity
@@ -167,9 +165,10 @@ class OrderBroker(RedisStreamBroker):
         self._read_count = read_count
         self._block_ms = round(block_seconds * 1000)
         self._idle_seconds = idle_seconds
-        # One client for all calls; the stock broker makes one for each.
-        keep_cancellations(self.connection_pool)
-        self._client = Redis(connection_pool=self.connection_pool)
+        # Ours, where the stock broker takes one of redis-py's for each call. Reading waits for what comes, so
+        # it has one of its own.
+        self._client = RedisClient(settings)
+        self._reading = RedisClient(settings)
         self._offers: Coalescer[Sequence[UUID], None] = Coalescer(
             self._add, interval_seconds=_OFFER_INTERVAL_SECONDS
         )
@@ -213,18 +212,20 @@ class OrderBroker(RedisStreamBroker):
 
     async def kick(self, message: BrokerMessage) -> None:
         """Queue a task the way taskiq does: `broker.task(...)(...).kiq(order_ids)`."""
-        await self._client.xadd(STREAM, {_FIELD: message.message})
+        await self._client("XADD", STREAM, "*", _FIELD, message.message)
 
     async def _add(self, offers: list[Sequence[UUID]]) -> list[None]:
         order_ids = list(dict.fromkeys([order_id.bytes for order_id in chain.from_iterable(offers)]))
         _observe_offer(len(order_ids))
         try:
-            async with asyncio.timeout(_OFFER_SECONDS), self._client.pipeline(transaction=False) as pipe:
-                for at in range(0, len(order_ids), ORDERS_PER_MESSAGE):
-                    body = b"".join(order_ids[at : at + ORDERS_PER_MESSAGE])
-                    # No MAXLEN: it would cut off messages that nobody has read.
-                    pipe.execute_command("XADD", STREAM, b"*", _FIELD, body)
-                await pipe.execute()
+            # No MAXLEN: it would cut off messages that nobody has read.
+            bodies = (
+                b"".join(order_ids[at : at + ORDERS_PER_MESSAGE])
+                for at in range(0, len(order_ids), ORDERS_PER_MESSAGE)
+            )
+            await self._client.together(
+                [("XADD", STREAM, "*", _FIELD, body) for body in bodies], seconds=_OFFER_SECONDS
+            )
         except REDIS_ERRORS:
             hints_dropped_total.labels("offer_failed").inc(len(order_ids))
             self._rest_until = asyncio.get_running_loop().time() + _REST_SECONDS
@@ -278,7 +279,8 @@ class OrderBroker(RedisStreamBroker):
                 await self._forget(self.consumer_name)
             except REDIS_ERRORS as error:
                 logger.info("another worker will tidy up after this one: %s", error)
-        await self._client.aclose()
+        self._client.close()
+        self._reading.close()
         await super().shutdown()
 
     async def _next_entries(self) -> list[Entry]:
@@ -310,15 +312,21 @@ class OrderBroker(RedisStreamBroker):
     async def _create_group(self) -> None:
         try:
             # From id 0, the start of the stream: what was offered before there was a group is work too.
-            await self._client.xgroup_create(STREAM, GROUP, id=self.consumer_id, mkstream=True)
+            await self._client("XGROUP", "CREATE", STREAM, GROUP, self.consumer_id, "MKSTREAM")
         except ResponseError as error:
             if not str(error).startswith("BUSYGROUP"):
                 raise
         self._has_group = True
 
     async def _read(self, count: int) -> list[Entry]:
-        answer: Any = await self._client.xreadgroup(
-            GROUP, self.consumer_name, {STREAM: ">"}, count=count, block=self._block_ms
+        waiting = ("COUNT", count, "BLOCK", self._block_ms, "STREAMS", STREAM, ">")
+        answer = await self._reading(
+            "XREADGROUP",
+            "GROUP",
+            GROUP,
+            self.consumer_name,
+            *waiting,
+            seconds=ANSWER_SECONDS + self._block_ms / 1000,
         )
         self._set_up(True)
         entries: list[Entry] = answer[0][1] if answer else []
@@ -327,13 +335,9 @@ class OrderBroker(RedisStreamBroker):
 
     async def _reclaim(self, count: int) -> list[Entry]:
         """Take over entries whose consumer is gone, or which were lost on the way to us."""
-        answer: Any = await self._client.xautoclaim(
-            STREAM,
-            GROUP,
-            self.consumer_name,
-            min_idle_time=round(self._idle_seconds * 1000),
-            start_id=self._reclaim_from,
-            count=count,
+        idle_ms = round(self._idle_seconds * 1000)
+        answer = await self._client(
+            "XAUTOCLAIM", STREAM, GROUP, self.consumer_name, idle_ms, self._reclaim_from, "COUNT", count
         )
         self._reclaim_from = answer[0]
         # Our own are here when this process stood still for so long; they are being worked on.
@@ -350,12 +354,12 @@ class OrderBroker(RedisStreamBroker):
         if self._in_hand:
             # A minimum idle time of 0 takes back what another worker took while this process stood still.
             # Both run it then, whoever has it; the claim in PostgreSQL lets one of them.
-            await self._client.xclaim(STREAM, GROUP, self.consumer_name, 0, list(self._in_hand), justid=True)
+            await self._client("XCLAIM", STREAM, GROUP, self.consumer_name, 0, *self._in_hand, "JUSTID")
 
     async def _forget(self, leaving: str) -> None:
         """Remove consumers from the group that hold nothing: silent ones, and the one that is `leaving`."""
         idle_ms = round(_FORGET_SECONDS * 1000)
-        await self._client.eval(_FORGET_SCRIPT, 1, STREAM, GROUP, str(idle_ms), leaving)
+        await self._client("EVAL", _FORGET_SCRIPT, 1, STREAM, GROUP, idle_ms, leaving)
 
     async def _finish(self, entry_id: bytes) -> None:
         """Acknowledge and delete the entry of a task that returned. Never raises."""
@@ -368,15 +372,12 @@ class OrderBroker(RedisStreamBroker):
 
     async def _acknowledge(self, entry_ids: list[bytes]) -> list[None]:
         try:
-            async with (
-                asyncio.timeout(_ACKNOWLEDGE_SECONDS),
-                self._client.pipeline(transaction=False) as pipe,
-            ):
-                # In this order. Deleted and not acknowledged, an entry is cleared away by XAUTOCLAIM;
-                # acknowledged and not deleted, it would stay in the stream for ever.
-                pipe.execute_command("XDEL", STREAM, *entry_ids)
-                pipe.execute_command("XACK", STREAM, GROUP, *entry_ids)
-                await pipe.execute()
+            # In this order. Deleted and not acknowledged, an entry is cleared away by XAUTOCLAIM;
+            # acknowledged and not deleted, it would stay in the stream for ever.
+            await self._client.together(
+                [("XDEL", STREAM, *entry_ids), ("XACK", STREAM, GROUP, *entry_ids)],
+                seconds=_ACKNOWLEDGE_SECONDS,
+            )
         except REDIS_ERRORS as error:
             logger.debug("%d acknowledgements wait for Redis: %s", len(entry_ids), error)
             self._unacknowledged.update(entry_ids)
@@ -440,12 +441,11 @@ async def run_tasks(broker: OrderBroker, stopping: asyncio.Event) -> None:
         broker.stop()
 
 
-def _body(fields: dict[bytes, bytes] | None) -> bytes | None:
+def _body(fields: list[bytes] | None) -> bytes | None:
     """Return the order ids of a well-formed entry, still packed; None for anything else."""
-    if fields is None or len(fields) != 1:
+    if fields is None or len(fields) != 2 or fields[0] != _FIELD:
         return None
-    body = fields.get(_FIELD)
-    return body if are_order_ids(body, MAX_ORDER_IDS) else None
+    return fields[1] if are_order_ids(fields[1], MAX_ORDER_IDS) else None
 
 
 def _always() -> bool:

@@ -107,7 +107,8 @@ class Worker:
             moved = await self.store.advance([apply(order, fact, RetryPolicy())])
             assert moved is not None
             order = moved
-            await self._hints.publish([order.order_id])
+            self._hints.publish([order.order_id])
+            await self._hints.drain()
         return order
 
     async def execute(self, order_id: str) -> Order:

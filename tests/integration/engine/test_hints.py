@@ -14,9 +14,9 @@ from redis.asyncio import Redis
 
 from cli.embedded import Valkey
 from engine.hints import CHANNEL, MAX_ORDER_IDS, Hints
-from engine.redis_client import make_client
 from engine.settings import Settings
 from tests.integration.engine.polling import until
+from tests.redis_py import redis_py
 
 
 class Heard:
@@ -63,7 +63,7 @@ async def listening(settings: Settings) -> AsyncIterator[tuple[Hints, Heard]]:
 
 @pytest.fixture
 async def client(empty_valkey: Settings) -> AsyncIterator[Redis]:
-    async with make_client(empty_valkey) as client:
+    async with redis_py(empty_valkey) as client:
         yield client
 
 
@@ -85,8 +85,10 @@ async def test_more_orders_than_a_message_may_carry_are_split(empty_valkey: Sett
     orders = [uuid4() for _ in range(MAX_ORDER_IDS + 1)]
     async with listening(empty_valkey) as (hints, heard):
         await until(lambda: heard.connected)
-        await hints.publish(orders)
-        await hints.publish([])
+        hints.publish(orders)
+        await hints.drain()
+        hints.publish([])
+        await hints.drain()
         await until(lambda: len(heard.orders) == len(orders))
     assert [len(message) for message in heard.messages] == [MAX_ORDER_IDS, 1]
     assert heard.orders == orders
@@ -103,7 +105,8 @@ async def test_garbage_is_dropped_and_counted(empty_valkey: Settings, client: Re
     async with listening(empty_valkey) as (hints, heard):
         await until(lambda: heard.connected)
         await client.publish(CHANNEL, garbage)
-        await hints.publish([order_id])
+        hints.publish([order_id])
+        await hints.drain()
         await until(lambda: heard.orders)
     assert heard.orders == [order_id]
     assert dropped("malformed") == before + 1
@@ -115,7 +118,8 @@ async def test_a_lost_subscription_is_told_and_made_again(empty_valkey: Settings
         await client.execute_command("CLIENT", "KILL", "TYPE", "pubsub")  # type: ignore[no-untyped-call]
         await until(lambda: heard.connected == 2)
         assert heard.lost == 1
-        await hints.publish([uuid4()])
+        hints.publish([uuid4()])
+        await hints.drain()
         await until(lambda: heard.orders)
 
 
@@ -127,7 +131,8 @@ async def test_hints_come_and_go_with_redis_over_tcp(tmp_path: Path, free_port: 
     lost, first, second = uuid4(), uuid4(), uuid4()
     try:
         async with listening(settings) as (hints, heard):
-            await hints.publish([lost])  # nobody is there: dropped, not raised
+            hints.publish([lost])  # nobody is there: dropped, not raised
+            await hints.drain()
             assert dropped("publish_failed") == before + 1
             server.start()
             await until(lambda: heard.connected == 1)
@@ -146,7 +151,8 @@ async def until_heard(hints: Hints, heard: Heard, order_id: UUID) -> None:
     """Publishing rests for a while after a failure: publish until it is heard."""
 
     async def is_heard() -> bool:
-        await hints.publish([order_id])
+        hints.publish([order_id])
+        await hints.drain()
         return order_id in heard.orders
 
     await until(is_heard)

@@ -18,14 +18,15 @@ from taskiq.result_backends.dummy import DummyResultBackend
 from engine import queue
 from engine.process import StartupError
 from engine.queue import GROUP, MAX_ORDER_IDS, ORDERS_PER_MESSAGE, STREAM, TASK_NAME, OrderBroker, run_tasks
-from engine.redis_client import REDIS_ERRORS, check_version, make_client
+from engine.redis_client import REDIS_ERRORS, check_version
 from engine.settings import Settings
 from tests.integration.engine.polling import until
+from tests.redis_py import redis_py
 
 
 @pytest.fixture
 async def client(empty_valkey: Settings) -> AsyncIterator[Redis]:
-    async with make_client(empty_valkey) as client:
+    async with redis_py(empty_valkey) as client:
         yield client
 
 

@@ -20,9 +20,10 @@ from redis.asyncio import Redis
 
 from cli.embedded import Valkey
 from engine.queue import GROUP, STREAM, OrderBroker
-from engine.redis_client import REDIS_ERRORS, make_client
+from engine.redis_client import REDIS_ERRORS
 from engine.settings import Settings, settings_as_environ
 from tests.integration.engine.polling import until
+from tests.redis_py import redis_py
 
 ROOT = Path(__file__).resolve().parents[3]
 PROGRAM = Path(__file__).with_name("queue_worker.py")
@@ -101,7 +102,7 @@ async def broker(empty_valkey: Settings) -> AsyncIterator[OrderBroker]:
 
 @pytest.fixture
 async def client(empty_valkey: Settings) -> AsyncIterator[Redis]:
-    async with make_client(empty_valkey) as client:
+    async with redis_py(empty_valkey) as client:
         yield client
 
 
@@ -198,7 +199,7 @@ async def test_a_worker_survives_redis_going_away_and_drops_no_task(
     settings = Settings(redis_host="127.0.0.1", redis_port=port)
     crew = Crew(settings, tmp_path / "record")
     running, later = order_ids(2)
-    broker, client = OrderBroker(settings), make_client(settings)
+    broker, client = OrderBroker(settings), redis_py(settings)
     try:
         worker = crew.start(hold=True, idle_seconds=60.0)
         await broker.offer([running])
@@ -294,7 +295,7 @@ async def test_a_worker_stops_in_time_while_redis_is_away(tmp_path: Path) -> Non
     server.start()
     settings = Settings(redis_host=server.host)
     crew = Crew(settings, tmp_path / "record")
-    client = make_client(settings)
+    client = redis_py(settings)
     try:
         worker = crew.start()
         await until_listening(client)
