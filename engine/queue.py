@@ -63,6 +63,9 @@ _REST_SECONDS: Final = 1.0
 _OFFER_INTERVAL_SECONDS: Final = 0.002
 """Least time between two offers. One takes over 100 us of CPU here, and an order in it less than one."""
 
+_ACKNOWLEDGE_INTERVAL_SECONDS: Final = 0.05
+"""Least time between two rounds of acknowledgements. Nobody waits for them; till then each is in hand."""
+
 _OFFER_SECONDS: Final = 1.0
 _ACKNOWLEDGE_SECONDS: Final = 1.0
 
@@ -174,7 +177,9 @@ class OrderBroker(RedisStreamBroker):
         )
         self._rest_until = 0.0
         self._acknowledgements: Coalescer[bytes, None] = Coalescer(
-            self._acknowledge, observe=observe_batch("acknowledge")
+            self._acknowledge,
+            interval_seconds=_ACKNOWLEDGE_INTERVAL_SECONDS,
+            observe=observe_batch("acknowledge"),
         )
         self._in_hand: set[bytes] = set()
         """Read and not acknowledged yet."""
@@ -262,7 +267,7 @@ class OrderBroker(RedisStreamBroker):
                 yield AckableMessage.model_construct(data=body, ack=partial(self._finish, entry_id))
             self._handing_out = False
             for entry_id in self._done:
-                self._acknowledgements(entry_id)
+                self._acknowledgements.put(entry_id)
             self._done.clear()
 
     def stop(self) -> None:
@@ -273,7 +278,7 @@ class OrderBroker(RedisStreamBroker):
     async def shutdown(self) -> None:
         """Send what was handed in, leave the group unless something is in hand, and close the connections."""
         await self._offers.drain()
-        await self._acknowledgements.drain()
+        await self.drain()
         if self._has_group:
             try:
                 await self._forget(self.consumer_name)
@@ -361,14 +366,18 @@ class OrderBroker(RedisStreamBroker):
         idle_ms = round(_FORGET_SECONDS * 1000)
         await self._client("EVAL", _FORGET_SCRIPT, 1, STREAM, GROUP, idle_ms, leaving)
 
+    async def drain(self) -> None:
+        """Return once what was done so far is acknowledged, or Redis could not be told."""
+        await self._acknowledgements.drain()
+
     async def _finish(self, entry_id: bytes) -> None:
-        """Acknowledge and delete the entry of a task that returned. Never raises."""
+        """Have the entry of a task that returned acknowledged and deleted. Never raises."""
         _run.inc()
         if self._handing_out:
             # More of the same read are about to be done: `listen` acknowledges them all in one go.
             self._done.append(entry_id)
         else:
-            await self._acknowledgements(entry_id)
+            self._acknowledgements.put(entry_id)
 
     async def _acknowledge(self, entry_ids: list[bytes]) -> list[None]:
         try:
@@ -439,6 +448,7 @@ async def run_tasks(broker: OrderBroker, stopping: asyncio.Event) -> None:
         group.create_task(receiver.listen(asyncio.Event()))
         await stopping.wait()
         broker.stop()
+    await broker.drain()
 
 
 def _body(fields: list[bytes] | None) -> bytes | None:

@@ -12,6 +12,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import Final, Self
 from uuid import UUID
@@ -47,6 +48,8 @@ _NODE_AWAY_SECONDS: Final = 1.0
 """How long an order rests while the node cannot be reached. It uses up no attempt."""
 _DEFECT_SECONDS: Final = 10.0
 """How long an order rests after an error that nobody expected."""
+
+_ANY_TIME: Final = datetime.min.replace(tzinfo=UTC)
 
 _TRANSITIONS: Final = {status: transitions_total.labels(status.value) for status in OrderStatus}
 _ROUTE_SECONDS, _BUILD_SECONDS, _RECORD_SECONDS, _TOTAL_SECONDS = (
@@ -164,7 +167,7 @@ class Executor:
                 # By the database's clock, which is the one that counts, it has expired.
                 await self._advance(self._apply(order, TimedOut()))
                 return
-            while (after := await self._perform(next_step(order, self._store.now()), order)) is not None:
+            while (after := await self._perform(next_step(order, self._now(order)), order)) is not None:
                 order = after
         except NodeUnavailable as error:
             logger.info("resting: %s", error, extra={"order_id": claimed.order_id})
@@ -178,6 +181,10 @@ class Executor:
             await self._contain(order)
         finally:
             del self._held[claimed.order_id]
+
+    def _now(self, order: Order) -> datetime:
+        """Return the time for `next_step`, which looks at it where the order can expire."""
+        return _ANY_TIME if order.spec.expire_time is None else self._store.now()
 
     async def _contain(self, order: Order) -> None:
         """End an order that our own defect keeps from going on, unless its transaction is out."""

@@ -46,6 +46,19 @@ async def test_one_item_travels_at_once_and_alone(edge: Edge) -> None:
     assert edge.batches == [[21]]
 
 
+async def test_what_is_put_down_travels_with_the_others_and_fails_alone(edge: Edge) -> None:
+    edge.open.set()
+    coalesce = Coalescer(edge.perform)
+    coalesce.put(-1)
+    answered = coalesce(2)
+    coalesce.put(3)
+    assert await answered == 4
+    edge.fail_with = OSError("away")
+    coalesce.put(5)
+    await coalesce.drain()
+    assert edge.batches == [[-1, 2, 3], [5]]
+
+
 async def test_items_of_one_turn_of_the_loop_share_the_first_batch(edge: Edge) -> None:
     edge.open.set()
     coalesce = Coalescer(edge.perform)
