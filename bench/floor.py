@@ -27,16 +27,15 @@ from typing import Any, Final, cast
 import grpc
 import httptools
 import msgspec
-import redis.asyncio
 import uvloop
 from orders.v1 import orders_pb2, orders_pb2_grpc
 from rich.console import Console
 from rich.table import Table
 from solders.hash import Hash
-from solders.instruction import AccountMeta, Instruction
+from solders.instruction import AccountMeta
 from solders.keypair import Keypair
-from solders.message import MessageV0, to_bytes_versioned
 from solders.pubkey import Pubkey
+from solders.signature import Signature
 from websockets.utils import accept_key
 
 from bench.measure import machine
@@ -48,7 +47,10 @@ from engine.domain.order import Attempt, Order, OrderSpec, Quote, Route, RouteLe
 from engine.domain.order_ids import make_order_id
 from engine.domain.retry import RetryPolicy
 from engine.domain.tokens import SOL, USDC
+from engine.redis_client import RedisClient
 from engine.settings import Settings
+from engine.solana.instructions import Instruction, Names
+from engine.solana.transactions import Wallet, compile_message
 from engine.storage.migrate import migrate
 from engine.storage.postgres import NewOrder, Store
 from engine.telemetry import JsonFormatter
@@ -135,7 +137,7 @@ def cpu_ns(roots: Sequence[int]) -> int:
 
 # ---- What orders are made of -------------------------------------------------------------------------
 
-_KEYPAIR: Final = Keypair()
+_WALLET: Final = Wallet(Keypair())
 _POLICY: Final = RetryPolicy()
 _SPEC: Final = OrderSpec(Side.SELL, 100_000_000, SOL, USDC)
 _BODY: Final = b'{"side":"sell","amount":0.1,"inputToken":"SOL","outputToken":"USDC"}'
@@ -153,7 +155,7 @@ def _new_order() -> NewOrder:
 
 
 def _decision() -> RoutingDecision:
-    leg = RouteLeg("Raydium", "raydium_cpmm", str(_KEYPAIR.pubkey()), 100_000_000, 10_000_000)
+    leg = RouteLeg("Raydium", "raydium_cpmm", str(_WALLET.pubkey), 100_000_000, 10_000_000)
     quotes = tuple(
         Quote(venue, venue.lower(), leg.pool, leg.input_amount, leg.output_amount, 2500, 12)
         for venue in ("Raydium", "Meteora")
@@ -165,10 +167,10 @@ def _decision() -> RoutingDecision:
 def _instructions() -> list[Instruction]:
     """Return what a swap that wraps SOL consists of: seven instructions over some twenty accounts."""
     keys = [AccountMeta(Pubkey.new_unique(), False, True) for _ in range(14)]
-    owner = AccountMeta(_KEYPAIR.pubkey(), True, True)
+    owner = AccountMeta(_WALLET.pubkey, True, True)
     programs = [Pubkey.new_unique() for _ in range(4)]
     return [
-        Instruction(programs[number % 4], bytes(24), [owner, *keys[number : number + 7]])
+        Instruction(Names(programs[number % 4], (owner, *keys[number : number + 7])), bytes(24))
         for number in range(7)
     ]
 
@@ -190,11 +192,9 @@ def _event() -> orders_pb2.OrderEvent:
 
 def pure_lines(meter: Meter) -> list[Line]:
     """Return what needs nobody else."""
-    instructions, blockhash = _instructions(), Hash.new_unique()
-    message = MessageV0.try_compile(_KEYPAIR.pubkey(), instructions, [], blockhash)
-    signed_bytes = to_bytes_versioned(message)
-    signature = _KEYPAIR.sign_message(signed_bytes)
-    raw_transaction = bytes(65) + signed_bytes
+    instructions, blockhash = _instructions(), str(Hash.new_unique())
+    raw_transaction = _WALLET.sign_transaction(instructions, blockhash)
+    signature, signed_bytes = Signature(raw_transaction[1:65]), raw_transaction[65:]
 
     encode, decode = msgspec.json.Encoder().encode, msgspec.json.Decoder().decode
 
@@ -241,17 +241,18 @@ def pure_lines(meter: Meter) -> list[Line]:
 
     return [
         line(
-            "ed25519: sign a transaction", lambda: _KEYPAIR.sign_message(signed_bytes), Use("workers", 1, 1)
+            "transaction: compile seven instructions, sign it",
+            lambda: _WALLET.sign_transaction(instructions, blockhash),
+            Use("workers", 1, 1),
+        ),
+        line(
+            "of that, compile",
+            lambda: compile_message(_WALLET.pubkey, instructions, blockhash),
         ),
         line(
             "ed25519: verify one",
-            lambda: signature.verify(_KEYPAIR.pubkey(), signed_bytes),
+            lambda: signature.verify(_WALLET.pubkey, signed_bytes),
             Use("simnet", 1, 1),
-        ),
-        line(
-            "transaction: compile seven instructions",
-            lambda: MessageV0.try_compile(_KEYPAIR.pubkey(), instructions, [], blockhash),
-            Use("workers", 1, 1),
         ),
         line("JSON-RPC: encode sendTransaction", call, Use("workers", 1, 1)),
         line("JSON-RPC: decode it", lambda: decode(call_bytes), Use("simnet", 1, 1)),
@@ -427,26 +428,23 @@ async def _grpc_lines(meter: Meter) -> list[Line]:
 
 
 async def redis_lines(meter: Meter, server: Valkey) -> list[Line]:
-    """Return the queue's and the hints' commands, each in a pipeline of its own."""
+    """Return the queue's and the hints' commands, each alone on its way."""
     assert server.pid is not None
     others = [server.pid]
-    stream, group, channel, field = "floor", "workers", "moved", {"orders": bytes(16 * _OFFERED)}
-    async with redis.asyncio.Redis(unix_socket_path=server.host, protocol=2) as client:
-        await client.xgroup_create(stream, group, "0", mkstream=True)
-        add = await meter.shared(lambda: client.xadd(stream, field), 1, others)  # type: ignore[arg-type]
-        await client.xtrim(stream, maxlen=0)
+    stream, group, body = "floor", "workers", bytes(16 * _OFFERED)
+    read = ("XREADGROUP", "GROUP", group, "floor", "COUNT", 16, "STREAMS", stream, ">")
+    async with RedisClient(Settings(redis_host=server.host)) as client:
+        await client("XGROUP", "CREATE", stream, group, "0", "MKSTREAM")
+        add = await meter.shared(lambda: client("XADD", stream, "*", "orders", body), 1, others)
+        await client("XTRIM", stream, "MAXLEN", 0)
 
         async def through() -> None:
-            await client.xadd(stream, field)  # type: ignore[arg-type]
-            read: Any = await client.xreadgroup(group, "floor", {stream: ">"}, count=16)
-            ids = [entry_id for entry_id, _ in read[0][1]]
-            async with client.pipeline(transaction=False) as pipeline:
-                pipeline.xack(stream, group, *ids)
-                pipeline.xdel(stream, *ids)
-                await pipeline.execute()
+            await client("XADD", stream, "*", "orders", body)
+            ids = [entry_id for entry_id, _ in (await client(*read))[0][1]]
+            await client.together([("XDEL", stream, *ids), ("XACK", stream, group, *ids)])
 
         whole = await meter.shared(through, 1, others)
-        publish = await meter.shared(lambda: client.publish(channel, bytes(160)), 1, others)
+        publish = await meter.shared(lambda: client("PUBLISH", "moved", bytes(160)), 1, others)
     taken = whole[0] - add[0], whole[1] - add[1]
     offered = Use("valkey", 1 / _OFFERED, 1 / _CLOSED_BATCH)
     return [
