@@ -62,7 +62,8 @@ class RedisClient:
     async def __call__(self, *command: str | bytes | int, seconds: float = ANSWER_SECONDS) -> Any:
         """Return Redis's answer, in bytes, ints and lists. Raises one of REDIS_ERRORS.
 
-        Without one for `seconds` the connection is given up: what comes on it later belongs to nobody.
+        Without one for `seconds` the connection is given up: what comes on it later belongs to nobody. Making one
+        may take as long again.
         """
         (answer,) = await self.together([command], seconds=seconds)
         return answer
@@ -75,16 +76,16 @@ class RedisClient:
                 return await connection.ask(commands, seconds)
             except RedisConnectionError:
                 pass  # It may have died while it was idle. Once more, on a new one.
-        return await (await self._connected()).ask(commands, seconds)
+        return await (await self._connected(seconds)).ask(commands, seconds)
 
     async def listen(
         self, channel: str, on_message: Callable[[bytes], None], on_begin: Callable[[], None]
     ) -> Never:
-        """Call `on_message` with every message of the channel, from `on_begin` on, which is called once.
+        """Call `on_message` with every message of the channel, from `on_begin` on, over a connection for it alone.
 
-        Raises one of REDIS_ERRORS when it ends. Other calls take another client.
+        Raises one of REDIS_ERRORS when it ends.
         """
-        connection = await self._connect()
+        connection = await self._connect(ANSWER_SECONDS)
         try:
             connection.on_message = on_message
             await connection.ask([("SUBSCRIBE", channel)], ANSWER_SECONDS)
@@ -101,23 +102,23 @@ class RedisClient:
         if self._connection is not None:
             self._connection.close()
 
-    async def _connected(self) -> _Connection:
+    async def _connected(self, seconds: float) -> _Connection:
         async with self._connecting:
             if self._connection is None or not self._connection.is_up:
-                self._connection = await self._connect()
+                self._connection = await self._connect(seconds)
             return self._connection
 
-    async def _connect(self) -> _Connection:
+    async def _connect(self, seconds: float) -> _Connection:
         loop, settings = asyncio.get_running_loop(), self._settings
         host = settings.redis_host or "127.0.0.1"
-        async with asyncio.timeout(ANSWER_SECONDS):
+        async with asyncio.timeout(seconds):
             if host.startswith("/"):
                 _, connection = await loop.create_unix_connection(_Connection, host)
             else:
                 _, connection = await loop.create_connection(_Connection, host, settings.redis_port)
         if settings.redis_password:
             try:
-                await connection.ask([("AUTH", settings.redis_password)], ANSWER_SECONDS)
+                await connection.ask([("AUTH", settings.redis_password)], seconds)
             except BaseException:
                 connection.close()
                 raise
