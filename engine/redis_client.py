@@ -62,8 +62,8 @@ class RedisClient:
     async def __call__(self, *command: str | bytes | int, seconds: float = ANSWER_SECONDS) -> Any:
         """Return Redis's answer, in bytes, ints and lists. Raises one of REDIS_ERRORS.
 
-        Without one for `seconds` the connection is given up: what comes on it later belongs to nobody. Making one
-        may take as long again.
+        Without one for `seconds` the connection is given up: what comes on it later is nobody's. Making
+        one may take as long again.
         """
         (answer,) = await self.together([command], seconds=seconds)
         return answer
@@ -81,9 +81,9 @@ class RedisClient:
     async def listen(
         self, channel: str, on_message: Callable[[bytes], None], on_begin: Callable[[], None]
     ) -> Never:
-        """Call `on_message` with every message of the channel, from `on_begin` on, over a connection for it alone.
+        """Call `on_message` with every message of the channel from `on_begin` on.
 
-        Raises one of REDIS_ERRORS when it ends.
+        It has a connection for itself. Raises one of REDIS_ERRORS when it ends.
         """
         connection = await self._connect(ANSWER_SECONDS)
         try:
