@@ -27,7 +27,7 @@ from rich.console import Console
 
 from cli import probe
 from cli.children import Child
-from cli.embedded import Postgres, Valkey
+from cli.embedded import Postgres, Valkey, runtime_folder
 from cli.launcher import Launcher, Part, Stopped
 from cli.live import LiveView, live_view
 from engine.domain.tokens import TOKENS, Token
@@ -93,6 +93,8 @@ class _Up:
 
     async def _start(self, group: asyncio.TaskGroup) -> None:
         settings = _with_ports(self._settings)
+        if not settings.link_folder:
+            settings = replace(settings, link_folder=str(runtime_folder(self._folder)))
         # Services that are somebody else's first: what is wrong with them is said before anything starts.
         if settings.redis_host:
             await check_version(settings)

@@ -38,6 +38,7 @@ from client.errors import (
     error_of_call,
     error_of_status,
 )
+from client.link import Links
 from client.order import (
     Order,
     OrderDetails,
@@ -107,16 +108,19 @@ class OrderClient:
         self,
         target: str = "127.0.0.1:50051",
         *,
+        links: Sequence[str] = (),
         timeout_seconds: float = 10.0,
         observe_batch: Callable[[int], None] | None = None,
         random: Callable[[], float] = random,
     ) -> None:
         """`target` is "host:port" of the server, or of several "ipv4:address:port,address:port".
 
+        `links` are the Unix sockets of servers on this host: submits and watches go there, past gRPC.
         `timeout_seconds` bounds each call, all its repetitions included. `observe_batch` is told how
         many orders each BatchSubmitOrders carried. `random` answers numbers in [0, 1) that spread retries.
         """
         self._target = target
+        self._links = Links(links) if links else None
         self._timeout_seconds = timeout_seconds
         self._observe_batch = observe_batch
         self._random = random
@@ -131,7 +135,9 @@ class OrderClient:
         self._stub = orders_pb2_grpc.OrderServiceStub(self._channel)
         self._health = health_pb2_grpc.HealthStub(self._channel)
         self._watches = Watches(
-            lambda: self._stub.WatchOrders(), random=self._random, interval_seconds=INTERVAL_SECONDS
+            self._stub.WatchOrders if self._links is None else self._links.watch,
+            random=self._random,
+            interval_seconds=INTERVAL_SECONDS,
         )
         self._submits: Coalescer[pb.SubmitOrderRequest, pb.SubmitOrderResponse] = Coalescer(
             self._submit_batch,
@@ -149,6 +155,8 @@ class OrderClient:
         if self._checks:
             await asyncio.wait(self._checks)
         await self._submits.drain()
+        if self._links is not None:
+            self._links.close()
         await self._channel.close()
 
     # ---- Submit ----------------------------------------------------------------------------------
@@ -233,12 +241,12 @@ class OrderClient:
     async def _submit_batch(
         self, requests: list[pb.SubmitOrderRequest]
     ) -> Sequence[pb.SubmitOrderResponse | Exception]:
+        batch = pb.BatchSubmitOrdersRequest(requests=requests)
         try:
-            response = await self._call(
-                self._stub.BatchSubmitOrders,
-                pb.BatchSubmitOrdersRequest(requests=requests),
-                self._timeout_seconds,
-            )
+            if self._links is None:
+                response = await self._call(self._stub.BatchSubmitOrders, batch, self._timeout_seconds)
+            else:
+                response = await self._links.submit(batch, self._timeout_seconds)
         except OrderError as error:
             # One for each caller: an exception that is raised in many tasks is a tangle to read.
             return [

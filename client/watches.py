@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from random import random
-from typing import Final, TypeVar
+from typing import Final, Protocol, TypeVar
 
 import grpc
 from google.rpc import code_pb2, status_pb2
@@ -47,7 +47,16 @@ _PASSING: Final = frozenset(
 _PASSING_FOR_STREAM: Final = _PASSING | {code_pb2.INTERNAL, code_pb2.UNKNOWN}
 _ORDERS_PER_REQUEST: Final = 1000
 
-WatchCall = grpc.aio.StreamStreamCall[pb.WatchOrdersRequest, pb.WatchOrdersResponse]
+
+class WatchCall(Protocol):
+    """A WatchOrders stream: grpc.aio's, or a link's."""
+
+    async def read(self) -> object:
+        """Return the next response; anything else: it has ended."""
+
+    async def write(self, request: pb.WatchOrdersRequest) -> None: ...
+
+    def cancel(self) -> object: ...
 
 
 class Told:

@@ -33,6 +33,10 @@ class Settings:
     port: int = _setting(3000, "REST, WebSocket and console")
     grpc_port: int = _setting(50051, "gRPC OrderService")
     grpc_host: str = _setting("127.0.0.1", "Where the gateway and the CLI find the gRPC servers")
+    link_folder: str = _setting(
+        "",
+        "Folder of the Unix sockets by which gateways reach servers on their host; unset: by gRPC",
+    )
     allowed_origins: str = _setting(
         "", "Other sites whose pages may use REST and WebSocket, comma-separated: https://desk.example.com"
     )
@@ -176,6 +180,12 @@ class Settings:
         ports = range(self.grpc_port, self.grpc_port + self.server_processes)
         addresses = ",".join(f"{self.grpc_host}:{port}" for port in ports)
         return f"{'ipv6' if is_v6 else 'ipv4'}:{addresses}"
+
+    @property
+    def link_paths(self) -> list[str]:
+        """The sockets of the servers' links, in the order of their ports; none if there is no folder."""
+        ports = range(self.grpc_port, self.grpc_port + self.server_processes)
+        return [f"{self.link_folder}/grpc-{port}.sock" for port in ports] if self.link_folder else []
 
     @property
     def database(self) -> str:

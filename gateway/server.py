@@ -42,7 +42,11 @@ async def serve(
     listener = _listen(settings.host, settings.port)
     _raise_file_limit()
     with listener:
-        async with OrderClient(settings.grpc_target, observe_batch=observe_batch("gateway_submit")) as client:
+        async with OrderClient(
+            settings.grpc_target,
+            links=settings.link_paths,
+            observe_batch=observe_batch("gateway_submit"),
+        ) as client:
             await _until_ready(client, stopping)
             sockets = Sockets(client, origins)
             config = uvicorn.Config(

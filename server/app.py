@@ -22,6 +22,7 @@ from engine.storage.migrate import migrate
 from engine.storage.postgres import Store
 from engine.telemetry import ProbeServer, observe_batch
 from server.admission import Admission
+from server.link import LinkServer
 from server.service import OrderService
 from server.tokens import Tokens
 from server.watches import Watches
@@ -71,6 +72,7 @@ async def serve(settings: Settings, stopping: asyncio.Event) -> None:
 
             health_servicer = health.aio.HealthServicer()
             server = _make_server(settings, service, health_servicer)
+            links = LinkServer(service, watches, group)
             followers = [
                 group.create_task(watches.run()),
                 group.create_task(admission.run()),
@@ -80,12 +82,14 @@ async def serve(settings: Settings, stopping: asyncio.Event) -> None:
             ]
             async with _probes(settings, not_ready):
                 await server.start()
+                for path in settings.link_paths[:1]:
+                    await links.start(path)
                 logger.info("listening", extra={"address": f"{settings.host}:{settings.grpc_port}"})
                 await stopping.wait()
                 await health_servicer.enter_graceful_shutdown()
                 # Streams never end by themselves: send the watchers away first, then wait for the calls.
                 watches.drain()
-                await server.stop(_FINISH_SECONDS)
+                await asyncio.gather(links.stop(_FINISH_SECONDS), server.stop(_FINISH_SECONDS))
             for task in followers:
                 task.cancel()
     finally:

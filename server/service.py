@@ -36,7 +36,7 @@ from engine.market import Market
 from engine.queue import OrderBroker
 from engine.redis_client import REDIS_ERRORS
 from engine.settings import Settings
-from engine.storage.postgres import NewOrder, Store, Submitted
+from engine.storage.postgres import NewOrder, Store, Submitted, WatchedEvent
 from engine.telemetry import stage_seconds, transitions_total
 from server.admission import Admission
 from server.convert import (
@@ -59,7 +59,7 @@ from server.convert import (
 )
 from server.refusals import refusals, to_status
 from server.tokens import Tokens
-from server.watches import Subscription, Watches
+from server.watches import Ended, Subscription, Watches
 
 _MAX_BATCH: Final = 1000
 _PAGE: Final = 50
@@ -116,19 +116,23 @@ class OrderService(orders_pb2_grpc.OrderServiceServicer):
         self, request: pb.BatchSubmitOrdersRequest, context: Context
     ) -> pb.BatchSubmitOrdersResponse:
         async with refusals(context):
-            count = len(request.requests)
-            if not 1 <= count <= _MAX_BATCH:
-                raise InvalidOrder(
-                    [FieldViolation("requests", f"were {count}; must be between 1 and {_MAX_BATCH}")]
-                )
-            results: list[Any] = [
-                {"error": to_status(result)}
-                if isinstance(result, Exception)
-                else {"response": _submitted_fields(result)}
-                for result in await self._submit(request.requests)
-            ]
-            return pb.BatchSubmitOrdersResponse(results=results)
+            return await self.submit_batch(request)
         raise AssertionError("refusals ends the call")
+
+    async def submit_batch(self, request: pb.BatchSubmitOrdersRequest) -> pb.BatchSubmitOrdersResponse:
+        """Raises what refuses all of them."""
+        count = len(request.requests)
+        if not 1 <= count <= _MAX_BATCH:
+            raise InvalidOrder(
+                [FieldViolation("requests", f"were {count}; must be between 1 and {_MAX_BATCH}")]
+            )
+        results: list[Any] = [
+            {"error": to_status(result)}
+            if isinstance(result, Exception)
+            else {"response": _submitted_fields(result)}
+            for result in await self._submit(request.requests)
+        ]
+        return pb.BatchSubmitOrdersResponse(results=results)
 
     async def _submit(self, requests: Sequence[pb.SubmitOrderRequest]) -> list[Submitted | Exception]:
         start = time.perf_counter()
@@ -297,18 +301,8 @@ class OrderService(orders_pb2_grpc.OrderServiceServicer):
             with self._watches.subscribe() as subscription:
                 listening = asyncio.create_task(_listen(requests, subscription))
                 try:
-                    async for news, ended in subscription.events():
-                        events: list[Any] = [event_fields(watched) for watched in news]
-                        yield pb.WatchOrdersResponse(
-                            events=events,
-                            ended=[
-                                pb.WatchEnded(
-                                    order_id=end.order_id,
-                                    status=None if end.error is None else to_status(end.error),
-                                )
-                                for end in ended
-                            ],
-                        )
+                    async for events, ended in subscription.events():
+                        yield news_to_proto(events, ended)
                 finally:
                     listening.cancel()
                     # What the client's half of the stream ended with is told by the call itself.
@@ -317,16 +311,32 @@ class OrderService(orders_pb2_grpc.OrderServiceServicer):
 
 async def _listen(requests: AsyncIterator[pb.WatchOrdersRequest], subscription: Subscription) -> None:
     async for request in requests:
-        for watch in request.watch:
-            try:
-                subscription.watch(*_watch_from_proto(watch))
-            except InvalidOrder as error:
-                subscription.refuse(watch.order_id, error)
-        for order_id in request.unwatch:
-            try:
-                subscription.unwatch(order_id_from_proto(order_id))
-            except InvalidOrder as error:
-                subscription.refuse(order_id, error)
+        listen(request, subscription)
+
+
+def listen(request: pb.WatchOrdersRequest, subscription: Subscription) -> None:
+    """Watch what the request asks for, and no longer what it says so of."""
+    for watch in request.watch:
+        try:
+            subscription.watch(*_watch_from_proto(watch))
+        except InvalidOrder as error:
+            subscription.refuse(watch.order_id, error)
+    for order_id in request.unwatch:
+        try:
+            subscription.unwatch(order_id_from_proto(order_id))
+        except InvalidOrder as error:
+            subscription.refuse(order_id, error)
+
+
+def news_to_proto(news: Sequence[WatchedEvent], ended: Sequence[Ended]) -> pb.WatchOrdersResponse:
+    events: list[Any] = [event_fields(watched) for watched in news]
+    return pb.WatchOrdersResponse(
+        events=events,
+        ended=[
+            pb.WatchEnded(order_id=end.order_id, status=None if end.error is None else to_status(end.error))
+            for end in ended
+        ],
+    )
 
 
 def _new_order(request: pb.SubmitOrderRequest, find: FindToken) -> NewOrder:

@@ -31,7 +31,7 @@ from psycopg import sql
 
 from cli import probe
 from cli.children import Child
-from cli.embedded import Postgres, Valkey
+from cli.embedded import Postgres, Valkey, runtime_folder
 from cli.launcher import Program
 from engine.settings import Settings, settings_as_environ
 from engine.solana.transactions import Wallet
@@ -63,6 +63,7 @@ class Cluster:
             db_port=self._postgres.port,
             db_username=self._postgres.user,
             redis_host=self._valkey.host,
+            link_folder=str(runtime_folder(folder)),
             wallet_path=str(folder / "wallet.json"),
             simnet_data_dir=str(folder / "simnet"),
         )

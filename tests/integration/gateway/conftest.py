@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -10,9 +11,15 @@ from tests.serving import Worker, gateway, order_server, with_grpc_port
 
 
 @pytest.fixture
-async def served(settings: Settings, free_port: Callable[[], int]) -> AsyncIterator[Settings]:
-    """Settings of a gRPC server that runs."""
-    settings = replace(with_grpc_port(settings, free_port), allowed_origins="https://desk.example.com")
+async def served(
+    settings: Settings, free_port: Callable[[], int], services_folder: Path
+) -> AsyncIterator[Settings]:
+    """Settings of a server that runs, and that gateways reach as with `order-engine up`."""
+    settings = replace(
+        with_grpc_port(settings, free_port),
+        link_folder=str(services_folder / "links"),
+        allowed_origins="https://desk.example.com",
+    )
     async with order_server(settings):
         yield settings
 

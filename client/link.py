@@ -1,0 +1,173 @@
+"""Submits and watches at the servers of this host: the contract's messages over engine.link, past gRPC."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from itertools import count
+from typing import Final, TypeVar
+
+from orders.v1 import orders_pb2 as pb
+
+from client.errors import ServerUnavailable
+from engine.link import LinkConnection
+
+_MAX_MESSAGE_BYTES: Final = 16 * 1024 * 1024
+_MAX_UNREAD: Final = 64
+"""Messages that a watch holds before it lets the server wait."""
+
+Opened = TypeVar("Opened", bound=LinkConnection)
+
+
+class Links:
+    """Connections to the servers that listen on these paths, which take turns. `close` it at the end."""
+
+    def __init__(self, paths: Sequence[str]) -> None:
+        self._paths = paths
+        self._turns = count()
+        self._submits: dict[str, _Submits] = {}
+        self._opening = asyncio.Lock()
+
+    async def submit(
+        self, request: pb.BatchSubmitOrdersRequest, timeout_seconds: float
+    ) -> pb.BatchSubmitOrdersResponse:
+        """Raises ServerUnavailable: there was no answer, so the orders may have been stored."""
+        async with self._opening:
+            connection = await self._in_turn(self._open_submits)
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                return await connection.submit(request)
+        except TimeoutError:
+            raise ServerUnavailable(f"no answer within {timeout_seconds:g} s") from None
+
+    def watch(self) -> LinkWatch:
+        """Open a stream of watches; what goes wrong ends it."""
+        return LinkWatch(self._in_turn(self._open_watch))
+
+    def close(self) -> None:
+        for connection in self._submits.values():
+            connection.close()
+
+    async def _in_turn(self, open_at: Callable[[str], Awaitable[Opened]]) -> Opened:
+        """Return a connection to the next server, or to another if that one is away."""
+        first = next(self._turns)
+        refusal: OSError | None = None
+        for turn in range(first, first + len(self._paths)):
+            try:
+                return await open_at(self._paths[turn % len(self._paths)])
+            except OSError as error:
+                refusal = error
+        raise ServerUnavailable(f"the server cannot be reached: {refusal}")
+
+    async def _open_submits(self, path: str) -> _Submits:
+        connection = self._submits.get(path)
+        if connection is None or not connection.is_open:
+            connection = self._submits[path] = await _opened(path, _Submits())
+        return connection
+
+    async def _open_watch(self, path: str) -> _Watch:
+        return await _opened(path, _Watch())
+
+
+class LinkWatch:
+    """As much of grpc.aio's StreamStreamCall as client.watches uses."""
+
+    def __init__(self, opening: Awaitable[_Watch]) -> None:
+        self._opening = asyncio.ensure_future(opening)
+
+    async def read(self) -> pb.WatchOrdersResponse | None:
+        """Return the next message; None: the stream has ended."""
+        try:
+            connection = await asyncio.shield(self._opening)
+        except ServerUnavailable:
+            return None
+        return await connection.read()
+
+    async def write(self, request: pb.WatchOrdersRequest) -> None:
+        """Send the request. Raises InvalidStateError once the stream has ended."""
+        try:
+            connection = await asyncio.shield(self._opening)
+        except ServerUnavailable as error:
+            raise asyncio.InvalidStateError(error.message) from None
+        await connection.write(request)
+
+    def cancel(self) -> None:
+        if self._opening.cancel() or self._opening.cancelled():
+            return
+        if self._opening.exception() is None:
+            self._opening.result().close()
+
+
+class _Submits(LinkConnection):
+    method = b"BatchSubmitOrders"
+
+    def __init__(self) -> None:
+        super().__init__(_MAX_MESSAGE_BYTES)
+        self._numbers = count(1)
+        self._unanswered: dict[int, asyncio.Future[pb.BatchSubmitOrdersResponse]] = {}
+
+    def submit(self, request: pb.BatchSubmitOrdersRequest) -> asyncio.Future[pb.BatchSubmitOrdersResponse]:
+        number = next(self._numbers)
+        answer = self._unanswered[number] = asyncio.get_running_loop().create_future()
+        self.send(number, request.SerializeToString())
+        return answer
+
+    def on_message(self, number: int, message: bytes) -> None:
+        answer = self._unanswered.pop(number, None)
+        # Its caller may have given up.
+        if answer is not None and not answer.done():
+            answer.set_result(pb.BatchSubmitOrdersResponse.FromString(message))
+
+    def on_end(self) -> None:
+        unanswered, self._unanswered = self._unanswered, {}
+        for answer in unanswered.values():
+            if not answer.done():
+                answer.set_exception(ServerUnavailable("the connection to the server was lost"))
+
+
+class _Watch(LinkConnection):
+    method = b"WatchOrders"
+
+    def __init__(self) -> None:
+        super().__init__(_MAX_MESSAGE_BYTES)
+        self._unread: deque[bytes] = deque()
+        self._waiter: asyncio.Future[None] | None = None
+
+    async def write(self, request: pb.WatchOrdersRequest) -> None:
+        await self.writable()
+        if not self.is_open:
+            raise asyncio.InvalidStateError("the connection to the server was lost")
+        self.send(0, request.SerializeToString())
+
+    async def read(self) -> pb.WatchOrdersResponse | None:
+        while not self._unread:
+            if not self.is_open:
+                return None
+            self.resume_reading()
+            self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        return pb.WatchOrdersResponse.FromString(self._unread.popleft())
+
+    def on_message(self, number: int, message: bytes) -> None:
+        self._unread.append(message)
+        if len(self._unread) >= _MAX_UNREAD:
+            self.pause_reading()
+        self._wake()
+
+    def on_end(self) -> None:
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+
+async def _opened(path: str, connection: Opened) -> Opened:
+    """Connect and say what it is for. Raises OSError."""
+    await asyncio.get_running_loop().create_unix_connection(lambda: connection, path)
+    connection.send(0, connection.method)
+    return connection

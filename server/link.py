@@ -1,0 +1,128 @@
+"""Answers BatchSubmitOrders and WatchOrders of gateways on this host, over engine.link, past gRPC."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Coroutine
+from contextlib import ExitStack
+from typing import Any, Final
+
+from google.protobuf.message import DecodeError
+from orders.v1 import orders_pb2 as pb
+
+from engine.link import LinkConnection
+from engine.process import StartupError
+from server.refusals import to_status
+from server.service import OrderService, listen, news_to_proto
+from server.watches import Subscription, Watches
+
+_MAX_MESSAGE_BYTES: Final = 1 << 20
+"""As of a message over gRPC."""
+
+logger = logging.getLogger(__name__)
+
+
+class LinkServer:
+    """Listens at a path until it is stopped; what its connections do are tasks of the group."""
+
+    def __init__(self, service: OrderService, watches: Watches, group: asyncio.TaskGroup) -> None:
+        self.service = service
+        self.watches = watches
+        self._group = group
+        self._connections: set[Link] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._server: asyncio.Server | None = None
+
+    async def start(self, path: str) -> None:
+        """Raises StartupError."""
+        try:
+            os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+            # What a server before this one has left behind is replaced.
+            self._server = await asyncio.get_running_loop().create_unix_server(lambda: Link(self), path)
+            os.chmod(path, 0o600)
+        except OSError as error:
+            raise StartupError(f"the Unix socket {path} cannot be used: {error.strerror}") from None
+
+    async def stop(self, seconds: float) -> None:
+        """Let what is under way end, for so long at most, and close the connections."""
+        if self._server is not None:
+            self._server.close()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=seconds)
+        for task in self._tasks:
+            task.cancel()
+        for connection in self._connections:
+            connection.close()
+
+    def opened(self, connection: Link) -> None:
+        self._connections.add(connection)
+
+    def ended(self, connection: Link) -> None:
+        self._connections.discard(connection)
+
+    def start_task(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = self._group.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+
+class Link(LinkConnection):
+    """One gateway's connection."""
+
+    def __init__(self, server: LinkServer) -> None:
+        super().__init__(_MAX_MESSAGE_BYTES)
+        self._server = server
+        self._method = b""
+        """Known with the first message."""
+        self._subscription: Subscription | None = None
+        self._watching: asyncio.Task[None] | None = None
+        self._at_end = ExitStack()
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._server.opened(self)
+
+    def on_message(self, number: int, message: bytes) -> None:
+        try:
+            if self._subscription is not None:
+                listen(pb.WatchOrdersRequest.FromString(message), self._subscription)
+            elif self._method == b"BatchSubmitOrders":
+                request = pb.BatchSubmitOrdersRequest.FromString(message)
+                self._server.start_task(self._submit(number, request))
+            elif message == b"BatchSubmitOrders":
+                self._method = message
+            elif message == b"WatchOrders":
+                self._subscription = self._at_end.enter_context(self._server.watches.subscribe())
+                self._watching = self._server.start_task(self._watch(self._subscription))
+            else:
+                raise DecodeError("no method of a link")
+        except DecodeError as error:
+            logger.warning("a link is closed: %s", error)
+            self.close()
+
+    def on_end(self) -> None:
+        self._server.ended(self)
+        self._at_end.close()
+        if self._watching is not None:
+            self._watching.cancel()
+
+    async def _submit(self, number: int, request: pb.BatchSubmitOrdersRequest) -> None:
+        try:
+            response = await self._server.service.submit_batch(request)
+        except Exception as error:
+            refused = pb.BatchSubmitOrdersResult(error=to_status(error))
+            response = pb.BatchSubmitOrdersResponse(results=[refused] * len(request.requests))
+        self.send(number, response.SerializeToString())
+
+    async def _watch(self, subscription: Subscription) -> None:
+        try:
+            async for events, ended in subscription.events():
+                self.send(0, news_to_proto(events, ended).SerializeToString())
+                await self.writable()
+        except Exception as error:
+            # Logs it if nobody expected it. The gateway comes back, to where it was.
+            to_status(error)
+            self.close()

@@ -1,0 +1,139 @@
+"""The client's end of a link: what is unanswered when it is lost may be asked again, elsewhere too."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from orders.v1 import orders_pb2 as pb
+
+from client import ServerUnavailable
+from client.link import Links
+from engine.link import LinkConnection
+
+REQUEST = pb.BatchSubmitOrdersRequest(requests=[pb.SubmitOrderRequest(request_id="one")])
+
+
+class Server(LinkConnection):
+    """Keeps what it is sent, and does with it what the test says."""
+
+    def __init__(self, does: Callable[[Server, int, bytes], None]) -> None:
+        super().__init__(1 << 20)
+        self._does = does
+        self.methods: list[bytes] = []
+
+    def on_message(self, number: int, message: bytes) -> None:
+        if not self.methods:
+            self.methods.append(message)
+        else:
+            self._does(self, number, message)
+
+    def on_end(self) -> None:
+        pass
+
+
+@asynccontextmanager
+async def listening(path: Path, does: Callable[[Server, int, bytes], None]) -> AsyncIterator[list[Server]]:
+    connections: list[Server] = []
+
+    def accept() -> Server:
+        connections.append(Server(does))
+        return connections[-1]
+
+    server = await asyncio.get_running_loop().create_unix_server(accept, str(path))
+    try:
+        yield connections
+    finally:
+        server.close()
+        for connection in connections:
+            connection.close()
+
+
+def accept(server: Server, number: int, message: bytes) -> None:
+    requests = pb.BatchSubmitOrdersRequest.FromString(message).requests
+    results: list[Any] = [{"response": {"order": {"order_id": one.request_id}}} for one in requests]
+    server.send(number, pb.BatchSubmitOrdersResponse(results=results).SerializeToString())
+
+
+def hang_up(server: Server, _number: int, _message: bytes) -> None:
+    server.close()
+
+
+def say_nothing(_server: Server, _number: int, _message: bytes) -> None:
+    pass
+
+
+async def test_answers_find_their_requests_in_whatever_order_they_come(tmp_path: Path) -> None:
+    held: list[tuple[int, bytes]] = []
+
+    def answer_last_first(server: Server, number: int, message: bytes) -> None:
+        held.append((number, message))
+        if len(held) == 2:
+            for one in reversed(held):
+                accept(server, *one)
+
+    links = Links([str(tmp_path / "a")])
+    async with listening(tmp_path / "a", answer_last_first) as connections:
+        batches = [
+            pb.BatchSubmitOrdersRequest(requests=[pb.SubmitOrderRequest(request_id=name)])
+            for name in ("one", "two")
+        ]
+        answers = await asyncio.gather(*(links.submit(batch, 5) for batch in batches))
+        found = [answer.results[0].response.order.order_id for answer in answers]
+        links.close()
+    assert found == ["one", "two"]
+    assert [connection.methods for connection in connections] == [[b"BatchSubmitOrders"]]
+
+
+async def test_what_is_unanswered_when_the_connection_is_lost_is_unavailable(tmp_path: Path) -> None:
+    links = Links([str(tmp_path / "a")])
+    async with listening(tmp_path / "a", hang_up):
+        with pytest.raises(ServerUnavailable, match="lost"):
+            await links.submit(REQUEST, 5)
+
+
+async def test_a_server_that_does_not_answer_is_not_waited_for_longer_than_said(tmp_path: Path) -> None:
+    links = Links([str(tmp_path / "a")])
+    async with listening(tmp_path / "a", say_nothing):
+        with pytest.raises(ServerUnavailable, match="no answer within"):
+            await links.submit(REQUEST, 0)
+        links.close()
+
+
+async def test_servers_take_turns_and_stand_in_for_one_that_is_away(tmp_path: Path) -> None:
+    links = Links([str(tmp_path / name) for name in "abc"])
+    async with listening(tmp_path / "a", accept) as at_a, listening(tmp_path / "b", accept) as at_b:
+        for _ in range(3):
+            await links.submit(REQUEST, 5)
+        assert (len(at_a), len(at_b)) == (1, 1)
+        links.close()
+    with pytest.raises(ServerUnavailable, match="cannot be reached"):
+        await links.submit(REQUEST, 5)
+
+
+async def test_a_watch_ends_with_its_connection(tmp_path: Path) -> None:
+    def answer(server: Server, _number: int, message: bytes) -> None:
+        watched = pb.WatchOrdersRequest.FromString(message).watch
+        events = [pb.OrderEvent(order_id=watch.order_id, sequence=1) for watch in watched]
+        server.send(0, pb.WatchOrdersResponse(events=events).SerializeToString())
+        server.close()
+
+    watch = Links([str(tmp_path / "a")]).watch()
+    assert await watch.read() is None
+    with pytest.raises(asyncio.InvalidStateError):
+        await watch.write(pb.WatchOrdersRequest())
+    async with listening(tmp_path / "a", answer) as connections:
+        watch = Links([str(tmp_path / "a")]).watch()
+        await watch.write(pb.WatchOrdersRequest(watch=[pb.WatchOrderRequest(order_id="x")]))
+        response = await watch.read()
+        assert response is not None
+        assert [event.order_id for event in response.events] == ["x"]
+        assert await watch.read() is None
+        with pytest.raises(asyncio.InvalidStateError):
+            await watch.write(pb.WatchOrdersRequest())
+        watch.cancel()
+    assert connections[0].methods == [b"WatchOrders"]
