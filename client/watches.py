@@ -407,15 +407,18 @@ class Watches:
 
     async def _write(self, call: WatchCall) -> None:
         """Tell the stream what to send, one message at a time: a call takes one write at once."""
+        now = asyncio.get_running_loop().time
+        next_write = 0.0
         with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):  # Ended; its reader knows why.
             while True:
                 await self._something_to_write.wait()
                 while self._to_write:
+                    if (pause := next_write - now()) > 0:
+                        await asyncio.sleep(pause)
                     request = self._next_request()
                     if request.watch or request.unwatch:
                         await call.write(request)
-                        if self._interval_seconds:
-                            await asyncio.sleep(self._interval_seconds)
+                        next_write = now() + self._interval_seconds
                 self._something_to_write.clear()
 
     def _next_request(self) -> pb.WatchOrdersRequest:
