@@ -11,13 +11,16 @@ from typing import Final, TypeVar
 from orders.v1 import orders_pb2 as pb
 
 from client.errors import ServerUnavailable
-from engine.link import LinkConnection
+from engine.link import SILENCE_SECONDS, LinkConnection
 
 _MAX_MESSAGE_BYTES: Final = 16 * 1024 * 1024
 _MAX_UNREAD: Final = 64
 """Messages that a watch holds before it lets the server wait."""
 
-Opened = TypeVar("Opened", bound=LinkConnection)
+_GREETING_SECONDS: Final = 2.0
+"""How long a server that takes a connection may be silent before another one is tried."""
+
+Opened = TypeVar("Opened", bound="_Connection")
 
 
 class Links:
@@ -99,11 +102,43 @@ class LinkWatch:
             self._opening.result().close()
 
 
-class _Submits(LinkConnection):
-    method = b"BatchSubmitOrders"
+class _Connection(LinkConnection):
+    """Ends when its server is silent for too long."""
 
     def __init__(self) -> None:
         super().__init__(_MAX_MESSAGE_BYTES)
+        self.greeted = asyncio.Event()
+        """The server has said something, or never will."""
+        self._heard = True
+        self._check: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._listen_on()
+
+    def data_received(self, data: bytes) -> None:
+        self._heard = True
+        self.greeted.set()
+        super().data_received(data)
+
+    def on_end(self) -> None:
+        self.greeted.set()
+        if self._check is not None:
+            self._check.cancel()
+
+    def _listen_on(self) -> None:
+        if not self._heard:
+            self.abort()
+            return
+        self._heard = False
+        self._check = asyncio.get_running_loop().call_later(SILENCE_SECONDS, self._listen_on)
+
+
+class _Submits(_Connection):
+    method = b"BatchSubmitOrders"
+
+    def __init__(self) -> None:
+        super().__init__()
         self._numbers = count(1)
         self._unanswered: dict[int, asyncio.Future[pb.BatchSubmitOrdersResponse]] = {}
 
@@ -120,17 +155,18 @@ class _Submits(LinkConnection):
             answer.set_result(pb.BatchSubmitOrdersResponse.FromString(message))
 
     def on_end(self) -> None:
+        super().on_end()
         unanswered, self._unanswered = self._unanswered, {}
         for answer in unanswered.values():
             if not answer.done():
                 answer.set_exception(ServerUnavailable("the connection to the server was lost"))
 
 
-class _Watch(LinkConnection):
+class _Watch(_Connection):
     method = b"WatchOrders"
 
     def __init__(self) -> None:
-        super().__init__(_MAX_MESSAGE_BYTES)
+        super().__init__()
         self._unread: deque[bytes] = deque()
         self._waiter: asyncio.Future[None] | None = None
 
@@ -153,12 +189,15 @@ class _Watch(LinkConnection):
         return pb.WatchOrdersResponse.FromString(self._unread.popleft())
 
     def on_message(self, number: int, message: bytes) -> None:
+        if not message:
+            return
         self._unread.append(message)
         if len(self._unread) >= _MAX_UNREAD:
             self.pause_reading()
         self._wake()
 
     def on_end(self) -> None:
+        super().on_end()
         self._wake()
 
     def _wake(self) -> None:
@@ -167,7 +206,13 @@ class _Watch(LinkConnection):
 
 
 async def _opened(path: str, connection: Opened) -> Opened:
-    """Connect and say what it is for. Raises OSError."""
+    """Connect and say what it is for. Raises OSError, also if the server takes the connection and hangs."""
     await asyncio.get_running_loop().create_unix_connection(lambda: connection, path)
     connection.send(0, connection.method)
+    try:
+        async with asyncio.timeout(_GREETING_SECONDS):
+            await connection.greeted.wait()
+    except TimeoutError:
+        connection.abort()
+        raise
     return connection

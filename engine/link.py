@@ -4,7 +4,8 @@ With 8 ms in between, a message and its answer on an open gRPC stream cost 360 u
 three threads are woken for each, and 600 us of time; here 120 and 80, and 220.
 
 A connection carries the messages of one method. The client's first frame names it; after that each side sends
-what it likes, and numbers tell which answer is whose. There is no other end than a closed connection.
+what it likes, and numbers tell which answer is whose. There is no other end than a closed connection. The
+server sends an empty message at once and then every PULSE_SECONDS; a client leaves one that is silent.
 
     frame = length of the message, number (4 bytes each, big-endian), message
 """
@@ -14,6 +15,10 @@ from __future__ import annotations
 import asyncio
 import struct
 from typing import ClassVar, Final
+
+PULSE_SECONDS: Final = 10.0
+SILENCE_SECONDS: Final = 40.0
+"""As of gRPC, whose pings find out about a peer that hangs as late."""
 
 _HEADER: Final = struct.Struct(">II")
 
@@ -65,6 +70,11 @@ class LinkConnection(asyncio.Protocol):
         """Send what is still to be sent, and end."""
         if self._transport is not None:
             self._transport.close()
+
+    def abort(self) -> None:
+        """End at once, whatever is still to be sent: the other side may not read any more."""
+        if self._transport is not None:
+            self._transport.abort()
 
     # ---- Called by the event loop ------------------------------------------------------------------
 

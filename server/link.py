@@ -12,7 +12,7 @@ from typing import Any, Final
 from google.protobuf.message import DecodeError
 from orders.v1 import orders_pb2 as pb
 
-from engine.link import LinkConnection
+from engine.link import PULSE_SECONDS, LinkConnection
 from engine.process import StartupError
 from server.refusals import to_status
 from server.service import OrderService, listen, news_to_proto
@@ -34,6 +34,7 @@ class LinkServer:
         self._connections: set[Link] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
+        self._pulse_timer: asyncio.TimerHandle | None = None
 
     async def start(self, path: str) -> None:
         """Raises StartupError."""
@@ -42,6 +43,7 @@ class LinkServer:
             # What a server before this one has left behind is replaced.
             self._server = await asyncio.get_running_loop().create_unix_server(lambda: Link(self), path)
             os.chmod(path, 0o600)
+            self._pulse()
         except OSError as error:
             raise StartupError(f"the Unix socket {path} cannot be used: {error.strerror}") from None
 
@@ -49,12 +51,19 @@ class LinkServer:
         """Let what is under way end, for so long at most, and close the connections."""
         if self._server is not None:
             self._server.close()
+        if self._pulse_timer is not None:
+            self._pulse_timer.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=seconds)
         for task in self._tasks:
             task.cancel()
         for connection in self._connections:
             connection.close()
+
+    def _pulse(self) -> None:
+        for connection in self._connections:
+            connection.send(0, b"")
+        self._pulse_timer = asyncio.get_running_loop().call_later(PULSE_SECONDS, self._pulse)
 
     def opened(self, connection: Link) -> None:
         self._connections.add(connection)
@@ -84,6 +93,7 @@ class Link(LinkConnection):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._server.opened(self)
+        self.send(0, b"")
 
     def on_message(self, number: int, message: bytes) -> None:
         try:

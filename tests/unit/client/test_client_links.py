@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -29,6 +30,7 @@ class Server(LinkConnection):
     def on_message(self, number: int, message: bytes) -> None:
         if not self.methods:
             self.methods.append(message)
+            self.send(0, b"")
         else:
             self._does(self, number, message)
 
@@ -113,6 +115,28 @@ async def test_servers_take_turns_and_stand_in_for_one_that_is_away(tmp_path: Pa
         links.close()
     with pytest.raises(ServerUnavailable, match="cannot be reached"):
         await links.submit(REQUEST, 5)
+
+
+async def test_a_server_that_hangs_is_passed_over_and_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("client.link._GREETING_SECONDS", 0.05)
+    links = Links([str(tmp_path / "hangs"), str(tmp_path / "b")])
+    with socket.socket(socket.AF_UNIX) as hangs:
+        # As with a process that is frozen, the system takes connections and nobody answers.
+        hangs.bind(str(tmp_path / "hangs"))
+        hangs.listen()
+        async with listening(tmp_path / "b", accept):
+            for _ in range(2):
+                await links.submit(REQUEST, 5)
+            links.close()
+        monkeypatch.setattr("client.link.SILENCE_SECONDS", 0.05)
+        async with listening(tmp_path / "b", say_nothing):
+            # It has greeted, and says nothing more: no pulse either.
+            async with asyncio.timeout(5):
+                assert await links.watch().read() is None
+                with pytest.raises(ServerUnavailable, match="lost"):
+                    await links.submit(REQUEST, 5)
 
 
 async def test_a_watch_ends_with_its_connection(tmp_path: Path) -> None:
