@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import fields
+from operator import attrgetter
 from typing import Any
 from uuid import UUID
 
@@ -15,29 +17,74 @@ from engine.domain.order import (
     OrderEvent,
     OrderSpec,
     OrderStatus,
+    Quote,
     Route,
     RoutingDecision,
     Side,
 )
 from engine.domain.order_types import MARKET, ORDER_TYPES
+from engine.domain.pools.pool import FeeSide
 from engine.domain.tokens import Token, find_token, token_of_mint
+
+
+class _QuoteRow(msgspec.Struct, array_like=True, frozen=True):
+    """A Quote's fields, in their order."""
+
+    venue: str
+    kind: str
+    pool: str
+    input_amount: int | None
+    output_amount: int | None
+    fee_ppm: int
+    price_impact_ppm: int
+    refusal: str | None
+    fee_amount: int
+    fee_side: FeeSide
+
+
+class _StoredDecision(msgspec.Struct, frozen=True):
+    attempt: int
+    slot: int
+    reason: str
+    route: Route | None
+    quotes: tuple[Quote | _QuoteRow, ...]
+    """Objects in decisions from before they were arrays."""
+
 
 _STATUS = {status.value: status for status in OrderStatus}
 _REASON = {reason.value: reason for reason in FailureReason}
 _SIDE = {side.value: side for side in Side}
 _encode_decision = msgspec.json.Encoder().encode
-_decode_decision = msgspec.json.Decoder(RoutingDecision).decode
+_fields_of_quote: Callable[[Quote | _QuoteRow], tuple[Any, ...]] = attrgetter(
+    *(field.name for field in fields(Quote))
+)
+_decode_decision = msgspec.json.Decoder(_StoredDecision).decode
 _encode_terms = msgspec.json.Encoder().encode
 _decode_terms = msgspec.json.Decoder(dict[str, str]).decode
 _decode_route: Callable[[str], Route | None] = msgspec.json.Decoder(Route | None).decode
 
 
 def decision_to_text(decision: RoutingDecision | None) -> str | None:
-    return None if decision is None else _encode_decision(decision).decode()
+    """Return the JSON of a decision: an object, in which each quote is an array of its fields."""
+    if decision is None:
+        return None
+    return _encode_decision(
+        {
+            "attempt": decision.attempt,
+            "slot": decision.slot,
+            "reason": decision.reason,
+            "route": decision.route,
+            "quotes": [_fields_of_quote(quote) for quote in decision.quotes],
+        }
+    ).decode()
 
 
 def decision_from_text(text: str) -> RoutingDecision:
-    return _decode_decision(text)
+    stored = _decode_decision(text)
+    quotes = [
+        quote if isinstance(quote, Quote) else Quote(*_fields_of_quote(quote)) for quote in stored.quotes
+    ]
+    return RoutingDecision(stored.attempt, stored.slot, tuple(quotes), stored.route, stored.reason)
 
 
 def route_from_text(text: str) -> Route | None:

@@ -34,7 +34,7 @@ SELECT o.order_id, o.type, o.terms::text, o.side, o.amount, o.input_mint, o.inpu
     o.output_decimals, o.slippage_bps, o.expire_time, o.status, o.sequence, o.attempt, o.forgiven_attempts,
     o.create_time, o.update_time,
     e.venue, e.input_amount, e.output_amount, e.tx_hash, e.failure_reason, e.failure_message,
-    CASE WHEN o.status = 'building' THEN e.decision::text END,
+    CASE WHEN o.status = 'building' THEN coalesce(e.decision::text, e.jsonb_decision::text) END,
     a.tx_hash, a.raw_transaction, a.last_valid_block_height
 FROM unnest(%(order_id)t::uuid[]) AS wanted (order_id)
 JOIN orders o ON o.order_id = wanted.order_id
@@ -100,9 +100,9 @@ LIMIT %(limit)b::bigint;
 
 -- name: routing_decisions
 -- Every routing decision of one order, oldest first.
-SELECT decision::text
+SELECT coalesce(decision::text, jsonb_decision::text)
 FROM order_events
-WHERE order_id = %(order_id)b::uuid AND decision IS NOT NULL
+WHERE order_id = %(order_id)b::uuid AND (decision IS NOT NULL OR jsonb_decision IS NOT NULL)
 ORDER BY sequence;
 
 -- name: order_positions
@@ -117,7 +117,8 @@ WHERE order_id = ANY (%(order_id)t::uuid[]);
 SELECT e.order_id, e.sequence, e.status, e.attempt, e.create_time, e.venue, e.input_amount, e.output_amount,
     e.tx_hash, e.failure_reason, e.failure_message, o.input_mint, o.input_decimals, o.output_mint,
     o.output_decimals, o.side,
-    CASE WHEN e.status = 'building' THEN (e.decision -> 'route')::text END
+    CASE WHEN e.status = 'building'
+        THEN coalesce((e.decision -> 'route')::text, (e.jsonb_decision -> 'route')::text) END
 FROM unnest(%(watched)t::watched_order[]) AS watched
 JOIN orders o ON o.order_id = watched.order_id AND o.sequence > watched.after_sequence
 CROSS JOIN LATERAL (
@@ -166,7 +167,7 @@ SELECT o.order_id, o.type, o.terms::text, o.side, o.amount, o.input_mint, o.inpu
     o.output_decimals, o.slippage_bps, o.expire_time, o.status, o.sequence, o.attempt, o.forgiven_attempts,
     o.create_time, o.update_time,
     e.venue, e.input_amount, e.output_amount, e.tx_hash, e.failure_reason, e.failure_message,
-    CASE WHEN o.status = 'building' THEN e.decision::text END,
+    CASE WHEN o.status = 'building' THEN coalesce(e.decision::text, e.jsonb_decision::text) END,
     a.tx_hash, a.raw_transaction, a.last_valid_block_height, o.starts
 FROM claimed o
 LEFT JOIN order_events e ON e.order_id = o.order_id AND e.sequence = o.sequence AND NOT o.starts
@@ -208,7 +209,7 @@ WITH moved AS (
         failure_reason, failure_message, decision
     )
     SELECT *
-    FROM unnest(%(events)t::new_event[], %(decision)t::jsonb[]) AS e
+    FROM unnest(%(events)t::new_event[], %(decision)t::json[]) AS e
     WHERE e.order_id = ANY (ARRAY(SELECT order_id FROM moved))
 )
 SELECT order_id FROM moved;

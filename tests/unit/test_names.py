@@ -51,6 +51,7 @@ ONLY_IN_DATABASE = {
     "output_mint": "the same",
     "request_fingerprint": "NewOrder.fingerprint, on a row that is an order and not a request",
     "closed_status": "an index's view of status",
+    "jsonb_decision": "decision, of events from before it was kept as text",
     "previous_status": "the status of the event before, for the constraint on transitions",
     "due_time": "when a worker should look next: of the queue, not of the order",
     "lease_owner": "which worker holds it: the same",
@@ -104,6 +105,8 @@ def tables() -> dict[str, set[str]]:
         for table, body in re.findall(r"^CREATE TABLE (\w+) \((.*?)^\)", text, re.MULTILINE | re.DOTALL)
     }
     for table, body in re.findall(r"^ALTER TABLE (\w+)$(.*?);$", text, re.MULTILINE | re.DOTALL):
+        for before, after in re.findall(r"^    RENAME COLUMN (\w+) TO (\w+)", body, re.MULTILINE):
+            found[table] = found[table] - {before} | {after}
         found[table] |= set(re.findall(r"^    ADD COLUMN (\w+) ", body, re.MULTILINE))
     return found
 

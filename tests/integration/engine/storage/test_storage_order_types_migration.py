@@ -86,8 +86,9 @@ async def test_market_orders_from_before_there_were_other_types_are_kept_and_go_
         for status, order in orders.items():
             await store_by_hand(by_hand, order, status)
         before = await (await by_hand.execute(KEPT.encode())).fetchall()
-        assert await migrate(empty_database) == known[1:]
+        assert await migrate(empty_database, known[:2]) == known[1:2]
         assert await (await by_hand.execute(KEPT.encode())).fetchall() == before
+        await migrate(empty_database)
 
     async with Store(empty_database) as store:
         for status, order in orders.items():

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import fields
+
 from engine.domain.order import Quote, Route, RouteLeg, RoutingDecision
 from engine.domain.pools.pool import FeeSide
 from engine.domain.tokens import USDC
@@ -36,8 +39,20 @@ def test_decision_survives_the_database() -> None:
     assert decision_from_text(text) == DECISION
 
 
+def test_a_quote_is_stored_with_all_its_fields_in_their_order() -> None:
+    text = decision_to_text(DECISION)
+    assert text is not None
+    row = ["Raydium", "raydium_cpmm", "Fdyh", 10, 20, 2500, 12, None, 1, "output"]
+    assert json.loads(text)["quotes"] == [row]
+    assert len(row) == len(fields(Quote))
+
+
 def test_decision_from_before_still_reads() -> None:
     decision = decision_from_text(OLD)
+    assert decision.quotes == (
+        Quote("Raydium", "raydium_cpmm", "Fdyh", 1_500_000_000, 158_075_905, 1000, 71),
+        Quote("Meteora", "meteora_damm_v2", "6B3N", refusal="is empty"),
+    )
     leg = RouteLeg("Raydium", "raydium_cpmm", "Fdyh", 1_500_000_000, 158_075_905)
     assert decision.route == Route((leg,), 1_500_000_000, 158_075_905, 157_285_525)
     assert leg.threshold_amount is None, "that of the route"
