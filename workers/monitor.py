@@ -50,8 +50,9 @@ _PAGE: Final = 64
 """Orders of a group that are looked at between two turns of the loop for everybody else."""
 _TICK_SECONDS: Final = 0.2
 """How long a tick looks further than at a page of each group; the next one goes on from there."""
-_STUCK_SECONDS: Final = 2.0
-"""A monitor that has ended no tick for so long leaves it to others, who may see what it does not."""
+_STUCK_ASKS: Final = 5
+"""A monitor that has said so often since its last tick, in 2 s, leaves it to others, who may see what it does
+not. Not by the clock, by which a process that stood still for a moment would be stuck."""
 _PARTS: Final = 64
 """Into which the amounts of a group with many orders within reach are cut."""
 _ROUNDING: Final = 1e-9
@@ -123,8 +124,8 @@ class Monitor:
         """As `leads`."""
         self._has_groups = True
         """As far as the last tick saw, orders wait."""
-        self._tick_time = 0.0
-        """When it began to lead, or last ended a tick, by the loop's clock."""
+        self._asks = 0
+        """How often it has asked for the lead since it began to lead, or last ended a tick."""
         self._left_off: dict[tuple[Token, Token, Side, int], Order] = {}
         """The last order that was looked at, of groups whose tick ended before they did."""
         self._fired_total = monitor_fired_total.labels(kind.value)
@@ -146,10 +147,9 @@ class Monitor:
     # ---- Whose turn it is -------------------------------------------------------------------------
 
     async def _keep_lead(self) -> None:
-        loop = asyncio.get_running_loop()
         while True:
             owner, leads = self._lease_owner(), False
-            is_stuck = self.leads and loop.time() - self._tick_time > _STUCK_SECONDS
+            is_stuck = self.leads and self._asks >= _STUCK_ASKS
             try:
                 if owner and self._market.ready and not is_stuck:
                     leads = await self._store.take_monitor(self._kind, owner, _LEASE_SECONDS)
@@ -158,13 +158,14 @@ class Monitor:
             except (StoreUnavailable, OutcomeUnknown) as error:
                 logger.warning("the %s monitor rests: %s", self._kind, error)
             self._lead(leads)
-            await asyncio.sleep(2 * _STUCK_SECONDS if is_stuck else _ASK_SECONDS)
+            self._asks += 1
+            await asyncio.sleep(2 * _STUCK_ASKS * _ASK_SECONDS if is_stuck else _ASK_SECONDS)
 
     def _lead(self, leads: bool) -> None:
         if leads is not self.leads:
             self.leads = leads
             (self._leading.set if leads else self._leading.clear)()
-            self._tick_time = asyncio.get_running_loop().time()
+            self._asks = 0
             monitor_leads.labels(self._kind.value).set(int(leads))
             logger.info("the %s monitor %s here", self._kind, "runs" if leads else "no longer runs")
 
@@ -185,7 +186,7 @@ class Monitor:
                 start = time.perf_counter()
                 await self.tick()
                 self._tick_seconds.observe(time.perf_counter() - start)
-                self._tick_time = asyncio.get_running_loop().time()
+                self._asks = 0
             except EngineError as error:
                 logger.warning("a tick of the %s monitor is left out: %s", self._kind, error)
             except Exception:

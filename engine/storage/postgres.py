@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from importlib import resources
+from operator import itemgetter
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 from uuid import UUID
@@ -423,7 +424,9 @@ class Store:
         first: dict[UUID, Move] = {}
         for move in moves:
             first.setdefault(move[0].before.order_id, move)
-        rows = await self._write("advance", "advance_orders", _advance_values(first.values()))
+        # Everybody locks orders in the same order, or two statements could wait for each other.
+        in_order = [first[order_id] for order_id in sorted(first)]
+        rows = await self._write("advance", "advance_orders", _advance_values(in_order))
         moved = {row[0] for row in rows}
         results = []
         for move in moves:
@@ -513,7 +516,11 @@ class Store:
         `lease_owners` says who holds each from then on, None or nothing: nobody.
         """
         owners = lease_owners or [None] * len(orders)
-        fired = [(order.order_id, order.sequence, owner) for order, owner in zip(orders, owners, strict=True)]
+        # In the order of their ids, as all that is locked.
+        fired = sorted(
+            [(order.order_id, order.sequence, owner) for order, owner in zip(orders, owners, strict=True)],
+            key=itemgetter(0),
+        )
         rows = await self._write(kind.value, "fire_orders", {"fired": fired})
         return [row[0] for row in rows]
 

@@ -68,7 +68,9 @@ class Crew:
     def lines(self) -> list[tuple[str, int, UUID]]:
         if not self._record.exists():
             return []
-        found = [line.split() for line in self._record.read_text().splitlines()]
+        # The last line may be only half written.
+        whole, _, _ = self._record.read_text().rpartition("\n")
+        found = [line.split() for line in whole.splitlines()]
         return [(word, int(pid), UUID(order_id)) for word, pid, order_id in found]
 
     def starts(self, order_id: UUID) -> list[int]:

@@ -179,7 +179,7 @@ async def test_a_lost_hint_delays_an_event_and_no_more(
         assert await stream.read() is grpc.aio.EOF
 
 
-async def lost(_order_ids: object) -> None:
+def lost(_order_ids: object) -> None:
     """A hint that nobody gets."""
 
 

@@ -248,7 +248,7 @@ async def test_who_holds_no_lease_takes_nothing(worker: Worker) -> None:
 async def test_who_ends_no_tick_leaves_the_lead_to_another(
     settings: Settings, simnet: Simnet, wallet: Wallet, monkeypatch: pytest.MonkeyPatch, until: Any
 ) -> None:
-    monkeypatch.setattr(monitor, "_STUCK_SECONDS", 0.3)
+    monkeypatch.setattr(monitor, "_STUCK_ASKS", 1)
     async with worker_of(settings, simnet, wallet, monitors=True) as stuck:
         kind = TriggerKind.PRICE
         await until(lambda: stuck.monitors[kind].leads)

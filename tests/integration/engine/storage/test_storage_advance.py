@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 from uuid import UUID
 
 import psycopg
@@ -120,6 +122,27 @@ async def test_of_workers_that_race_for_a_sequence_one_wins(shared_database: Set
             assert (found.status, found.sequence) == (winner.status, 3)
             events = await one.events_after((order.order_id, 0))
             assert [watched.event.sequence for watched in events] == [1, 2, 3]
+
+
+async def test_batches_of_the_same_orders_in_any_order_do_not_lock_each_other_out(
+    shared_database: Settings,
+) -> None:
+    """A cancel and a worker's move, each of many orders: PostgreSQL would end one of two that deadlock."""
+    chance = random.Random(5)
+    async with Store(shared_database) as one, Store(shared_database) as other:
+        for _ in range(12):
+            orders = [await stored(one, S.ROUTING) for _ in range(40)]
+
+            async def move(store: Store, orders: list[Order], fact: Fact) -> list[Order | Exception | None]:
+                moves = [transitions(order, fact) for order in chance.sample(orders, len(orders))]
+                return await store.advance.many(moves)
+
+            ends = await asyncio.gather(
+                move(one, orders, Cancelled()), move(other, orders, Routed(decision()))
+            )
+            moved = [each for each in chain(*ends) if each is not None]
+            assert [each for each in moved if isinstance(each, Exception)] == []
+            assert len(moved) == len(orders)
 
 
 async def test_a_chain_of_transitions_is_stored_together_with_its_attempt(store: Store) -> None:
