@@ -215,4 +215,7 @@ async def _opened(path: str, connection: Opened) -> Opened:
     except TimeoutError:
         connection.abort()
         raise
+    if not connection.is_open:
+        # Nothing would tell who uses it now: its end has been told.
+        raise ConnectionResetError("the server hung up")
     return connection

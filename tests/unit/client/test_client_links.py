@@ -139,6 +139,23 @@ async def test_a_server_that_hangs_is_passed_over_and_left(
                     await links.submit(REQUEST, 5)
 
 
+async def test_a_server_that_hangs_up_at_once_is_passed_over(tmp_path: Path) -> None:
+    """As one that is about to stop: what came on would never be answered."""
+
+    async def leave(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    server = await asyncio.start_unix_server(leave, str(tmp_path / "leaves"))
+    links = Links([str(tmp_path / "leaves"), str(tmp_path / "b")])
+    async with server, asyncio.timeout(5):
+        async with listening(tmp_path / "b", accept):
+            for _ in range(3):
+                await links.submit(REQUEST, 3600)
+            links.close()
+        with pytest.raises(ServerUnavailable, match="cannot be reached"):
+            await links.submit(REQUEST, 3600)
+
+
 async def test_a_watch_ends_with_its_connection(tmp_path: Path) -> None:
     def answer(server: Server, _number: int, message: bytes) -> None:
         watched = pb.WatchOrdersRequest.FromString(message).watch
