@@ -10,12 +10,13 @@ import asyncio
 import logging
 from base64 import b64decode, b64encode
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from contextlib import aclosing, suppress
+from contextlib import AbstractAsyncContextManager, aclosing, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from types import TracebackType
 from typing import Any, Final, NamedTuple, Self
 
+import aiohttp
 import msgspec
 from solders.pubkey import Pubkey
 
@@ -24,7 +25,6 @@ from engine.domain.errors import NodeUnavailable, Refused
 from engine.settings import SettingsError
 from engine.solana.http import HttpClient, HttpError
 from engine.solana.transactions import Blockhash
-from engine.solana.ws import WebSocket, WebSocketError, connected
 from engine.telemetry import node_errors_total, observe_batch
 
 logger = logging.getLogger(__name__)
@@ -41,6 +41,8 @@ _SEND_INTERVAL_SECONDS: Final = 0.003
 """Between two requests that send transactions: a request costs as much as five transactions in it."""
 _RECONNECT_SECONDS: Final = 1.0
 _POLL_SECONDS: Final = 0.4
+_MAX_TEXT: Final = 16 * 2**20
+"""Bytes of an announcement. An account has at most 10 MiB, of which base64 makes a third more."""
 _UNHEARD_SECONDS: Final = 1.0
 """Slots are announced for so long after somebody last waited for one."""
 
@@ -285,8 +287,9 @@ class NodeClient:
             self._http = HttpClient(url, timeout_seconds=timeout_seconds)
         except ValueError as error:
             raise SettingsError(f"SOLANA_RPC_URL: {error}") from None
-        self._timeout_seconds = timeout_seconds
-        self._slots = _Slots(ws_url, timeout_seconds, self.slot)
+        self._timeout = aiohttp.ClientTimeout(total=timeout_seconds)
+        self._session: aiohttp.ClientSession | None = None
+        self._slots = _Slots(self._connected, self.slot)
         self._group = asyncio.TaskGroup()
         self._following: asyncio.Task[None] | None = None
         # 50 calls a batch: what public nodes accept.
@@ -302,6 +305,7 @@ class NodeClient:
         )
 
     async def __aenter__(self) -> Self:
+        self._session = aiohttp.ClientSession(timeout=self._timeout)
         await self._group.__aenter__()
         self._following = self._group.create_task(self._slots.follow())
         return self
@@ -313,10 +317,15 @@ class NodeClient:
         self._following.cancel()
         # An error of the block is not the group's, which would wrap it; a cancellation may be the group's.
         is_cancelled = isinstance(error, asyncio.CancelledError)
-        await self._group.__aexit__(*((kind, error, trace) if is_cancelled else (None, None, None)))
-        await self._read.drain()
-        await self._send.drain()
-        self._http.close()
+        try:
+            await self._group.__aexit__(*((kind, error, trace) if is_cancelled else (None, None, None)))
+        finally:
+            await self._read.drain()
+            await self._send.drain()
+            self._http.close()
+            if self._session is not None:
+                await self._session.close()
+                self._session = None
 
     # ---- Time
 
@@ -365,7 +374,7 @@ class NodeClient:
                 async with aclosing(self._announced_changes(watches)) as announced:
                     async for change in announced:
                         yield change
-            except (WebSocketError, OSError, TimeoutError, msgspec.DecodeError, RpcError) as error:
+            except (aiohttp.ClientError, OSError, TimeoutError, msgspec.DecodeError, RpcError) as error:
                 logger.warning("announcements of changed accounts lost: %r", error)
                 node_errors_total.labels("changes_lost").inc()
             await asyncio.sleep(_RECONNECT_SECONDS)
@@ -374,7 +383,7 @@ class NodeClient:
         self, watches: Sequence[ProgramWatch]
     ) -> AsyncGenerator[ProgramChange | None, None]:
         """Yield changes of one connection. Raises RpcError where the node refuses a watch."""
-        async with connected(self._ws_url, self._timeout_seconds) as socket:
+        async with self._connected() as socket, aclosing(_texts(socket)) as texts:
             for index, watch in enumerate(watches):
                 options = {
                     "encoding": "base64",
@@ -382,11 +391,11 @@ class NodeClient:
                     "filters": _filters(watch.data_size, watch.prefix),
                 }
                 call = {"jsonrpc": "2.0", "id": index, "method": "programSubscribe"}
-                socket.send(_encode(call | {"params": [str(watch.program), options]}))
+                await socket.send_str(_encode(call | {"params": [str(watch.program), options]}).decode())
             unanswered = set(range(len(watches)))
             standing: dict[int, ProgramWatch] = {}
             early: list[_ProgramNotificationParams] = []
-            async for text in socket:
+            async for text in texts:
                 answer = _decode_program_notification(text)
                 if answer.error is not None:
                     raise RpcError("programSubscribe", answer.error.code, answer.error.message)
@@ -489,6 +498,12 @@ class NodeClient:
 
     # ---- The wire
 
+    def _connected(self) -> _Connecting:
+        """Return a new WebSocket, to be used as `async with`."""
+        if self._session is None:
+            raise RuntimeError("NodeClient is used outside of its `async with`")
+        return self._session.ws_connect(self._ws_url, heartbeat=15.0, max_msg_size=_MAX_TEXT)
+
     async def _read_all(self, calls: Sequence[_Call]) -> list[Any]:
         """Return every answer, or raise the first error once all have come."""
         answers = await self._read.many(calls)
@@ -521,13 +536,23 @@ class NodeClient:
         return [_result(method, by_id.get(index)) for index, (method, _) in enumerate(calls)]
 
 
+_Connecting = AbstractAsyncContextManager[aiohttp.ClientWebSocketResponse]
+
+
+async def _texts(socket: aiohttp.ClientWebSocketResponse) -> AsyncGenerator[str, None]:
+    """Yield each text that comes. Raises ClientError or OSError at the end."""
+    async for message in socket:
+        if message.type is aiohttp.WSMsgType.TEXT:
+            yield message.data
+    raise socket.exception() or ConnectionResetError("the node hung up")
+
+
 class _Slots:
     """The newest slot, for as many as wait for it; followed only while somebody does."""
 
-    def __init__(self, ws_url: str, timeout_seconds: float, ask: Callable[[], Awaitable[int]]) -> None:
+    def __init__(self, connect: Callable[[], _Connecting], ask: Callable[[], Awaitable[int]]) -> None:
         """`ask` reads the newest slot, where nothing announces it."""
-        self._ws_url = ws_url
-        self._timeout_seconds = timeout_seconds
+        self._connect = connect
         self._ask = ask
         self.newest = -1
         self._passed = asyncio.Event()
@@ -535,7 +560,7 @@ class _Slots:
         self._left_time = 0.0
         """When somebody last stopped waiting, by the loop's clock."""
         self._wanted = asyncio.Event()
-        self._socket: WebSocket | None = None
+        self._socket: aiohttp.ClientWebSocketResponse | None = None
         """None while there is no connection."""
         self._is_subscribed = False
 
@@ -544,8 +569,8 @@ class _Slots:
         after = self.newest if after is None else after
         self._waiting_count += 1
         self._wanted.set()
-        self._subscribe()
         try:
+            await self._subscribe()
             while self.newest <= after:
                 await self._passed.wait()
         finally:
@@ -558,11 +583,11 @@ class _Slots:
         while True:
             await self._wanted.wait()
             try:
-                async with connected(self._ws_url, self._timeout_seconds) as self._socket:
-                    self._subscribe()
-                    async for text in self._socket:
-                        self._on_text(self._socket, text)
-            except (WebSocketError, OSError, TimeoutError, msgspec.DecodeError) as error:
+                async with self._connect() as self._socket, aclosing(_texts(self._socket)) as texts:
+                    await self._subscribe()
+                    async for text in texts:
+                        await self._on_text(self._socket, text)
+            except (aiohttp.ClientError, OSError, TimeoutError, msgspec.DecodeError) as error:
                 logger.warning("slot announcements lost, polling: %s", error)
                 node_errors_total.labels("slots_lost").inc()
             finally:
@@ -574,19 +599,21 @@ class _Slots:
                         self._pass(await self._ask())
                 await asyncio.sleep(_POLL_SECONDS)
 
-    def _on_text(self, socket: WebSocket, text: bytes) -> None:
+    async def _on_text(self, socket: aiohttp.ClientWebSocketResponse, text: str) -> None:
         announced = _decode_notification(text).params
         if announced is not None:
             self._pass(announced.result.slot)
             if self._is_subscribed and not self._wanted.is_set():
                 self._is_subscribed = False
                 call = {"jsonrpc": "2.0", "id": 2, "method": "slotUnsubscribe"}
-                socket.send(_encode(call | {"params": [announced.subscription]}))
+                await socket.send_str(_encode(call | {"params": [announced.subscription]}).decode())
 
-    def _subscribe(self) -> None:
+    async def _subscribe(self) -> None:
         if self._socket is not None and not self._is_subscribed:
             self._is_subscribed = True
-            self._socket.send(b'{"jsonrpc":"2.0","id":1,"method":"slotSubscribe"}')
+            # A connection that has ended is noticed where it is read.
+            with suppress(aiohttp.ClientError, OSError):
+                await self._socket.send_str('{"jsonrpc":"2.0","id":1,"method":"slotSubscribe"}')
 
     def _pass(self, slot: int) -> None:
         if slot > self.newest:

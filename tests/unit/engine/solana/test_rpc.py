@@ -440,7 +440,7 @@ async def test_a_defect_in_following_slots_ends_the_block(
     def defect(*_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("engine.solana.rpc.connected", defect)
+    monkeypatch.setattr(NodeClient, "_connected", defect)
     with pytest.raises(ExceptionGroup) as raised:
         async with asyncio.timeout(5), NodeClient(node.url, node.ws_url) as client:
             await client.next_slot(None)
