@@ -47,6 +47,7 @@ from engine.domain.order import Attempt, Order, OrderSpec, Quote, Route, RouteLe
 from engine.domain.order_ids import make_order_id
 from engine.domain.retry import RetryPolicy
 from engine.domain.tokens import SOL, USDC
+from engine.link import LinkConnection
 from engine.redis_client import RedisClient
 from engine.settings import Settings
 from engine.solana.instructions import Instruction, Names
@@ -158,7 +159,7 @@ def _decision() -> RoutingDecision:
     leg = RouteLeg("Raydium", "raydium_cpmm", str(_WALLET.pubkey), 100_000_000, 10_000_000)
     quotes = tuple(
         Quote(venue, venue.lower(), leg.pool, leg.input_amount, leg.output_amount, 2500, 12)
-        for venue in ("Raydium", "Meteora")
+        for venue in ("Raydium", "Meteora") * 4  # as many as simnet has pools of a pair
     )
     route = Route((leg,), leg.input_amount, leg.output_amount, 9_950_000)
     return RoutingDecision(attempt=1, slot=7, quotes=quotes, route=route, reason="Raydium pays 0.12 % more")
@@ -357,7 +358,48 @@ async def loopback_lines(meter: Meter) -> list[Line]:
         us, _ = await meter.shared(lambda: asyncio.gather(*(follow() for _ in range(50))), 2 * 50)
         uses = [Use("gateway", 0.025, 1)]
         lines.append(Line("WebSocket: connect, shake hands, a frame, close", us, uses=uses))
-    return [*lines, *await _grpc_lines(meter)]
+    return [*lines, await _link_line(meter), *await _grpc_lines(meter)]
+
+
+class _AnsweringLink(LinkConnection):
+    def on_message(self, number: int, message: bytes) -> None:
+        self.send(number, message)
+
+    def on_end(self) -> None:
+        pass
+
+
+class _AskingLink(LinkConnection):
+    def __init__(self, max_message_bytes: int) -> None:
+        super().__init__(max_message_bytes)
+        self.answered: asyncio.Future[None]
+
+    def on_message(self, number: int, message: bytes) -> None:
+        self.answered.set_result(None)
+
+    def on_end(self) -> None:
+        pass
+
+    async def ask(self, message: bytes) -> None:
+        self.answered = asyncio.get_running_loop().create_future()
+        self.send(1, message)
+        await self.answered
+
+
+async def _link_line(meter: Meter) -> Line:
+    loop, message = asyncio.get_running_loop(), _event().SerializeToString()
+    with tempfile.TemporaryDirectory() as folder:
+        server = await loop.create_unix_server(lambda: _AnsweringLink(1 << 20), f"{folder}/link")
+        async with server:
+            _, link = await loop.create_unix_connection(lambda: _AskingLink(1 << 20), f"{folder}/link")
+            # There and back are two messages, each with two ends.
+            us, _ = await meter.shared(lambda: link.ask(message), 4)
+            link.close()
+    # A batch of submits and its answer, and one of events.
+    uses = [
+        Use(end, 2 / _BURST_BATCH + 0.12 / _CLOSED_BATCH, 7 / _CLOSED_BATCH) for end in ("gateway", "server")
+    ]
+    return Line("link: send or receive a message", us, uses=uses)
 
 
 async def _submit(
@@ -409,19 +451,8 @@ async def _grpc_lines(meter: Meter) -> list[Line]:
         await stream.done_writing()
         await stream.read()
         await server.stop(1.0)
-    ends = ("gateway", "server")
-    return [
-        Line(
-            "gRPC: a unary call",
-            unary,
-            uses=[Use(end, 1 / _BURST_BATCH, 1 / _CLOSED_BATCH) for end in ends],
-        ),
-        Line(
-            "gRPC: a message on a stream",
-            streamed,
-            uses=[Use(end, 0.12 / _CLOSED_BATCH, 5 / _CLOSED_BATCH) for end in ends],
-        ),
-    ]
+    # For clients from elsewhere.
+    return [Line("gRPC: a unary call", unary), Line("gRPC: a message on a stream", streamed)]
 
 
 # ---- Redis -------------------------------------------------------------------------------------------
@@ -432,20 +463,21 @@ async def redis_lines(meter: Meter, server: Valkey) -> list[Line]:
     assert server.pid is not None
     others = [server.pid]
     stream, group, body = "floor", "workers", bytes(16 * _OFFERED)
-    read = ("XREADGROUP", "GROUP", group, "floor", "COUNT", 16, "STREAMS", stream, ">")
+    read = ("XREADGROUP", "GROUP", group, "floor", "COUNT", 1, "STREAMS", stream, ">")
     async with RedisClient(Settings(redis_host=server.host)) as client:
         await client("XGROUP", "CREATE", stream, group, "0", "MKSTREAM")
         add = await meter.shared(lambda: client("XADD", stream, "*", "orders", body), 1, others)
         await client("XTRIM", stream, "MAXLEN", 0)
 
-        async def through() -> None:
-            await client("XADD", stream, "*", "orders", body)
-            ids = [entry_id for entry_id, _ in (await client(*read))[0][1]]
+        async def take() -> None:
+            while not (answer := await client(*read)):
+                # So many at once add little to what one costs.
+                await client.together([("XADD", stream, "*", "orders", body)] * 1000)
+            ids = [entry_id for entry_id, _ in answer[0][1]]
             await client.together([("XDEL", stream, *ids), ("XACK", stream, group, *ids)])
 
-        whole = await meter.shared(through, 1, others)
+        taken = await meter.shared(take, 1, others)
         publish = await meter.shared(lambda: client("PUBLISH", "moved", bytes(160)), 1, others)
-    taken = whole[0] - add[0], whole[1] - add[1]
     offered = Use("valkey", 1 / _OFFERED, 1 / _CLOSED_BATCH)
     return [
         Line(

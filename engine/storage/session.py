@@ -19,6 +19,8 @@ from psycopg.adapt import PyFormat, Transformer
 
 _PLACEHOLDER: Final = re.compile(r"%\((\w+)\)([tb])")
 """As psycopg writes them: t for text, b for binary."""
+_LOOK_SECONDS: Final = 1.0
+"""How long an answer is waited for before the socket is looked at unasked, and watched anew."""
 _FORMATS: Final = {"t": PyFormat.TEXT, "b": PyFormat.BINARY}
 
 
@@ -103,13 +105,26 @@ class Session:
         self._watch(True)
         if self._libpq.flush():
             self._loop.add_writer(self._socket, self._on_writable)
-        await self._answered
+        looking = self._loop.call_later(_LOOK_SECONDS, self._look_again, self._answered)
+        try:
+            await self._answered
+        finally:
+            looking.cancel()
         results, self._results = self._results, []
         # Without a transaction around it a statement is committed after its result: an error may follow one.
         for result in results:
             if result.status == pq.ExecStatus.FATAL_ERROR:
                 raise errors.error_from_result(result)
         return results[-1]
+
+    def _look_again(self, answered: asyncio.Future[None]) -> None:
+        # Event loops watch descriptors by number. Who connects a socket elsewhere in the process and ends its
+        # watch too late can end ours, and the answer would lie there unheard for ever.
+        if answered is self._answered and not answered.done():
+            self._watch(False)
+            self._watch(True)
+            self._on_readable()
+            self._loop.call_later(_LOOK_SECONDS, self._look_again, answered)
 
     def _on_readable(self) -> None:
         answered = self._answered

@@ -214,3 +214,19 @@ async def test_closing_a_connection_that_broke_leaves_the_one_alone_that_has_its
         assert await waiting == [(1,)]
     await next_one.close()
     await other.close()
+
+
+async def test_an_answer_is_found_though_somebody_else_ended_the_watch_of_its_socket(
+    database: Settings,
+) -> None:
+    connection = await psycopg.AsyncConnection.connect(database.database, autocommit=True)
+    session = Session(connection)
+    asked = asyncio.create_task(session.run("SELECT pg_sleep(0.3)::text, 7", {}))
+    # Twice, for what is sent before the statement and for the statement itself.
+    for _ in range(2):
+        await asyncio.sleep(0.1)
+        asyncio.get_running_loop().remove_reader(session._socket)
+    async with asyncio.timeout(20):
+        assert await asked == [("", 7)]
+        assert await session.run("SELECT 8", {}) == [(8,)]
+    await session.close()
