@@ -287,8 +287,9 @@ async def test_cancels_race_with_a_crossing_and_what_was_answered_ok_never_execu
 
     async with asyncio.TaskGroup() as group:
         cancels = [group.create_task(cancel(order_id)) for order_id in order_ids]
-        await token.move(10)
+        # The first cancels come before it: what fires is on its way a few milliseconds later.
         crossed.set()
+        await token.move(10)
     await cluster.all_closed()
     for order_id, cancelled in zip(order_ids, cancels, strict=True):
         assert await cluster.status(order_id) == ("cancelled" if cancelled.result() else "confirmed")
