@@ -39,7 +39,7 @@ from taskiq_redis import RedisStreamBroker
 
 from engine.coalesce import Coalescer
 from engine.hints import are_order_ids, pack_order_ids, unpack_order_ids
-from engine.redis_client import ANSWER_SECONDS, RECONNECT, REDIS_ERRORS, RedisClient
+from engine.redis_client import ANSWER_SECONDS, RECONNECT, REDIS_ERRORS, Command, RedisClient
 from engine.settings import Settings
 from engine.telemetry import hints_dropped_total, observe_batch, queue_messages_total, redis_up, stage_seconds
 
@@ -205,15 +205,26 @@ class OrderBroker(RedisStreamBroker):
     async def offer(self, order_ids: Sequence[UUID]) -> None:
         """Tell the workers that these orders are due.
 
-        Raises one of REDIS_ERRORS when Redis did not take them; they are counted as dropped. Go on then,
+        Raises one of REDIS_ERRORS when Redis is away or refuses; they are counted as dropped. Go on then,
         the sweeper finds them. Offers that come while another is under way travel together.
         """
         if not order_ids:
             return
-        if asyncio.get_running_loop().time() < self._rest_until:
+        if self._rests():
             hints_dropped_total.labels("offer_failed").inc(len(order_ids))
             raise RedisConnectionError("Redis did not take the offer before this one")
         await self._offers(order_ids)
+
+    def offer_soon(self, order_ids: Sequence[UUID]) -> None:
+        """Offer them, on the loop's next turn at the soonest, and do not wait for it. Never raises."""
+        if self._rests():
+            hints_dropped_total.labels("offer_failed").inc(len(order_ids))
+        else:
+            self._offers.put(order_ids)
+
+    def _rests(self) -> bool:
+        """Redis did not take the last offer, a moment ago."""
+        return asyncio.get_running_loop().time() < self._rest_until
 
     async def kick(self, message: BrokerMessage) -> None:
         """Queue a task the way taskiq does: `broker.task(...)(...).kiq(order_ids)`."""
@@ -224,13 +235,13 @@ class OrderBroker(RedisStreamBroker):
         _observe_offer(len(order_ids))
         try:
             # No MAXLEN: it would cut off messages that nobody has read.
-            bodies = (
-                b"".join(order_ids[at : at + ORDERS_PER_MESSAGE])
+            messages: list[Command] = [
+                ("XADD", STREAM, "*", _FIELD, b"".join(order_ids[at : at + ORDERS_PER_MESSAGE]))
                 for at in range(0, len(order_ids), ORDERS_PER_MESSAGE)
-            )
-            await self._client.together(
-                [("XADD", STREAM, "*", _FIELD, body) for body in bodies], seconds=_OFFER_SECONDS
-            )
+            ]
+            # One that is lost unheard, as Redis goes away, is as late as one that Redis lost then.
+            if not self._client.tell(messages):
+                await self._client.together(messages, seconds=_OFFER_SECONDS)
         except REDIS_ERRORS:
             hints_dropped_total.labels("offer_failed").inc(len(order_ids))
             self._rest_until = asyncio.get_running_loop().time() + _REST_SECONDS

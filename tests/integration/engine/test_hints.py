@@ -147,6 +147,35 @@ async def test_hints_come_and_go_with_redis_over_tcp(tmp_path: Path, free_port: 
         server.stop()
 
 
+async def test_a_redis_that_hangs_is_not_waited_for_and_what_it_did_not_take_is_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    hangs = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(4096):
+            if not hangs.is_set():
+                writer.write(b":1\r\n" * data.count(b"PUBLISH"))
+        writer.close()
+
+    monkeypatch.setattr("engine.redis_client._TRUST_SECONDS", 0.0)
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as redis:
+        hints = Hints(Settings(redis_host="127.0.0.1", redis_port=redis.sockets[0].getsockname()[1]))
+        before = dropped("publish_failed")
+        hints.publish([uuid4()])
+        await hints.drain()
+        assert dropped("publish_failed") == before
+        hangs.set()
+        hints.publish([uuid4()])
+        await asyncio.sleep(0)
+        hints.publish([uuid4(), uuid4()])  # waits for what is under way, and is dropped with it
+        await hints.drain()
+        assert dropped("publish_failed") == before + 3
+        hints.publish([uuid4()])  # not even tried
+        assert dropped("publish_failed") == before + 4
+        await hints.aclose()
+
+
 async def until_heard(hints: Hints, heard: Heard, order_id: UUID) -> None:
     """Publishing rests for a while after a failure: publish until it is heard."""
 

@@ -10,6 +10,7 @@ import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
+import engine.redis_client
 from engine.redis_client import REDIS_ERRORS, RedisClient
 from engine.settings import Settings
 from tests.redis_py import redis_py
@@ -53,6 +54,34 @@ async def test_a_refused_command_raises_and_the_next_is_answered(client: RedisCl
     with pytest.raises(ResponseError, match="unknown command"):
         await client.together([("ECHO", "a"), ("NOSUCH",), ("ECHO", "b")])
     assert await client("ECHO", "c") == b"c"
+
+
+async def test_what_is_told_is_done_in_order_and_answered_to_nobody(client: RedisClient) -> None:
+    assert await client("SET", "key", "asked") == b"OK"
+    assert client.tell([("APPEND", "key", ", told"), ("NOSUCH",), ("APPEND", "key", ", told again")])
+    answers = await asyncio.gather(client("GET", "key"), client("ECHO", "next"))
+    assert list(answers) == [b"asked, told, told again", b"next"]
+
+
+async def test_what_is_told_just_before_the_close_arrives(empty_valkey: Settings) -> None:
+    async with RedisClient(empty_valkey) as client:
+        await client("PING")
+        assert client.tell([("SET", "key", "told")])
+    async with RedisClient(empty_valkey) as client:
+        assert await client("GET", "key") == b"told"
+
+
+async def test_a_redis_that_was_not_heard_of_for_a_second_is_to_be_asked(
+    client: RedisClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not client.tell([("PING",)])  # there is no connection yet
+    assert await client("PING") == b"PONG"
+    assert client.tell([("PING",)])
+    monkeypatch.setattr(engine.redis_client, "_TRUST_SECONDS", 0.0)
+    assert not client.tell([("PING",)])
+    client.close()
+    monkeypatch.setattr(engine.redis_client, "_TRUST_SECONDS", 60.0)
+    assert not client.tell([("PING",)])
 
 
 async def test_a_connection_that_died_while_idle_is_made_again(
