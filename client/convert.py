@@ -141,6 +141,14 @@ def reason_of(message: pb.Order | pb.OrderEvent) -> FailureReason | None:
     return _REASON_OF.get(message.failure_reason, FailureReason.UNKNOWN)
 
 
+def first_event_of(order: pb.Order) -> EventMessage:
+    """Return the first event of an order that was just stored: PENDING, like the order."""
+    event = pb.OrderEvent(order_id=order.order_id, sequence=1, status=order.status, attempt=order.attempt)
+    if order.HasField("create_time"):
+        event.create_time.CopyFrom(order.create_time)
+    return event
+
+
 def event_of(message: pb.OrderEvent) -> OrderEvent:
     return OrderEvent(**_progress(message), legs=tuple(_leg_of(leg) for leg in message.legs))
 

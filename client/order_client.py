@@ -255,10 +255,16 @@ class OrderClient:
             ]
         if len(response.results) != len(requests):
             return [InternalError("the server answered another number of orders") for _ in requests]
-        return [
-            result.response if result.HasField("response") else error_of_status(result.error)
-            for result in response.results
-        ]
+        answers: list[pb.SubmitOrderResponse | Exception] = []
+        for result in response.results:
+            if result.HasField("response"):
+                answer = result.response
+                if not answer.deduplicated:
+                    self._watches.accepted(answer.order)
+                answers.append(answer)
+            else:
+                answers.append(error_of_status(result.error))
+        return answers
 
     # ---- Read ------------------------------------------------------------------------------------
 
@@ -360,8 +366,9 @@ class OrderClient:
     ) -> Listener:
         """Watch as `watch` does, for one who watches thousands of orders: without a task for each.
 
-        `on_event` is told each event as JSON text (made once for all who follow the order), `on_end` why
-        no more come: None after the closing one, else what `watch` would raise. Neither may raise.
+        `on_event` is told each event as JSON text (made once for all who follow the order), the first perhaps
+        before this returns, `on_end` why no more come: None after the closing one, else what `watch` would
+        raise. Neither may raise.
         Raises OrderNotFound for what is no order_id.
         """
         order_id = _spelled(order_id)

@@ -25,7 +25,7 @@ from google.rpc import code_pb2, status_pb2
 from orders.v1 import orders_pb2 as pb
 
 from client.backoff import Backoff
-from client.convert import EventMessage, event_of, is_closing
+from client.convert import EventMessage, event_of, first_event_of, is_closing
 from client.errors import InternalError, OrderError, SequenceAhead, error_of_call, error_of_status
 from client.json_text import message_bytes
 from client.order import OrderEvent
@@ -46,6 +46,7 @@ _PASSING: Final = frozenset(
 # A connection that breaks is told as one of these too; of one order they would be the server's answer.
 _PASSING_FOR_STREAM: Final = _PASSING | {code_pb2.INTERNAL, code_pb2.UNKNOWN}
 _ORDERS_PER_REQUEST: Final = 1000
+_MOST_ACCEPTED: Final = 1024
 
 
 class WatchCall(Protocol):
@@ -281,11 +282,23 @@ class Watches:
         # Orders that the present stream was asked for, whether or not anyone still watches them.
         self._asked: set[str] = set()
         self._runner: asyncio.Task[None] | None = None
+        self._accepted: dict[str, pb.Order] = {}
+        """The latest orders that were accepted here, as they were stored: their first event is known."""
 
     @property
     def order_count(self) -> int:
         """Orders watched now."""
         return len(self._feeds)
+
+    def accepted(self, order: pb.Order) -> None:
+        """Take note of a new order as the server has stored it.
+
+        Its watchers, who mostly come at once, are told the first event from that, and the stream is asked for
+        what follows: a message less an order.
+        """
+        self._accepted[order.order_id] = order
+        if len(self._accepted) > _MOST_ACCEPTED:
+            del self._accepted[next(iter(self._accepted))]
 
     def join(self, order_id: str, after_sequence: int) -> Reader:
         """Return a new reader of the order's events after `after_sequence`."""
@@ -298,7 +311,10 @@ class Watches:
         on_event: Callable[[bytes], None],
         on_end: Callable[[OrderError | None], None],
     ) -> Listener:
-        """Have the order's events after `after_sequence` told to `on_event`, and their end to `on_end`."""
+        """Have the order's events after `after_sequence` told to `on_event`, and their end to `on_end`.
+
+        The first event may be told before this returns.
+        """
         return self._add(Listener(self, self._feed(order_id), after_sequence, on_event, on_end))
 
     def _feed(self, order_id: str) -> Feed:
@@ -308,10 +324,12 @@ class Watches:
         return feed
 
     def _add(self, watcher: AnyWatcher) -> AnyWatcher:
-        feed, after_sequence = watcher.feed, watcher.sequence
+        feed = watcher.feed
         feed.watchers[watcher] = None
+        if watcher.sequence == 0 and (order := self._accepted.get(feed.order_id)) is not None:
+            watcher.accept(Told(first_event_of(order)))
         # Also when the watcher is ahead of the stream: it may be ahead of the record, which the server knows.
-        if not feed.active or after_sequence != feed.position:
+        if not feed.active or watcher.sequence != feed.position:
             self.request(feed)
         if self._runner is None:
             self._runner = asyncio.get_running_loop().create_task(self._run(), name="watch-orders")

@@ -198,7 +198,8 @@ class Socket(asyncio.Protocol):
         self._server_state.connections.add(self)  # type: ignore[arg-type]
         self._group = self._sockets.opened(self)
         accept = accept_key(headers[b"sec-websocket-key"].decode("ascii")).encode("ascii")
-        self._transport.write(
+        # Goes out with what can be told at once.
+        self._unwritten = (
             b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
             b"Sec-WebSocket-Accept: %s\r\n\r\n" % accept
         )
@@ -214,6 +215,7 @@ class Socket(asyncio.Protocol):
             )
         except OrderNotFound as error:
             self._close(UNKNOWN_ORDER, error.message)
+        self.write()
 
     # ---- Called by the client ----------------------------------------------------------------------
 

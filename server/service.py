@@ -6,8 +6,6 @@ import asyncio
 import secrets
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import suppress
-from itertools import chain
 from typing import Any, Final
 from uuid import UUID
 
@@ -15,7 +13,6 @@ import grpc
 from orders.v1 import orders_pb2 as pb
 from orders.v1 import orders_pb2_grpc
 
-from engine.coalesce import Coalescer
 from engine.domain.errors import (
     Draining,
     FieldViolation,
@@ -34,7 +31,6 @@ from engine.domain.retry import RetryPolicy
 from engine.hints import Hints
 from engine.market import Market
 from engine.queue import OrderBroker
-from engine.redis_client import REDIS_ERRORS
 from engine.settings import Settings
 from engine.storage.postgres import NewOrder, Store, Submitted, WatchedEvent
 from engine.telemetry import stage_seconds, transitions_total
@@ -97,8 +93,6 @@ class OrderService(orders_pb2_grpc.OrderServiceServicer):
         self._watches = watches
         self._admission = admission
         self._tokens = tokens
-        # The client's answer does not wait for Redis: the order is stored, and the sweeper finds it.
-        self._offers: Coalescer[list[UUID], None] = Coalescer(self._offer, max_batch=1000)
 
     # ---- Submitting ----------------------------------------------------------------------------
 
@@ -159,18 +153,18 @@ class OrderService(orders_pb2_grpc.OrderServiceServicer):
                 results[index] = replays.get(order.order_id, refusal)
         else:
             stored = await self._store.submit.many(list(orders.values()))
-            new: list[UUID] = []
-            accepted = 0
+            new: list[Order] = []
             for index, answer in zip(orders, stored, strict=True):
                 results[index] = answer
                 if isinstance(answer, Submitted) and not answer.deduplicated:
-                    accepted += 1
-                    # What waits for its trigger is for its monitor to find.
-                    if not answer.order.spec.waits:
-                        new.append(answer.order.order_id)
-            if new:
-                self._offers(new)
-            _accepted.inc(accepted)
+                    new.append(answer.order)
+            # Before anybody is told of them, who would then watch them or move them.
+            self._watches.stored(new)
+            # What waits for its trigger is for its monitor to find. The client's answer does not wait for
+            # Redis: the order is stored, and the sweeper finds it.
+            if due := [order.order_id for order in new if not order.spec.waits]:
+                self._broker.offer_soon(due)
+            _accepted.inc(len(new))
         seconds = time.perf_counter() - start
         for _ in requests:
             _accept_seconds.observe(seconds)
@@ -188,12 +182,6 @@ class OrderService(orders_pb2_grpc.OrderServiceServicer):
 
     def _names_unknown(self, spec: pb.OrderSpec) -> bool:
         return any(name and self._tokens.find(name) is None for name in tokens_named(spec))
-
-    async def _offer(self, accepted: list[list[UUID]]) -> list[None]:
-        # The broker counts what Redis did not take; the sweeper finds it.
-        with suppress(*REDIS_ERRORS):
-            await self._broker.offer(list(chain.from_iterable(accepted)))
-        return [None] * len(accepted)
 
     # ---- Pricing and reading --------------------------------------------------------------------
 

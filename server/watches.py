@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -18,6 +18,7 @@ from uuid import UUID
 
 from engine.domain.errors import Draining, EngineError, OrderNotFound, OrderNotReadable, SequenceAhead
 from engine.domain.lifecycle import CLOSED
+from engine.domain.order import Order, OrderEvent
 from engine.hints import Hints
 from engine.storage.postgres import Store, WatchedEvent
 from engine.telemetry import open_watches
@@ -59,6 +60,9 @@ class Watches:
         self._subscriptions: dict[bytes, set[Subscription]] = {}
         """By order id, as hints have it: nearly all of them are about orders that nobody watches here."""
         self._streams: set[Subscription] = set()
+        self._new: dict[bytes, Order] = {}
+        """Orders stored here since the last look around that no hint has come about: as far as is known here,
+        there is their first event to be told and no other, and that needs no read."""
         self._look_now = asyncio.Event()
         self._draining = False
 
@@ -66,7 +70,7 @@ class Watches:
         """Pass hints on and look without one every second, for ever."""
         async with asyncio.TaskGroup() as group:
             # Hints before a new subscription were missed: look at everything.
-            group.create_task(self._hints.run(self._mark, self._look_now.set))
+            group.create_task(self._hints.run(self._on_moved, self._look_now.set, self._new.clear))
             group.create_task(self._look_around())
 
     def drain(self) -> None:
@@ -93,6 +97,24 @@ class Watches:
     def draining(self) -> bool:
         return self._draining
 
+    def stored(self, orders: Iterable[Order]) -> None:
+        """Take note of orders that this process has just committed, whose watchers mostly come at once."""
+        if self._hints.up:
+            self._new.update([(order.order_id.bytes, order) for order in orders if order.create_time])
+
+    def known_events(self, order_id: UUID, after_sequence: int) -> list[WatchedEvent] | None:
+        """Return the events after the cursor, of an order stored here a moment ago: its first one, or none.
+
+        None: read the record. A hint that was lost holds up what follows no longer than any event.
+        """
+        order = self._new.get(order_id.bytes)
+        if order is None or after_sequence > 1:
+            return None
+        if after_sequence:
+            return []
+        event = OrderEvent(order_id, order.sequence, order.status, order.attempt, order.create_time)
+        return [WatchedEvent(event, order.spec.input_token, order.spec.output_token, order.spec.side)]
+
     def add(self, key: bytes, subscription: Subscription) -> None:
         self._subscriptions.setdefault(key, set()).add(subscription)
         open_watches.inc()
@@ -104,8 +126,9 @@ class Watches:
             del self._subscriptions[key]
         open_watches.dec()
 
-    def _mark(self, keys: Iterable[bytes]) -> None:
+    def _on_moved(self, keys: Iterable[bytes]) -> None:
         for key in keys:
+            self._new.pop(key, None)
             for subscription in self._subscriptions.get(key, ()):
                 subscription.look(key)
 
@@ -114,6 +137,7 @@ class Watches:
         while True:
             # Hints were missed: nobody waits for a turn.
             everything = await self._told_to_look_now()
+            self._new.clear()
             if everything or not turn:
                 turn = list(self._subscriptions)
             count = len(turn) if everything else _LOOKS
@@ -127,7 +151,7 @@ class Watches:
             try:
                 for at in range(0, len(cursors), _ROUND):
                     moved = await self._store.moved_orders(cursors[at : at + _ROUND])
-                    self._mark([order_id.bytes for order_id in moved])
+                    self._on_moved([order_id.bytes for order_id in moved])
             except EngineError as error:
                 logger.warning("watchers wait: %s", error)
                 turn = looked_at + turn
@@ -228,12 +252,23 @@ class Subscription:
             next_read = max(start + _LEAST_INTERVAL_SECONDS, end + rest)
 
     async def _read(self, watches: list[_Watch]) -> tuple[list[WatchedEvent], list[Ended]]:
-        found = await self._store.events_after.many([(watch.order_id, watch.cursor) for watch in watches])
+        answers: list[tuple[_Watch, Sequence[WatchedEvent] | OrderNotReadable]] = []
+        to_read: list[_Watch] = []
+        for watch in watches:
+            known = self._watches.known_events(watch.order_id, watch.cursor)
+            if known is None:
+                to_read.append(watch)
+            else:
+                watch.verified = True
+                answers.append((watch, known))
+        if to_read:
+            found = await self._store.events_after.many([(watch.order_id, watch.cursor) for watch in to_read])
+            answers += zip(to_read, _answered_each(found), strict=True)
         events: list[WatchedEvent] = []
         closed: list[_Watch] = []
         silent: list[_Watch] = []
         ended: list[Ended] = []
-        for watch, news in zip(watches, _answered_each(found), strict=True):
+        for watch, news in answers:
             if not self._has(watch):
                 continue
             if isinstance(news, OrderNotReadable):

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from orders.v1 import orders_pb2 as pb
 
 import client.watches
-from client import OrderError, OrderNotFound, SequenceAhead
+from client import OrderError, OrderNotFound, OrderStatus, SequenceAhead
 from client.backoff import Backoff
 from client.watches import Feed, Reader, Told, Watches
 from tests.unit.client.watch_stream import Record, broken
@@ -515,3 +515,63 @@ def test_the_walks_catch_a_broken_watch(owner: type, name: str, mutant: Callable
         patch.setattr(owner, name, mutant)
         with pytest.raises(AssertionError):
             play()
+
+
+# ---- Orders that were accepted here ----------------------------------------------------------------
+
+
+def accepted(order_id: str) -> pb.Order:
+    order = pb.Order(order_id=order_id, status=pb.ORDER_STATUS_PENDING, sequence=1, attempt=1)
+    order.create_time.FromSeconds(1_780_000_000)
+    return order
+
+
+async def test_the_first_event_of_an_order_that_was_just_accepted_is_known() -> None:
+    record = Record({"a": 3})
+    record.emit("a")
+    watches = make(record)
+    watches.accepted(accepted("a"))
+    watcher = watches.join("a", 0)
+    first = await anext(watcher)
+    assert (first.sequence, first.status, first.attempt) == (1, OrderStatus.PENDING, 1)
+    assert first.create_time is not None
+    await turn(10)
+    assert [watch.after_sequence for call in record.calls for watch in call.requests[0].watch] == [1]
+    record.emit("a")
+    record.emit("a")
+    assert await rest(watcher) == [2, 3]
+    await watches.close()
+
+
+async def test_who_has_the_first_event_of_an_accepted_order_is_not_told_it() -> None:
+    record = Record({"a": 2})
+    record.emit("a")
+    watches = make(record)
+    watches.accepted(accepted("a"))
+    watcher = watches.join("a", 1)
+    record.emit("a")
+    assert await rest(watcher) == [2]
+    await watches.close()
+
+
+async def test_watchers_of_an_accepted_order_come_one_after_the_other() -> None:
+    record = Record({"a": 3})
+    watches = make(record)
+    watches.accepted(accepted("a"))
+    early = watches.join("a", 0)
+    record.emit("a")
+    record.emit("a")
+    await turn(20)
+    late = watches.join("a", 0)
+    record.emit("a")
+    assert await rest(late) == [1, 2, 3]
+    assert await rest(early) == [1, 2, 3]
+    await watches.close()
+
+
+async def test_only_the_latest_accepted_orders_are_kept() -> None:
+    watches = make(Record({}))
+    for number in range(2000):
+        watches.accepted(accepted(f"order-{number}"))
+    assert len(watches._accepted) == 1024
+    assert "order-1999" in watches._accepted
