@@ -72,12 +72,17 @@ def decimal_text(value: str | int | Decimal, name: str) -> str:
 
 def spec_to_message(spec: OrderSpec) -> pb.OrderSpec:
     """Raises TypeError for a float or a naive expire_time, InvalidOrder for what no message can hold."""
-    message = pb.OrderSpec(
-        side=_SIDES[Side(spec.side)],
-        amount=decimal_text(spec.amount, "amount"),
-        input_token=spec.input_token,
-        output_token=spec.output_token,
-    )
+    message = pb.OrderSpec()
+    write_spec(spec, message)
+    return message
+
+
+def write_spec(spec: OrderSpec, message: pb.OrderSpec) -> None:
+    """Write the spec into an empty message, as `spec_to_message` does; raises what that raises."""
+    message.side = _SIDES[Side(spec.side)]
+    message.amount = decimal_text(spec.amount, "amount")
+    message.input_token = spec.input_token
+    message.output_token = spec.output_token
     _write_type(spec, message)
     if spec.slippage_bps is not None:
         try:
@@ -88,7 +93,6 @@ def spec_to_message(spec: OrderSpec) -> pb.OrderSpec:
         if spec.expire_time.tzinfo is None:
             raise TypeError("expire_time has no time zone; must be an aware datetime")
         message.expire_time.FromDatetime(spec.expire_time.astimezone(UTC))
-    return message
 
 
 def _write_type(spec: OrderSpec, message: pb.OrderSpec) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from itertools import count
@@ -26,6 +27,7 @@ from client.convert import (
     status_to_message,
     submitted_order_of,
     type_to_message,
+    write_spec,
 )
 from client.errors import (
     InternalError,
@@ -128,6 +130,10 @@ class OrderClient:
         self._name = uuid4().hex
         self._numbers = count(1)
         self._checks: set[asyncio.Task[None]] = set()
+        self._under_way: deque[_Submit] = deque()
+        """In the order in which their time is up; some of them may be answered."""
+        self._timer: asyncio.TimerHandle | None = None
+        """Ends the first of them: one for all, for a timer takes 3 us and is hardly ever needed."""
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
@@ -217,7 +223,9 @@ class OrderClient:
     def _submit_request(self, spec: OrderSpec, request_id: str | None) -> pb.SubmitOrderRequest:
         if request_id is None:
             request_id = f"{self._name}-{next(self._numbers)}"
-        return pb.SubmitOrderRequest(spec=spec_to_message(spec), request_id=request_id)
+        request = pb.SubmitOrderRequest(request_id=request_id)
+        write_spec(spec, request.spec)
+        return request
 
     def _submitted(self, request: pb.SubmitOrderRequest) -> asyncio.Future[pb.SubmitOrderResponse]:
         future: asyncio.Future[pb.SubmitOrderResponse] = self._loop.create_future()
@@ -236,7 +244,21 @@ class OrderClient:
     def _submit(
         self, request: pb.SubmitOrderRequest, then: Callable[[pb.SubmitOrderResponse | Exception], None]
     ) -> None:
-        _Submit(self._loop, self._submits, self._random, request, self._timeout_seconds, then)
+        under_way = self._under_way
+        while under_way and under_way[0].answered:
+            under_way.popleft()
+        submit = _Submit(self._loop, self._submits, self._random, request, self._timeout_seconds, then)
+        under_way.append(submit)
+        if self._timer is None:
+            self._timer = self._loop.call_at(submit.end_time, self._time_out)
+        submit.attempt()
+
+    def _time_out(self) -> None:
+        """End those whose time is up. They all have as long, so the first of them is the next to end."""
+        under_way = self._under_way
+        while under_way and (under_way[0].answered or under_way[0].end_time <= self._loop.time()):
+            under_way.popleft().time_out()
+        self._timer = self._loop.call_at(under_way[0].end_time, self._time_out) if under_way else None
 
     async def _submit_batch(
         self, requests: list[pb.SubmitOrderRequest]
@@ -476,7 +498,7 @@ class _Submit:
         "_submits",
         "_then",
         "_timeout_seconds",
-        "_timer",
+        "end_time",
     )
 
     def __init__(
@@ -495,33 +517,32 @@ class _Submit:
         self._timeout_seconds = timeout_seconds
         self._then: Callable[[pb.SubmitOrderResponse | Exception], None] | None = then
         self._backoff: Backoff | None = None
-        self._timer = loop.call_later(timeout_seconds, self._time_out)
-        self._try()
+        self.end_time = loop.time() + timeout_seconds
 
-    def _try(self) -> None:
+    @property
+    def answered(self) -> bool:
+        return self._then is None
+
+    def attempt(self) -> None:
         if self._then is not None:
-            self._submits(self._request).add_done_callback(self._tried)
+            self._submits.put(self._request, self._tried)
 
-    def _tried(self, future: asyncio.Future[pb.SubmitOrderResponse]) -> None:
-        if future.cancelled():
-            self._end(ServerUnavailable("the client was closed"))
-            return
-        error = future.exception()
-        if error is None:
-            self._end(future.result())
-        elif isinstance(error, Unavailable) and not isinstance(error, TooManyOrders):
+    def _tried(self, answer: pb.SubmitOrderResponse | BaseException) -> None:
+        if isinstance(answer, Unavailable) and not isinstance(answer, TooManyOrders):
             # Not TooManyOrders: whoever submits has to slow down; repeating would only add to the load.
             if self._backoff is None:
                 self._backoff = _backoff(self._random)
             if self._backoff.failure_count + 1 >= MAX_TRIES:
-                self._end(error)
+                self._end(answer)
             else:
-                self._loop.call_later(self._backoff.next_delay_seconds(), self._try)
+                self._loop.call_later(self._backoff.next_delay_seconds(), self.attempt)
+        elif isinstance(answer, pb.SubmitOrderResponse | Exception):
+            self._end(answer)
         else:
-            assert isinstance(error, Exception)
-            self._end(error)
+            self._end(ServerUnavailable("the client was closed"))
 
-    def _time_out(self) -> None:
+    def time_out(self) -> None:
+        """End it, unless it is answered."""
         self._end(
             ServerUnavailable(
                 f"no answer within {self._timeout_seconds:g} s; submit again with the same request_id"
@@ -531,7 +552,6 @@ class _Submit:
     def _end(self, answer: pb.SubmitOrderResponse | Exception) -> None:
         if self._then is None:
             return
-        self._timer.cancel()
         then, self._then = self._then, None
         if isinstance(answer, OrderError):
             answer.request_id = self._request.request_id

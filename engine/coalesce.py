@@ -33,6 +33,9 @@ class _Many(Generic[Result]):
             self.future.set_result(self._results)
 
 
+_Caller = asyncio.Future[Result] | _Many[Result] | Callable[[Result | BaseException], None]
+
+
 class Coalescer(Generic[Item, Result]):
     """Calls `perform` with as many items as came while the call before it was under way.
 
@@ -62,7 +65,7 @@ class Coalescer(Generic[Item, Result]):
         self._interval_seconds = interval_seconds
         self._next_start = 0.0
         self._observe = observe
-        self._waiting: deque[tuple[Item, asyncio.Future[Result] | _Many[Result] | None, int]] = deque()
+        self._waiting: deque[tuple[Item, _Caller[Result] | None, int]] = deque()
         """Item, who waits for its result, if anyone, and its place among that caller's items."""
         self._runners: set[asyncio.Task[None]] = set()
 
@@ -87,9 +90,12 @@ class Coalescer(Generic[Item, Result]):
         self._start()
         return caller.future
 
-    def put(self, item: Item) -> None:
-        """Put the item into the next batch; nobody is told its result."""
-        self._waiting.append((item, None, 0))
+    def put(self, item: Item, then: Callable[[Result | BaseException], None] | None = None) -> None:
+        """Put the item into the next batch; `then` is told its result, or what it or its batch raised.
+
+        It is told at once, where a future's callback runs a turn of the loop later.
+        """
+        self._waiting.append((item, then, 0))
         self._start()
 
     @property
@@ -138,15 +144,28 @@ class Coalescer(Generic[Item, Result]):
                     raise RuntimeError(f"{len(results)} results for {count} items")
             except Exception as error:
                 results = [error] * count
-            except BaseException:
+            except BaseException as end:
                 for _, caller, _ in batch:
-                    if caller is not None:
-                        (caller.future if isinstance(caller, _Many) else caller).cancel()
+                    if isinstance(caller, _Many):
+                        caller.future.cancel()
+                    elif isinstance(caller, asyncio.Future):
+                        caller.cancel()
+                    elif caller is not None:
+                        caller(end)
                 raise
             for (_, caller, index), result in zip(batch, results, strict=True):
+                if caller is None:
+                    continue
                 if isinstance(caller, _Many):
                     caller.answer(index, result)
-                elif caller is None or caller.done():
+                elif not isinstance(caller, asyncio.Future):
+                    try:
+                        caller(result)
+                    except Exception as error:
+                        # A defect there, which the others of the batch have nothing to do with.
+                        told = {"message": "a result could not be told", "exception": error}
+                        asyncio.get_running_loop().call_exception_handler(told)
+                elif caller.done():
                     continue
                 elif isinstance(result, Exception):
                     caller.set_exception(result)

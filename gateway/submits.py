@@ -19,7 +19,7 @@ from uvicorn.server import ServerState
 from client import OrderClient, OrderError, OrderSpec, Receipt, TooManyOrders
 from client.json_text import json_bytes
 from gateway.figures import tell_answer
-from gateway.parse import MAX_BODY_BYTES, parse_order, parse_request_id, read_json
+from gateway.parse import MAX_BODY_BYTES, parse_body, parse_request_id
 from gateway.problems import (
     API_HEADERS,
     HttpRefusal,
@@ -256,7 +256,7 @@ def _read(headers: Headers, body: bytes) -> tuple[OrderSpec, str | None]:
     if not _is_json(content_type):
         # Not only manners: a page of another site can send any other type without the browser asking first.
         raise HttpRefusal("UNSUPPORTED_MEDIA_TYPE", "the body must be application/json in UTF-8")
-    return parse_order(read_json(body)), request_id
+    return parse_body(body), request_id
 
 
 @lru_cache(maxsize=64)

@@ -288,3 +288,42 @@ async def test_a_caller_of_many_who_left_disturbs_nobody(edge: Edge) -> None:
     edge.open.set()
     assert await stayed == 8
     assert edge.batches == [[1, -2], [3, 4]]
+
+
+async def test_who_has_a_function_told_is_told_results_and_errors_alike(edge: Edge) -> None:
+    edge.open.set()
+    coalesce = Coalescer(edge.perform)
+    told: list[int | BaseException] = []
+    coalesce.put(1, told.append)
+    coalesce.put(-2, told.append)
+    assert await coalesce(3) == 6
+    assert (told[0], str(told[1])) == (2, "-2 is negative")
+    edge.fail_with = ConnectionError("reset")
+    coalesce.put(4, told.append)
+    await coalesce.drain()
+    assert str(told[2]) == "reset"
+
+
+async def test_a_function_that_raises_keeps_nothing_from_the_others(edge: Edge) -> None:
+    edge.open.set()
+    coalesce = Coalescer(edge.perform)
+    heard: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, told: heard.append(told["exception"]))
+
+    def fail(_: object) -> None:
+        raise ValueError("a defect")
+
+    coalesce.put(1, fail)
+    assert await coalesce(2) == 4
+    assert [str(error) for error in heard] == ["a defect"]
+
+
+async def test_a_function_is_told_that_its_batch_was_cut_short(edge: Edge) -> None:
+    coalesce = Coalescer(edge.perform)
+    told: list[int | BaseException] = []
+    coalesce.put(1, told.append)
+    await edge.called.wait()
+    (runner,) = coalesce._runners
+    runner.cancel()
+    await asyncio.wait([runner])
+    assert isinstance(told[0], asyncio.CancelledError)
