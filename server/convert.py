@@ -214,7 +214,9 @@ def order_fields(order: Order) -> Fields:
     }
     if order.create_time is not None:
         fields["create_time"] = _timestamp_fields(order.create_time)
-    if order.update_time is not None:
+    if order.update_time is order.create_time and order.create_time is not None:
+        fields["update_time"] = fields["create_time"]
+    elif order.update_time is not None:
         fields["update_time"] = _timestamp_fields(order.update_time)
     return fields
 
