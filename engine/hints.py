@@ -20,6 +20,7 @@ from engine.telemetry import hints_dropped_total, observe_batch, redis_up
 CHANNEL: Final = "order_engine:moved"
 
 ID_BYTES: Final = 16
+_VARIANT_OCTETS: Final = bytes(range(0x80, 0xC0))
 MAX_ORDER_IDS: Final = 1024
 """Orders a message may carry."""
 
@@ -45,7 +46,7 @@ def are_order_ids(data: object, max_count: int) -> TypeGuard[bytes]:
     if not isinstance(data, bytes) or not 0 < len(data) <= max_count * ID_BYTES or len(data) % ID_BYTES:
         return False
     # The variant is in the top two bits of byte 8; text and most garbage have others.
-    return all(octet & 0xC0 == 0x80 for octet in data[8::ID_BYTES])
+    return not data[8::ID_BYTES].translate(None, delete=_VARIANT_OCTETS)
 
 
 def split_order_ids(data: bytes) -> list[bytes]:
@@ -66,23 +67,27 @@ class Hints:
         self._unsent: dict[bytes, None] = {}
         """In order; one that moved twice meanwhile is read once."""
         self._timer: asyncio.Handle | None = None
-        """Sends them."""
+        """Sends them, at `_send_time`."""
+        self._send_time = 0.0
         self._next_send = 0.0
+        """The soonest that anything is sent."""
         self._asking: asyncio.Task[None] | None = None
         self._rest_until = 0.0
         self.up = False
         """Whether `run` is subscribed. While it is not, hints are missed."""
 
-    def publish(self, order_ids: Sequence[UUID]) -> None:
+    def publish(self, order_ids: Sequence[UUID], *, within_seconds: float = 0.0) -> None:
         """Tell everyone who listens that the orders moved, soon. Never raises.
 
-        While Redis is away the hints are dropped and counted.
+        `within_seconds` is how long it may take, for hints that can wait for others to travel with. While
+        Redis is away they are dropped and counted.
         """
-        if asyncio.get_running_loop().time() < self._rest_until:
+        now = asyncio.get_running_loop().time()
+        if now < self._rest_until:
             hints_dropped_total.labels("publish_failed").inc(len(order_ids))
             return
         self._unsent.update([(order_id.bytes, None) for order_id in order_ids])
-        self._send_soon()
+        self._send_at(max(self._next_send, now + within_seconds))
 
     async def drain(self) -> None:
         """Return once everything handed in so far was tried, which takes half a second at most."""
@@ -139,13 +144,20 @@ class Hints:
         await self.drain()
         self._client.close()
 
-    def _send_soon(self) -> None:
-        """Send what is unsent: on the loop's next turn, or as soon as the interval is over."""
-        if not self._unsent or self._timer is not None or self._asking is not None:
+    def _send_at(self, moment: float) -> None:
+        """Send what is unsent at that moment at the latest, on the loop's next turn at the soonest."""
+        if not self._unsent or self._asking is not None:
             return
+        if self._timer is not None:
+            if self._send_time <= moment:
+                return
+            self._timer.cancel()
         loop = asyncio.get_running_loop()
-        rest = self._next_send - loop.time()
-        self._timer = loop.call_later(rest, self._send) if rest > 0 else loop.call_soon(self._send)
+        self._send_time = moment
+        if moment > loop.time():
+            self._timer = loop.call_at(moment, self._send)
+        else:
+            self._timer = loop.call_soon(self._send)
 
     def _send(self) -> None:
         loop = asyncio.get_running_loop()
@@ -171,7 +183,7 @@ class Hints:
             self._rest_until = asyncio.get_running_loop().time() + _REST_SECONDS
         finally:
             self._asking = None
-        self._send_soon()
+        self._send_at(self._next_send)
 
     def _set_up(self, up: bool) -> None:
         self.up = up

@@ -48,6 +48,9 @@ _NODE_AWAY_SECONDS: Final = 1.0
 """How long an order rests while the node cannot be reached. It uses up no attempt."""
 _DEFECT_SECONDS: Final = 10.0
 """How long an order rests after an error that nobody expected."""
+_OPEN_HINT_SECONDS: Final = 0.008
+"""How long the hint of an order that goes on may wait for others to travel with: at 100 orders/s it mostly
+finds one of an order that closed. A message less is a wake-up less here, in Redis and in each server."""
 
 _ANY_TIME: Final = datetime.min.replace(tzinfo=UTC)
 
@@ -286,7 +289,9 @@ class Executor:
         _RECORD_SECONDS.observe(time.perf_counter() - start)
         for transition in transitions:
             self._tell(transition)
-        self._hints.publish([order.order_id])
+        self._hints.publish(
+            [order.order_id], within_seconds=0.0 if order.status in CLOSED else _OPEN_HINT_SECONDS
+        )
         if last.delay_seconds > 0 or order.status in CLOSED or order.status is OrderStatus.PENDING:
             return None
         return order

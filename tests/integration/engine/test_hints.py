@@ -81,6 +81,25 @@ async def test_hints_published_at_once_travel_in_one_message(empty_valkey: Setti
     assert heard.messages == [orders]
 
 
+async def test_hints_that_can_wait_travel_with_the_next_that_cannot(empty_valkey: Settings) -> None:
+    waiting, urgent, left = uuid4(), uuid4(), uuid4()
+    async with listening(empty_valkey) as (hints, heard):
+        await until(lambda: heard.connected)
+        hints.publish([waiting], within_seconds=60.0)
+        hints.publish([urgent])
+        await until(lambda: heard.orders)
+        assert heard.messages == [[waiting, urgent]]
+        hints.publish([left], within_seconds=60.0)
+        hints.publish([waiting], within_seconds=0.01)
+        hints.publish([urgent], within_seconds=60.0)
+        await until(lambda: len(heard.messages) == 2)
+        assert heard.messages[1] == [left, waiting, urgent]
+        hints.publish([left], within_seconds=60.0)
+        await hints.drain()
+        await until(lambda: len(heard.messages) == 3)
+        assert heard.messages[2] == [left]
+
+
 async def test_more_orders_than_a_message_may_carry_are_split(empty_valkey: Settings) -> None:
     orders = [uuid4() for _ in range(MAX_ORDER_IDS + 1)]
     async with listening(empty_valkey) as (hints, heard):
