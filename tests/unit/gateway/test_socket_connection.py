@@ -53,6 +53,8 @@ class Events:
     def __init__(self) -> None:
         self.left = self.paused = False
         self.missed = 0
+        self.known = b""
+        """An event that is told before `follow` returns."""
 
     def follow(
         self,
@@ -62,6 +64,8 @@ class Events:
         on_end: Callable[[OrderError | None], None],
     ) -> Events:
         self.on_event, self.on_end = on_event, on_end
+        if self.known:
+            on_event(self.known)
         return self
 
     def tell(self, text: bytes) -> None:
@@ -110,8 +114,9 @@ class Timer:
 
 
 class Connection:
-    def __init__(self) -> None:
+    def __init__(self, known: bytes = b"") -> None:
         self.transport, self.events, self.timers = Transport(), Events(), Timers()
+        self.events.known = known
         self.sockets = Sockets(self.events, [])  # type: ignore[arg-type]
         self.state = ServerState()
         self.socket = Socket(self.sockets, self.state, self.transport)  # type: ignore[arg-type]
@@ -133,6 +138,16 @@ class Connection:
     def pass_ping_seconds(self) -> None:
         for _ in range(PING_ROUNDS):
             self.timers.fire("_ping")
+
+
+async def test_what_is_known_already_goes_out_with_the_answer_to_the_handshake() -> None:
+    connection = Connection(known=b'{"sequence":1}')
+    assert connection.transport.written.startswith(b"HTTP/1.1 101 ")
+    assert [frame.data for frame in connection.transport.frames()] == [b'{"sequence":1}']
+    assert connection.transport.write_count == 1
+    await connection.tell(2, 3)
+    assert len(connection.transport.frames()) == 3
+    assert connection.transport.write_count == 2
 
 
 async def test_a_client_that_does_not_read_is_told_1013_and_then_dropped() -> None:
