@@ -77,6 +77,14 @@ def token_balance(account: Account) -> int:
     return int.from_bytes(account.data[_AMOUNT_AT:_AMOUNT_END], "little")
 
 
+def balance_if_any(account: Account) -> int | None:
+    """Return the same of any account; None if it is no token account."""
+    data = account.data
+    if len(data) != TOKEN_ACCOUNT_SIZE or data[_STATE_AT] == 0 or account.owner != TOKEN:
+        return None
+    return int.from_bytes(data[_AMOUNT_AT:_AMOUNT_END], "little")
+
+
 def is_native(account: Account) -> bool:
     """Say whether a token account holds wrapped SOL: its lamports then follow its balance."""
     return account.data[_NATIVE_AT] == 1

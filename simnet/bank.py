@@ -17,11 +17,10 @@ from simnet.accounts import (
     SYSTEM,
     TOKEN_ACCOUNT_SIZE,
     Account,
+    balance_if_any,
     is_mint,
-    is_token_account,
     mint_decimals,
     rent_exempt_minimum,
-    token_balance,
     token_mint,
     token_owner,
 )
@@ -117,8 +116,12 @@ class View:
 
     def get_all(self, addresses: Sequence[bytes]) -> list[Account | None]:
         changed, below = self.changed.get, self.below.get
-        found = [changed(address) or below(address) for address in addresses]
-        return [account if account is not None and account.lamports else None for account in found]
+        return [
+            account
+            if (account := changed(address) or below(address)) is not None and account.lamports
+            else None
+            for address in addresses
+        ]
 
     def put(self, address: bytes, account: Account) -> None:
         self.changed[address] = account
@@ -185,15 +188,18 @@ class _Run:
 class Call:
     """One instruction, to its program: the accounts it names and the data."""
 
-    __slots__ = ("_accounts", "_indexes", "_run", "data", "keys", "named")
+    __slots__ = ("_indexes", "_run", "accounts", "data", "keys", "log", "named")
 
     def __init__(self, run: _Run, named: Named, data: bytes) -> None:
         self._run = run
-        self._accounts = run.accounts
         self._indexes = named.indexes
+        self.accounts = run.accounts
+        """Of the whole transaction, as it is now."""
         self.named = named
         self.keys = named.keys
         self.data = data
+        self.log = run.logs.append
+        """Writes a line."""
 
     @property
     def clock(self) -> Clock:
@@ -201,20 +207,22 @@ class Call:
 
     def get(self, position: int) -> Account | None:
         """Return the account the instruction names at that position; None if it does not exist."""
-        if position >= len(self._indexes):
-            raise ProgramError("NotEnoughAccountKeys")
-        return self._accounts[self._indexes[position]]
+        try:
+            return self.accounts[self._indexes[position]]
+        except IndexError:
+            raise ProgramError("NotEnoughAccountKeys") from None
 
     def account(self, address: bytes) -> Account | None:
         """Return any account of the transaction; None if it does not exist."""
         index = self._run.outline.index_of.get(address)
-        return None if index is None else self._accounts[index]
+        return None if index is None else self.accounts[index]
 
     def key(self, position: int) -> bytes:
         """Raises ProgramError where the instruction names too few accounts."""
-        if position >= len(self.keys):
-            raise ProgramError("NotEnoughAccountKeys")
-        return self.keys[position]
+        try:
+            return self.keys[position]
+        except IndexError:
+            raise ProgramError("NotEnoughAccountKeys") from None
 
     def put(self, position: int, account: Account) -> None:
         """Change an account. Raises ProgramError if the message says it is read-only."""
@@ -222,7 +230,7 @@ class Call:
             raise ProgramError("ReadonlyDataModified")
         index = self._indexes[position]
         self._run.written[index] = account
-        self._accounts[index] = account if account.lamports else None
+        self.accounts[index] = account if account.lamports else None
 
     def is_writable(self, position: int) -> bool:
         writable = self.named.writable
@@ -231,9 +239,6 @@ class Call:
     def is_signer(self, position: int) -> bool:
         signed = self.named.signed
         return position < len(signed) and signed[position] == 1
-
-    def log(self, line: str) -> None:
-        self._run.logs.append(line)
 
 
 class Bank:
@@ -288,16 +293,8 @@ class Bank:
         if transaction.fee:
             collector = view.get(self._fee_collector) or Account(0)
             view.put(self._fee_collector, Account(collector.lamports + transaction.fee, collector.owner))
-        return Outcome(
-            error,
-            Meta(
-                logs=run.logs,
-                compute_units=units,
-                lamports_before=lamports,
-                lamports_after=lamports_after,
-                token_balances=self._token_balances(before, after, view),
-            ),
-        )
+        balances = self._token_balances(before, after, view)
+        return Outcome(error, Meta(run.logs, units, lamports, lamports_after, balances))
 
     def _refusal(
         self, transaction: Transaction, payer: Account | None, accounts: list[Account | None]
@@ -362,26 +359,18 @@ class Bank:
         self, before: list[Account | None], after: list[Account | None], view: View
     ) -> list[TokenBalance]:
         balances = []
-        for index, earlier in enumerate(before):
-            later = after[index]
+        for index, later in enumerate(after):
+            earlier = before[index]
             if later is earlier and (later is None or len(later.data) != TOKEN_ACCOUNT_SIZE):
+                # Most are programs and mints.
                 continue
-            held = earlier is not None and is_token_account(earlier)
-            holds = held if later is earlier else later is not None and is_token_account(later)
-            some = later if holds else earlier if held else None
-            if some is None:
-                continue
-            mint = token_mint(some)
-            balances.append(
-                TokenBalance(
-                    index,
-                    mint,
-                    token_owner(some),
-                    self._mint_decimals(mint, view),
-                    token_balance(earlier) if earlier is not None and held else None,
-                    token_balance(later) if later is not None and holds else None,
-                )
-            )
+            had = None if earlier is None else balance_if_any(earlier)
+            has = had if later is earlier else None if later is None else balance_if_any(later)
+            some = later if has is not None else earlier if had is not None else None
+            if some is not None:
+                mint = token_mint(some)
+                decimals = self._mint_decimals(mint, view)
+                balances.append(TokenBalance(index, mint, token_owner(some), decimals, had, has))
         return balances
 
     def _mint_decimals(self, mint: bytes, view: View) -> int:

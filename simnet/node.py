@@ -44,6 +44,7 @@ class Node:
         self._unix_seconds = unix_seconds
         self._stack = AsyncExitStack()
         self._slot_time = 0.0
+        self._loop: asyncio.AbstractEventLoop
         self.chain: Chain
         self.port = settings.simnet_port
         """Of JSON-RPC; 0 becomes the one that was chosen. The WebSocket is on the next one."""
@@ -115,6 +116,7 @@ class Node:
         )
         self._stack.callback(self.chain.close)
         self.chain.start()
+        self._loop = asyncio.get_running_loop()
         self.chain.listeners.append(self._note_slot)
         self._note_slot()
         history_slots = settings.simnet_history_slots
@@ -174,12 +176,12 @@ class Node:
         return answer(b"JSON-RPC by POST; GET /health, /healthz, /metrics\n", status=404)
 
     def _note_slot(self) -> None:
-        self._slot_time = asyncio.get_running_loop().time()
+        self._slot_time = self._loop.time()
 
     def _reason_not_ready(self) -> str | None:
         if not self.chain.producing:
             return None
-        late = asyncio.get_running_loop().time() - self._slot_time
+        late = self._loop.time() - self._slot_time
         if late > _LATE_SECONDS + self.chain.timing.slot_seconds:
             return f"no slot for {late:.0f} s"
         return None

@@ -773,7 +773,7 @@ def _transaction(text: Any, encoding: str) -> Transaction:
             f"{encoding} encoded {kind} too large: {len(text)} bytes (max: encoded/raw {most}/{MAX_RAW_SIZE})"
         )
     try:
-        raw = a2b_base64(text, strict_mode=True) if encoding == "base64" else base58.decode(text)
+        raw = _from_base64(text) if encoding == "base64" else base58.decode(text)
     except ValueError as error:
         raise invalid(f"invalid {encoding} encoding: {error}") from None
     if len(raw) > MAX_RAW_SIZE:
@@ -782,6 +782,16 @@ def _transaction(text: Any, encoding: str) -> Transaction:
         return Transaction(raw)
     except (Undecodable, Unsanitary) as error:
         raise invalid(str(error)) from None
+
+
+def _from_base64(text: str) -> bytes:
+    """Raises ValueError."""
+    try:
+        # 1 us for a swap's, where binascii takes 5.
+        return msgspec.convert(text, bytes)
+    except msgspec.ValidationError:
+        # It knows what is wrong, or forgives a little more.
+        return a2b_base64(text, strict_mode=True)
 
 
 def _mint(asked: Any) -> bytes:

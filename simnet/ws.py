@@ -131,10 +131,10 @@ class Sockets:
             connection.on_slot(notice)
 
     def _on_changes(self, changed: Mapping[bytes, Account]) -> None:
-        watching = [connection for connection in self._open if connection.watches_programs]
-        if watching:
-            told = _Told(changed)
-            for connection in watching:
+        told = None
+        for connection in list(self._open):
+            if connection.programs:
+                told = told or _Told(changed)
                 connection.on_changes(told)
 
 
@@ -155,7 +155,7 @@ class _Connection(asyncio.Protocol):
         """What has come of a message in several frames."""
         self._slots: set[int] = set()
         self._signatures: dict[int, _SignatureWatch] = {}
-        self._programs: dict[int, _ProgramWatch] = {}
+        self.programs: dict[int, _ProgramWatch] = {}
 
     def close(self, code: int, reason: str) -> None:
         if self._protocol.state is not State.OPEN:
@@ -231,13 +231,9 @@ class _Connection(asyncio.Protocol):
             for subscription, watch in list(self._signatures.items()):
                 self._look(subscription, watch)
 
-    @property
-    def watches_programs(self) -> bool:
-        return bool(self._programs)
-
     def on_changes(self, told: _Told) -> None:
         """Tell of accounts that changed, each by itself, as a node does."""
-        for subscription, watch in self._programs.items():
+        for subscription, watch in self.programs.items():
             for value in told.of(watch):
                 self._send(
                     b'{"jsonrpc":"2.0","method":"programNotification","params":{"result":{"context":{"slot":%d},'
@@ -316,7 +312,7 @@ class _Connection(asyncio.Protocol):
         if method == "signatureUnsubscribe":
             return self._unsubscribe(self._signatures, params)
         if method == "programUnsubscribe":
-            return self._unsubscribe(self._programs, params)
+            return self._unsubscribe(self.programs, params)
         raise RpcFault(-32601, "Method not found")
 
     def _watch_signature(self, params: list[Any]) -> int:
@@ -342,7 +338,7 @@ class _Connection(asyncio.Protocol):
         if parse_commitment(options) != "processed":
             raise invalid("simnet announces accounts at commitment `processed` alone; ask for that")
         subscription = next(self._ids)
-        self._programs[subscription] = _ProgramWatch(program, encoding, filters)
+        self.programs[subscription] = _ProgramWatch(program, encoding, filters)
         return subscription
 
     def _unsubscribe(self, held: set[int] | dict[int, Any], params: list[Any]) -> bool:

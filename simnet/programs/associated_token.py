@@ -27,6 +27,8 @@ from simnet.bank import Call, Program, ProgramError, log_failure
 CREATE: Final = 0
 CREATE_IDEMPOTENT: Final = 1
 _NOT_ENOUGH_LAMPORTS: Final = 1
+_NOTHING: Final = Account(0)
+_RESERVE: Final = rent_exempt_minimum(TOKEN_ACCOUNT_SIZE)
 
 
 @lru_cache(maxsize=65_536)
@@ -44,14 +46,17 @@ class AssociatedToken(Program):
         if kind not in (CREATE, CREATE_IDEMPOTENT):
             raise ProgramError("InvalidInstructionData")
         call.log("Program log: Create" if kind == CREATE else "Program log: CreateIdempotent")
-        if call.key(5) != TOKEN or call.key(4) != SYSTEM:
+        try:
+            _, address, owner, mint, system, token, *_ = call.keys
+        except ValueError:
+            raise ProgramError("NotEnoughAccountKeys") from None
+        if token != TOKEN or system != SYSTEM:
             raise ProgramError("IncorrectProgramId")
-        owner, mint = call.key(2), call.key(3)
-        if call.key(1) != address_of(owner, mint):
+        if address != address_of(owner, mint):
             raise ProgramError(
                 "InvalidSeeds", "Program log: Error: Associated address does not match seed derivation"
             )
-        existing = call.get(1) or Account(0)
+        existing = call.get(1) or _NOTHING
         if kind == CREATE_IDEMPOTENT and is_token_account(existing):
             if token_mint(existing) != mint or token_owner(existing) != owner:
                 raise ProgramError("InvalidAccountData")
@@ -64,10 +69,9 @@ class AssociatedToken(Program):
         self._create(call, existing, mint, owner)
 
     def _create(self, call: Call, existing: Account, mint: bytes, owner: bytes) -> None:
-        payer = call.get(0) or Account(0)
-        reserve = rent_exempt_minimum(TOKEN_ACCOUNT_SIZE)
+        payer = call.get(0) or _NOTHING
         # Lamports sent ahead count towards the reserve; beyond it they become a wrapped balance.
-        cost = max(0, reserve - existing.lamports)
+        cost = max(0, _RESERVE - existing.lamports)
         if not call.is_signer(0):
             raise ProgramError("MissingRequiredSignature")
         if payer.lamports < cost:
@@ -78,8 +82,8 @@ class AssociatedToken(Program):
             )
         call.put(0, Account(payer.lamports - cost, payer.owner, payer.data))
         made = new_token_account(mint, owner)
-        if existing.lamports > reserve:
-            made = _with_surplus(made, existing.lamports - reserve)
+        if existing.lamports > _RESERVE:
+            made = _with_surplus(made, existing.lamports - _RESERVE)
         call.put(1, made)
 
 

@@ -60,8 +60,12 @@ class _Places:
 
     keys: PoolKeys
     shape: _Shape
+    reads: tuple[tuple[Pubkey, int], ...]
+    """What the swap reads of the shape's own, by its index in the transaction's keys."""
     arrays: tuple[tuple[Pubkey, int], ...]
-    """What the swap reads beyond the shape's own, where it is there."""
+    """The same of what it reads beyond it, where it is there."""
+    positions: dict[Pubkey, int]
+    """In the instruction, of what a swap may write beside the vaults."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +81,6 @@ class _Shape:
     output_account: int
     input_vault: int
     output_vault: int
-    positions: dict[Pubkey, int]
-    """Of every address but the arrays, which follow."""
 
 
 class SwapProgram(Program):
@@ -98,7 +100,7 @@ class SwapProgram(Program):
     def execute(self, call: Call) -> None:
         asked = self._read(call)
         places = self._places(call, asked)
-        keys, shape = places.keys, places.shape
+        shape = places.shape
         swap, written = self._swap(call, places, asked)
         if self._errors.funds is not None:
             giver = read_token_account(call, shape.input_account)
@@ -107,11 +109,9 @@ class SwapProgram(Program):
         if not self._errors.pays_first:
             self._check_threshold(asked, swap)
         for key, data in written.items():
+            position = places.positions.get(key)
             # The vaults follow below, in step with their lamports.
-            if key != keys.vault_a and key != keys.vault_b:
-                position = shape.positions.get(key)
-                if position is None:
-                    position = call.keys.index(bytes(key))
+            if position is not None:
                 before = call.get(position)
                 assert before is not None
                 call.put(position, Account(before.lamports, before.owner, data))
@@ -168,10 +168,16 @@ class SwapProgram(Program):
             shape = self._shape(keys, asked.a_to_b)
             self._check_accounts(call, shape, asked)
             arrays_at = len(call.keys) - len(asked.arrays)
+            indexes = call.named.indexes
+            positions = {key: position for position, key in enumerate(call.named.pubkeys)}
+            for vault in (keys.vault_a, keys.vault_b):
+                del positions[vault]
             places = _Places(
                 keys,
                 shape,
-                tuple([(key, position) for position, key in enumerate(asked.arrays, arrays_at)]),
+                tuple([(key, indexes[position]) for key, position in shape.reads]),
+                tuple(zip(asked.arrays, indexes[arrays_at:], strict=True)),
+                positions,
             )
             known[asked.pool, asked.a_to_b, len(asked.arrays)] = places
         return places
@@ -225,7 +231,6 @@ class SwapProgram(Program):
                 output_account=positions[_OUTPUT],
                 input_vault=vault_a if a_to_b else vault_b,
                 output_vault=vault_b if a_to_b else vault_a,
-                positions=positions,
             )
             self._shapes[keys.pool, a_to_b] = shape
         return shape
@@ -246,13 +251,13 @@ class SwapProgram(Program):
         """Return the swap, and the bytes of the pool's accounts after it."""
         keys = places.keys
         accounts = {}
-        for key, position in places.shape.reads:
-            account = call.get(position)
+        for key, index in places.reads:
+            account = call.accounts[index]
             if account is None:
                 raise ProgramError(self._errors.not_initialized)
             accounts[key] = account.data
-        for key, position in places.arrays:
-            account = call.get(position)
+        for key, index in places.arrays:
+            account = call.accounts[index]
             if account is not None and account.owner == self.address:
                 accounts[key] = account.data
         left = self._left.get(keys.pool)

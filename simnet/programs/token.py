@@ -7,10 +7,10 @@ from typing import Final
 from simnet.accounts import (
     TOKEN,
     Account,
+    balance_if_any,
     is_frozen,
     is_mint,
     is_native,
-    is_token_account,
     mint_decimals,
     rent_exempt_minimum,
     token_balance,
@@ -65,27 +65,32 @@ class Token(Program):
 
 def read_token_account(call: Call, position: int) -> Account:
     """Return the token account at that position. Raises ProgramError if it is none."""
+    return _account_and_balance(call, position)[0]
+
+
+def _account_and_balance(call: Call, position: int) -> tuple[Account, int]:
     account = call.get(position)
-    if account is not None and is_token_account(account):
-        return account
-    raise ProgramError(
-        "IncorrectProgramId" if account is None or account.owner != TOKEN else "InvalidAccountData"
-    )
+    if account is None:
+        raise ProgramError("IncorrectProgramId")
+    balance = balance_if_any(account)
+    if balance is None:
+        raise ProgramError("IncorrectProgramId" if account.owner != TOKEN else "InvalidAccountData")
+    return account, balance
 
 
 def move(call: Call, source: int, target: int, amount: int) -> None:
     """Move base units between two token accounts of one mint, whoever signed. Raises ProgramError."""
-    giver = read_token_account(call, source)
-    taker = read_token_account(call, target)
+    giver, given = _account_and_balance(call, source)
+    taker, taken = _account_and_balance(call, target)
     if is_frozen(giver) or is_frozen(taker):
         raise ProgramError(ACCOUNT_FROZEN, "Program log: Error: Account is frozen")
-    if token_balance(giver) < amount:
+    if given < amount:
         raise ProgramError(INSUFFICIENT_FUNDS, "Program log: Error: insufficient funds")
     if token_mint(giver) != token_mint(taker):
         raise ProgramError(MINT_MISMATCH, "Program log: Error: Account not associated with this Mint")
     if call.keys[source] == call.keys[target]:
         return
-    if token_balance(taker) + amount > _U64_MAX:
+    if taken + amount > _U64_MAX:
         raise ProgramError(OVERFLOW, "Program log: Error: Operation overflowed")
     call.put(source, with_token_change(giver, -amount))
     call.put(target, with_token_change(taker, amount))
