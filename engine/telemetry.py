@@ -7,16 +7,18 @@ serves it on its own port.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import math
 import sys
+import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from itertools import accumulate, islice
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TextIO
 
 import msgspec
 from aiohttp import web
@@ -36,7 +38,51 @@ from engine.settings import SettingsError
 
 # ---- Logs ----------------------------------------------------------------------------------------
 
-_STANDARD_COUNT: Final = len(logging.makeLogRecord({}).__dict__)
+_UNSAID: Final[dict[str, Any]] = {
+    "pathname": "(unknown file)",
+    "filename": "(unknown file)",
+    "module": "Unknown module",
+    "lineno": 0,
+    "funcName": None,
+    "thread": None,
+    "threadName": None,
+    "process": None,
+    "processName": None,
+    "relativeCreated": 0.0,
+}
+"""What no line of ours says of a record: who called, and from which thread."""
+
+
+class _Record(logging.LogRecord):
+    """A record for whose making nobody looks for what is unsaid: 2 us instead of 4.6."""
+
+    def __init__(
+        self,
+        name: str,
+        level: int,
+        _pathname: str,
+        _lineno: int,
+        msg: object,
+        args: Any,
+        exc_info: Any,
+        _func: str | None = None,
+        sinfo: str | None = None,
+    ) -> None:
+        self.__dict__.update(_UNSAID)
+        self.name = name
+        self.msg = msg
+        # A single dict has the values of %(name)s.
+        self.args = args[0] if args and type(args[0]) is dict and len(args) == 1 else args
+        self.levelno = level
+        self.levelname = logging.getLevelName(level)
+        self.exc_info = exc_info
+        self.exc_text = None
+        self.stack_info = sinfo
+        self.created = now = time.time()
+        self.msecs = now % 1 * 1000
+
+
+_STANDARD_COUNT: Final = len(_Record("", 0, "", 0, "", None, None).__dict__)
 _STANDARD: Final = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 """What every record has. Whatever else a record carries came through `extra=`."""
 
@@ -90,17 +136,74 @@ def _plain(value: Any) -> Any:
     return value
 
 
+_WHOLE_BYTES: Final = 4096
+"""What a pipe takes in one piece, beside other processes' lines (PIPE_BUF of Linux)."""
+
+
+class LineHandler(logging.Handler):
+    """Writes the lines of one turn of the event loop together: alone, each takes 3 us more, beside others 10.
+
+    A warning or worse is written at once, with all that was said before it, and so is what is logged without
+    a loop. At the process's end logging itself has the rest written.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__()
+        self._stream = stream
+        self._lines: list[str] = []
+        """Said and not written yet."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._lines.append(self.format(record) + "\n")
+            loop = asyncio.get_running_loop() if record.levelno < logging.WARNING else None
+        except RuntimeError:
+            loop = None
+        except Exception:
+            self.handleError(record)
+            return
+        if loop is None:
+            self.flush()
+        elif len(self._lines) == 1:
+            loop.call_soon(self.flush)
+
+    def flush(self) -> None:
+        self.acquire()
+        try:
+            lines, self._lines = self._lines, []
+            for whole in _whole(lines):
+                self._stream.write(whole)
+            if lines:
+                self._stream.flush()
+        except (OSError, ValueError):
+            pass  # nobody reads it any more
+        finally:
+            self.release()
+
+
+def _whole(lines: list[str]) -> Iterator[str]:
+    """Yield the lines, as many at a time as are written in one piece."""
+    together: list[str] = []
+    size = 0
+    for line in lines:
+        size += len(line)
+        if size > _WHOLE_BYTES and together:
+            yield "".join(together)
+            together, size = [], len(line)
+        together.append(line)
+    yield "".join(together)
+
+
 def configure_logging(process: str, level: str) -> None:
     """Send all logging to stderr as JSON lines that carry this process's name.
 
     `level` is DEBUG, INFO, WARNING or ERROR. Say which order a line is about with
     `extra={"order_id": order_id}`. Calling it again replaces what the call before set up.
     """
-    # Who called, from which thread, is in no line of ours and costs as much as the rest of the record
-    # (docs.python.org/3/howto/logging.html#optimization).
+    # Nor is it looked for (docs.python.org/3/howto/logging.html#optimization).
     logging._srcfile = None
-    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
-    handler = logging.StreamHandler(sys.stderr)
+    logging.setLogRecordFactory(_Record)
+    handler = LineHandler(sys.stderr)
     handler.setFormatter(JsonFormatter(process))
     root = logging.getLogger()
     root.handlers[:] = [handler]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import io
 import json
 import logging
+import subprocess
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -27,6 +30,7 @@ def _logging_put_back() -> Iterator[None]:
     handlers, level = list(root.handlers), root.level
     chatty = {name: logging.getLogger(name).level for name in telemetry._CHATTY}
     yield
+    logging.setLogRecordFactory(logging.LogRecord)
     root.handlers[:] = handlers
     root.setLevel(level)
     logging.captureWarnings(False)
@@ -100,6 +104,81 @@ def test_configured_logging_writes_lines_to_stderr_once(capsys: pytest.CaptureFi
     lines = capsys.readouterr().err.splitlines()
     assert [json.loads(line)["message"] for line in lines] == ["heard"]
     assert json.loads(lines[0])["process"] == "workers"
+
+
+class _Pieces(io.StringIO):
+    """What is written, piece by piece."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pieces: list[str] = []
+
+    def write(self, text: str, /) -> int:
+        if text:
+            self.pieces.append(text)
+        return len(text)
+
+
+@pytest.fixture
+def pieces(_logging_put_back: None, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What a process whose logging is configured writes to stderr."""
+    stream = _Pieces()
+    monkeypatch.setattr(sys, "stderr", stream)
+    telemetry.configure_logging("workers", "INFO")
+    return stream.pieces
+
+
+async def test_lines_of_one_turn_of_the_loop_are_written_together(pieces: list[str]) -> None:
+    logger = logging.getLogger("engine.test")
+    logger.info("first")
+    logger.info("second")
+    assert pieces == []
+    await asyncio.sleep(0)
+    logger.info("third")
+    await asyncio.sleep(0)
+    said = [[json.loads(line)["message"] for line in piece.splitlines()] for piece in pieces]
+    assert said == [["first", "second"], ["third"]]
+
+
+async def test_a_warning_is_written_at_once_with_what_was_said_before_it(pieces: list[str]) -> None:
+    logger = logging.getLogger("engine.test")
+    logger.info("before")
+    logger.warning("trouble")
+    assert [json.loads(line)["message"] for line in "".join(pieces).splitlines()] == ["before", "trouble"]
+    await asyncio.sleep(0)
+    assert len("".join(pieces).splitlines()) == 2
+
+
+async def test_no_piece_is_more_than_a_pipe_takes_as_one(pieces: list[str]) -> None:
+    logger = logging.getLogger("engine.test")
+    for number in range(100):
+        logger.info("%s", "x" * (number * 10), extra={"number": number})
+    logger.info("%s", "x" * 5000)
+    logger.info("last")
+    await asyncio.sleep(0)
+    assert len(pieces) < 25
+    assert all(piece.endswith("\n") for piece in pieces)
+    assert [len(piece) > 4096 for piece in pieces].count(True) == 1  # what is longer in itself
+    lines = [json.loads(line) for line in "".join(pieces).splitlines()]
+    assert [line["number"] for line in lines[:100]] == list(range(100))
+    assert lines[-1]["message"] == "last"
+
+
+def test_what_is_logged_without_a_loop_is_written_at_once(pieces: list[str]) -> None:
+    logging.getLogger("engine.test").info("%(what)s", {"what": "alone"})
+    assert [json.loads(piece)["message"] for piece in pieces] == ["alone"]
+
+
+def test_what_a_loop_left_is_written_at_the_processes_end() -> None:
+    script = (
+        "import asyncio, logging, sys\nfrom engine.telemetry import configure_logging\n"
+        "configure_logging('workers', 'INFO')\n"
+        "async def main(): logging.getLogger('engine.test').info('last'); sys.exit(3)\n"
+        "asyncio.run(main())\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], stderr=subprocess.PIPE, check=False)
+    assert ended.returncode == 3
+    assert json.loads(ended.stderr)["message"] == "last"
 
 
 def sample(name: str, **labels: str) -> float:
