@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
+from typing import NamedTuple
 from uuid import UUID
 
 from engine.domain.amounts import format_price
@@ -95,9 +96,8 @@ class OrderSpec:
         return self.input_token if self.side is Side.SELL else self.output_token
 
 
-@frozen
-class Quote:
-    """What one pool offers for the whole amount."""
+class Quote(NamedTuple):
+    """What one pool offers for the whole amount. A tuple, as every pool makes one for every order."""
 
     venue: str
     """As users read it: "Raydium", "Meteora"."""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import fields
-from operator import attrgetter
 from typing import Any
 from uuid import UUID
 
@@ -27,19 +25,19 @@ from engine.domain.pools.pool import FeeSide
 from engine.domain.tokens import Token, find_token, token_of_mint
 
 
-class _QuoteRow(msgspec.Struct, array_like=True, frozen=True):
-    """A Quote's fields, in their order."""
+class _QuoteObject(msgspec.Struct, frozen=True):
+    """A Quote of a decision from before they were arrays of its fields, which was stored by their names."""
 
     venue: str
     kind: str
     pool: str
-    input_amount: int | None
-    output_amount: int | None
-    fee_ppm: int
-    price_impact_ppm: int
-    refusal: str | None
-    fee_amount: int
-    fee_side: FeeSide
+    input_amount: int | None = None
+    output_amount: int | None = None
+    fee_ppm: int = 0
+    price_impact_ppm: int = 0
+    refusal: str | None = None
+    fee_amount: int = 0
+    fee_side: FeeSide = FeeSide.INPUT
 
 
 class _StoredDecision(msgspec.Struct, frozen=True):
@@ -47,17 +45,13 @@ class _StoredDecision(msgspec.Struct, frozen=True):
     slot: int
     reason: str
     route: Route | None
-    quotes: tuple[Quote | _QuoteRow, ...]
-    """Objects in decisions from before they were arrays."""
+    quotes: tuple[Quote | _QuoteObject, ...]
 
 
 _STATUS = {status.value: status for status in OrderStatus}
 _REASON = {reason.value: reason for reason in FailureReason}
 _SIDE = {side.value: side for side in Side}
 _encode_decision = msgspec.json.Encoder().encode
-_fields_of_quote: Callable[[Quote | _QuoteRow], tuple[Any, ...]] = attrgetter(
-    *(field.name for field in fields(Quote))
-)
 _decode_decision = msgspec.json.Decoder(_StoredDecision).decode
 _encode_terms = msgspec.json.Encoder().encode
 _decode_terms = msgspec.json.Decoder(dict[str, str]).decode
@@ -68,21 +62,14 @@ def decision_to_text(decision: RoutingDecision | None) -> str | None:
     """Return the JSON of a decision: an object, in which each quote is an array of its fields."""
     if decision is None:
         return None
-    return _encode_decision(
-        {
-            "attempt": decision.attempt,
-            "slot": decision.slot,
-            "reason": decision.reason,
-            "route": decision.route,
-            "quotes": [_fields_of_quote(quote) for quote in decision.quotes],
-        }
-    ).decode()
+    return _encode_decision(decision).decode()
 
 
 def decision_from_text(text: str) -> RoutingDecision:
     stored = _decode_decision(text)
     quotes = [
-        quote if isinstance(quote, Quote) else Quote(*_fields_of_quote(quote)) for quote in stored.quotes
+        quote if isinstance(quote, Quote) else Quote(*msgspec.structs.astuple(quote))
+        for quote in stored.quotes
     ]
     return RoutingDecision(stored.attempt, stored.slot, tuple(quotes), stored.route, stored.reason)
 

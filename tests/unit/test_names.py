@@ -90,7 +90,7 @@ NOT_COLUMNS = {
 
 
 def names_of(kind: Any) -> set[str]:
-    return {field.name for field in fields(kind)}
+    return set(kind._fields) if issubclass(kind, tuple) else {field.name for field in fields(kind)}
 
 
 def tables() -> dict[str, set[str]]:

@@ -22,6 +22,7 @@ from engine.domain.pools.pool import (
     SwapRefusal,
     ceil_div,
     constant_product_segment,
+    new_tuple,
     parts_per_million,
 )
 
@@ -78,23 +79,28 @@ def swap_base_input(
 ) -> CurveSwap:
     """Return the swap that spends `amount_in`; its output may be 0. Raises SwapError."""
     if creator_fee_on_input:
-        trade_fee, creator_fee = _split_input_fee(ceil_div(amount_in * _input_rate(rates), RATE_ONE), rates)
-        net = amount_in - trade_fee - creator_fee
+        fee = ceil_div(amount_in * (rates.trade + rates.creator), RATE_ONE)
+        trade_fee, creator_fee = _split_input_fee(fee, rates)
+        net = amount_in - fee
+        output_amount = gross_out = net * reserve_out // (reserve_in + net)
     else:
-        trade_fee, creator_fee = ceil_div(amount_in * rates.trade, RATE_ONE), 0
+        trade_fee = ceil_div(amount_in * rates.trade, RATE_ONE)
         net = amount_in - trade_fee
-    gross_out = net * reserve_out // (reserve_in + net)
-    if not creator_fee_on_input:
+        gross_out = net * reserve_out // (reserve_in + net)
         creator_fee = ceil_div(gross_out * rates.creator, RATE_ONE)
-    return CurveSwap(
-        amount_in,
-        gross_out if creator_fee_on_input else gross_out - creator_fee,
-        trade_fee,
-        trade_fee * rates.protocol // RATE_ONE,
-        trade_fee * rates.fund // RATE_ONE,
-        creator_fee,
-        reserve_in + net,
-        reserve_out - gross_out,
+        output_amount = gross_out - creator_fee
+    return new_tuple(
+        CurveSwap,
+        (
+            amount_in,
+            output_amount,
+            trade_fee,
+            trade_fee * rates.protocol // RATE_ONE,
+            trade_fee * rates.fund // RATE_ONE,
+            creator_fee,
+            reserve_in + net,
+            reserve_out - gross_out,
+        ),
     )
 
 
@@ -112,15 +118,18 @@ def swap_base_output(
     else:
         input_amount = _before_fee(net, rates.trade)
         trade_fee, creator_fee = input_amount - net, gross_out - amount_out
-    return CurveSwap(
-        input_amount,
-        amount_out,
-        trade_fee,
-        _u128(trade_fee * rates.protocol) // RATE_ONE,
-        _u128(trade_fee * rates.fund) // RATE_ONE,
-        creator_fee,
-        reserve_in + net,
-        reserve_out - gross_out,
+    return new_tuple(
+        CurveSwap,
+        (
+            input_amount,
+            amount_out,
+            trade_fee,
+            _u128(trade_fee * rates.protocol) // RATE_ONE,
+            _u128(trade_fee * rates.fund) // RATE_ONE,
+            creator_fee,
+            reserve_in + net,
+            reserve_out - gross_out,
+        ),
     )
 
 
@@ -225,7 +234,9 @@ class RaydiumCpmmPool:
         )
 
     def _reserves(self, a_to_b: bool) -> tuple[int, int]:
-        reserve_0, reserve_1 = self.reserve_0, self.reserve_1
+        # As reserve_0 and reserve_1 have it, whose look-ups take as long as the rest of a quote's balances.
+        reserve_0 = self.vault_0 - self.protocol_fees_0 - self.fund_fees_0 - self.creator_fees_0
+        reserve_1 = self.vault_1 - self.protocol_fees_1 - self.fund_fees_1 - self.creator_fees_1
         if reserve_0 <= 0 or reserve_1 <= 0:
             raise SwapError(SwapRefusal.INSUFFICIENT_LIQUIDITY, "is empty")
         return (reserve_0, reserve_1) if a_to_b else (reserve_1, reserve_0)
@@ -279,13 +290,16 @@ class RaydiumCpmmPool:
         if after_in <= 0 or after_out <= 0:  # as rates of more than 100 % leave it
             raise SwapError(SwapRefusal.INSUFFICIENT_LIQUIDITY, "is empty")
         before = after_in * before_out
-        return SwapQuote(
-            paid,
-            given,
-            fee,
-            FEE_ON_INPUT,
-            parts_per_million(fee, paid),
-            parts_per_million(before - before_in * after_out, before),
+        return new_tuple(
+            SwapQuote,
+            (
+                paid,
+                given,
+                fee,
+                FEE_ON_INPUT,
+                parts_per_million(fee, paid),
+                parts_per_million(before - before_in * after_out, before),
+            ),
         )
 
     def _swapped(self, a_to_b: bool, swap: CurveSwap) -> Swap:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import inf
+from operator import attrgetter
 from typing import Final
 
 from engine.domain.amounts import format_amount
@@ -39,7 +40,7 @@ def decide(
     within the order's own limit has thresholds within it too.
     """
     side, amount = spec.side, spec.amount
-    quotes = sorted([quote(offer, side, amount, clock) for offer in offers], key=_rank)
+    quotes = _ranked([quote(offer, side, amount, clock) for offer in offers], side)
     best = quotes[0] if quotes and quotes[0].refusal is None else None
     route = direct_route(side, amount, clock, offers, best, slippage_bps, limits)
     reason = None
@@ -160,14 +161,22 @@ def _other(side: Side, route: Route | None) -> int | None:
     return route.output_amount if side is _SELL else route.input_amount
 
 
-def _rank(offer: Quote) -> tuple[bool, int, int, str, str]:
-    return (
-        offer.refusal is not None,
-        -(offer.output_amount or 0),
-        offer.input_amount or 0,
-        offer.kind,
-        offer.pool,
-    )
+def _ranked(quotes: list[Quote], side: Side) -> list[Quote]:
+    """Return quotes, refusals last, best first, and equal ones by kind and address."""
+    quotes.sort(key=_KIND_AND_POOL)
+    filling = [each for each in quotes if each.refusal is None]
+    refused = [each for each in quotes if each.refusal is not None] if len(filling) < len(quotes) else []
+    # A sort leaves equal ones as they were. All sell, or buy, the same amount.
+    if side is _SELL:
+        filling.sort(key=_OUTPUT_AMOUNT, reverse=True)
+    else:
+        filling.sort(key=_INPUT_AMOUNT)
+    return filling + refused
+
+
+_KIND_AND_POOL: Final = attrgetter("kind", "pool")
+_INPUT_AMOUNT: Final = attrgetter("input_amount")
+_OUTPUT_AMOUNT: Final = attrgetter("output_amount")
 
 
 # ---- Why ---------------------------------------------------------------------------------------------

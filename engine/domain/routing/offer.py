@@ -7,7 +7,7 @@ from typing import Final
 
 from engine.domain.frozen import frozen
 from engine.domain.order import Quote, Side
-from engine.domain.pools.pool import Clock, Pool, SwapError
+from engine.domain.pools.pool import Clock, Pool, SwapError, new_tuple
 from engine.domain.routing.price_curve import PriceCurve
 
 _SELL: Final = Side.SELL
@@ -59,25 +59,28 @@ class PoolOffer:
 
 def quote(offer: PoolOffer, side: Side, amount: int, clock: Clock) -> Quote:
     """Return what a pool offers for an amount of input (SELL) or output (BUY), or its refusal."""
-    pool = offer.pool
-    quote_of = pool.quote_exact_in if side is _SELL else pool.quote_exact_out
     try:
-        input_amount, output_amount, fee_amount, fee_side, fee_ppm, price_impact_ppm = quote_of(
-            offer.a_to_b, amount, clock
-        )
+        if side is _SELL:
+            swap = offer.pool.quote_exact_in(offer.a_to_b, amount, clock)
+        else:
+            swap = offer.pool.quote_exact_out(offer.a_to_b, amount, clock)
     except SwapError as error:
         return Quote(offer.venue, offer.kind, offer.address, refusal=str(error))
+    input_amount, output_amount, fee_amount, fee_side, fee_ppm, price_impact_ppm = swap
     if output_amount == 0:
         return Quote(offer.venue, offer.kind, offer.address, refusal="gives nothing for so little")
-    return Quote(
-        offer.venue,
-        offer.kind,
-        offer.address,
-        input_amount,
-        output_amount,
-        fee_ppm,
-        price_impact_ppm,
-        None,
-        fee_amount,
-        fee_side,
+    return new_tuple(
+        Quote,
+        (
+            offer.venue,
+            offer.kind,
+            offer.address,
+            input_amount,
+            output_amount,
+            fee_ppm,
+            price_impact_ppm,
+            None,
+            fee_amount,
+            fee_side,
+        ),
     )

@@ -58,7 +58,7 @@ LEG = RouteLeg("Raydium", "raydium_cpmm", "pool", 10**9, 150_000_000)
 ROUTE = Route((LEG,), 10**9, 150_000_000, 149_250_000)
 QUOTE = Quote("Raydium", "raydium_cpmm", "pool", 10**9, 150_000_000)
 DECISION = RoutingDecision(1, 77, (QUOTE,), ROUTE, "only pool")
-REFUSED = RoutingDecision(1, 77, (replace(QUOTE, refusal="empty"),), None, "no pool has liquidity")
+REFUSED = RoutingDecision(1, 77, (QUOTE._replace(refusal="empty"),), None, "no pool has liquidity")
 ATTEMPT = Attempt(1, "hash-1", b"signed bytes", 900)
 
 # What the design says, written out as people read it.

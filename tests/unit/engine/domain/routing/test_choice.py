@@ -349,6 +349,6 @@ def test_nothing_offered_is_better_than_what_is_chosen() -> None:
 def test_choosing_otherwise_would_be_noticed(
     rank: Callable[[Quote], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(choice, "_rank", rank)
+    monkeypatch.setattr(choice, "_ranked", lambda quotes, _side: sorted(quotes, key=rank))
     with pytest.raises(AssertionError):
         _check(phases=[Phase.generate])
