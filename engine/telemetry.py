@@ -14,7 +14,7 @@ import math
 import sys
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from itertools import accumulate, islice
 from types import TracebackType
@@ -25,12 +25,11 @@ from aiohttp import web
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
     REGISTRY,
-    Counter,
     Gauge,
     disable_created_metrics,
     generate_latest,
 )
-from prometheus_client.core import HistogramMetricFamily
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
@@ -155,17 +154,18 @@ class LineHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            self._lines.append(self.format(record) + "\n")
-            loop = asyncio.get_running_loop() if record.levelno < logging.WARNING else None
-        except RuntimeError:
-            loop = None
+            line = self.format(record)
         except Exception:
             self.handleError(record)
             return
-        if loop is None:
+        self._lines.append(line + "\n")
+        if record.levelno >= logging.WARNING:
             self.flush()
         elif len(self._lines) == 1:
-            loop.call_soon(self.flush)
+            try:
+                asyncio.get_running_loop().call_soon(self.flush)
+            except RuntimeError:
+                self.flush()  # there is no loop
 
     def flush(self) -> None:
         self.acquire()
@@ -262,6 +262,49 @@ class Series:
     def observe(self, value: float) -> None:
         self.counts[bisect_left(self._bounds, value)] += 1
         self.sum += value
+
+
+class Counter(Collector):
+    """What prometheus_client's is, for one thread: 0.1 us instead of 1.3, four times an order."""
+
+    def __init__(self, name: str, documentation: str, labels: Sequence[str] = ()) -> None:
+        self._about = name, documentation
+        self._labels = labels
+        self._counts: dict[tuple[str, ...], Count] = {}
+        if not labels:
+            self.labels()
+        REGISTRY.register(self)
+
+    def labels(self, *values: object) -> Count:
+        """Return the count of these labels, which is there from now on."""
+        if len(values) != len(self._labels):
+            raise ValueError(f"{self._about[0]} has the labels {self._labels}, not {values}")
+        return self._counts.setdefault(tuple(map(str, values)), Count())
+
+    def inc(self, amount: int = 1) -> None:
+        """Count where there are no labels."""
+        self.labels().inc(amount)
+
+    def describe(self) -> list[CounterMetricFamily]:
+        return [CounterMetricFamily(*self._about, labels=self._labels)]
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        (family,) = self.describe()
+        for values, count in self._counts.items():
+            family.add_metric(values, count.value)
+        yield family
+
+
+class Count:
+    """How often something happened."""
+
+    __slots__ = ("value",)
+
+    def __init__(self) -> None:
+        self.value = 0
+
+    def inc(self, amount: int = 1) -> None:
+        self.value += amount
 
 
 orders_by_status = Gauge("order_engine_orders", "Orders there are now, by status.", ["status"])

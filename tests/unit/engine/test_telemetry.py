@@ -15,6 +15,7 @@ from uuid import UUID
 import aiohttp
 import pytest
 from prometheus_client import REGISTRY, CollectorRegistry, generate_latest
+from prometheus_client import Counter as PrometheusCounter
 from prometheus_client import Histogram as PrometheusHistogram
 
 from engine import telemetry
@@ -219,6 +220,31 @@ def test_a_histogram_is_what_prometheus_clients_would_be() -> None:
         REGISTRY.unregister(ours)
     expected = generate_latest(theirs).decode().replace("told", "order_engine_told").splitlines()
     assert told == expected
+
+
+@pytest.mark.parametrize("labels", [(), ("reason",), ("method", "code")])
+def test_a_counter_is_what_prometheus_clients_would_be(labels: tuple[str, ...]) -> None:
+    theirs = CollectorRegistry()
+    usual = PrometheusCounter("told", "About.", labels, registry=theirs)
+    ours = telemetry.Counter("order_engine_told", "About.", labels)
+    try:
+        for count in (1, 2**53):
+            for text in ("a", 'a "\n\\') if labels else ():
+                values = [text] * len(labels)
+                usual.labels(*values).inc(count)
+                ours.labels(*values).inc(count)
+            if not labels:
+                usual.inc(count)
+                ours.inc(count)
+        if labels:
+            usual.labels(*["never"] * len(labels))
+            ours.labels(*["never"] * len(labels))
+            with pytest.raises(ValueError, match="has the labels"):
+                ours.labels("one", "two", "three")
+        told = [line for line in telemetry.render_metrics()[0].decode().splitlines() if "_told" in line]
+    finally:
+        REGISTRY.unregister(ours)
+    assert told == generate_latest(theirs).decode().replace("told", "order_engine_told").splitlines()
 
 
 async def test_healthz_follows_readiness_and_metrics_are_served() -> None:
