@@ -153,6 +153,10 @@ class Settlement:
         entries = [entry for entry in entries if not entry.is_likely_confirmed]
         for entry in likely:
             entry.is_likely_confirmed = False
+        if not entries:
+            # Mostly so, and two tasks less.
+            await self._read_amounts(likely)
+            return
         statuses, _ = await asyncio.gather(
             self._node.signature_statuses([entry.attempt.tx_hash for entry in entries]),
             self._read_amounts(likely),

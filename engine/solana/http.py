@@ -47,14 +47,17 @@ class HttpClient:
 
     async def post(self, body: bytes) -> tuple[int, bytes]:
         """Return the answer's status and body. Raises HttpError, OSError, TimeoutError."""
-        async with asyncio.timeout(self._timeout_seconds):
-            connection = await self._connected()
-            try:
-                answer = await connection.ask(b"%b%d\r\n\r\n%b" % (self._head, len(body), body))
-            except BaseException:
-                # Its answer may still come, and would be taken for the next one's.
-                connection.close()
-                raise
+        connection = await self._connected()
+        # A timer takes a third of what asyncio.timeout does.
+        too_late = asyncio.get_running_loop().call_later(self._timeout_seconds, connection.give_up)
+        try:
+            answer = await connection.ask(b"%b%d\r\n\r\n%b" % (self._head, len(body), body))
+        except BaseException:
+            # Its answer may still come, and would be taken for the next one's.
+            connection.close()
+            raise
+        finally:
+            too_late.cancel()
         if connection.is_open and len(self._idle) < _MAX_IDLE:
             self._idle.append(connection)
         else:
@@ -73,9 +76,10 @@ class HttpClient:
             if connection.is_open:
                 return connection
         loop = asyncio.get_running_loop()
-        _, made = await loop.create_connection(
-            _Connection, self._host, self._port, ssl=True if self._tls else None
-        )
+        async with asyncio.timeout(self._timeout_seconds):
+            _, made = await loop.create_connection(
+                _Connection, self._host, self._port, ssl=True if self._tls else None
+            )
         return made
 
 
@@ -98,6 +102,10 @@ class _Connection(asyncio.Protocol):
     def close(self) -> None:
         self.is_open = False
         self._transport.close()
+
+    def give_up(self) -> None:
+        """Wait for the answer no longer."""
+        self._fail(TimeoutError())
 
     # ---- Called by the transport
 

@@ -215,6 +215,13 @@ class _Answer(msgspec.Struct):
     error: _RpcErrorJson | None = None
 
 
+class _Request(msgspec.Struct):
+    id: int
+    method: str
+    params: list[Any]
+    jsonrpc: str = "2.0"
+
+
 class _SlotNotificationParams(msgspec.Struct):
     result: _Context
     subscription: int
@@ -268,6 +275,9 @@ _GET_TOKEN_ACCOUNT_BALANCE: Final = _Method("getTokenAccountBalance", _TokenAmou
 _SEND_TRANSACTION: Final = _Method("sendTransaction", str)
 _GET_SIGNATURE_STATUSES: Final = _Method("getSignatureStatuses", _Statuses)
 _GET_TRANSACTION: Final = _Method("getTransaction", TransactionRecord | None)
+
+_SEND_OPTIONS: Final = msgspec.Raw(b'{"encoding":"base64","skipPreflight":true,"maxRetries":0}')
+"""Written once, not for every transaction."""
 
 _Call = tuple[_Method, list[Any]]
 """Method and parameters."""
@@ -469,9 +479,8 @@ class NodeClient:
 
         The node does not resend it on its own: whoever recorded it does, and knows when to stop.
         """
-        options = {"encoding": "base64", "skipPreflight": True, "maxRetries": 0}
         try:
-            await self._send((_SEND_TRANSACTION, [b64encode(raw_transaction).decode(), options]))
+            await self._send((_SEND_TRANSACTION, [b64encode(raw_transaction).decode(), _SEND_OPTIONS]))
         except RpcError as error:
             # Sent before and landed: what was to happen has happened.
             if (
@@ -514,10 +523,7 @@ class NodeClient:
 
     async def _post(self, calls: list[_Call]) -> list[Any]:
         """Make the calls in one HTTP request; an answer that is an exception belongs to its caller alone."""
-        requests = [
-            {"jsonrpc": "2.0", "id": index, "method": method.name, "params": params}
-            for index, (method, params) in enumerate(calls)
-        ]
+        requests = [_Request(index, method.name, params) for index, (method, params) in enumerate(calls)]
         # Alone it goes as itself: some nodes count a batch of one as a batch.
         body = _encode(requests if len(requests) > 1 else requests[0])
         try:
