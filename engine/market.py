@@ -810,16 +810,20 @@ class Market:
         for chunk, (slot, accounts) in zip(reads, answers, strict=True):
             slots.append(slot)
             for address, account in zip(chunk, accounts, strict=True):
-                if address == self._wallet:
+                if account is not None and self._texts.get(address) == account.encoded[0]:
+                    continue  # most of them
+                # Compared with None, an address takes 3 us.
+                if self._wallet is not None and address == self._wallet:
                     self._lamports = 0 if account is None else account.lamports
-                elif account is None:
-                    if self._texts.pop(address, None) is not None:
-                        del self._data[address]
-                        changed.update(dict.fromkeys(self._by_account.get(address, ())))
-                elif self._texts.get(address) != account.data_base64:
+                    continue
+                if account is not None:
                     self._texts[address] = account.data_base64
                     self._data[address] = account.data
-                    changed.update(dict.fromkeys(self._by_account.get(address, ())))
+                elif self._texts.pop(address, None) is not None:
+                    del self._data[address]
+                else:
+                    continue
+                changed.update(dict.fromkeys(self._by_account.get(address, ())))
         # New arrays are read from the next refresh on, with the rest of their pool: all of one slot.
         moved = [listing for listing in changed if self._read_for(listing, self._data)]
         if moved:
