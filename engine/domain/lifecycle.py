@@ -390,17 +390,19 @@ def _move(
     if status not in TRANSITIONS[before.status]:
         raise IllegalTransition(f"order {before.order_id}: {before.status} -> {status}")
     after = replace(before, status=status, sequence=before.sequence + 1, **changes)
+    # By position, as names take a third longer; it has no create_time before it is stored.
     event = OrderEvent(
-        order_id=after.order_id,
-        sequence=after.sequence,
-        status=status,
-        attempt=after.attempt,
-        venue=after.venue,
-        input_amount=after.input_amount,
-        output_amount=after.output_amount,
-        tx_hash=after.tx_hash,
-        failure_reason=after.failure_reason,
-        failure_message=after.failure_message,
-        decision=decision,
+        after.order_id,
+        after.sequence,
+        status,
+        after.attempt,
+        None,
+        after.venue,
+        after.input_amount,
+        after.output_amount,
+        after.tx_hash,
+        after.failure_reason,
+        after.failure_message,
+        decision,
     )
     return Transition(before, after, event, delay_seconds, opened, closed)
