@@ -151,6 +151,8 @@ class LineHandler(logging.Handler):
         self._stream = stream
         self._lines: list[str] = []
         """Said and not written yet."""
+        self._told: asyncio.AbstractEventLoop | None = None
+        """The loop that is to write them in its next turn."""
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -159,18 +161,21 @@ class LineHandler(logging.Handler):
             self.handleError(record)
             return
         self._lines.append(line + "\n")
-        if record.levelno >= logging.WARNING:
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            loop = None
+        if loop is None or record.levelno >= logging.WARNING:
             self.flush()
-        elif len(self._lines) == 1:
-            try:
-                asyncio.get_running_loop().call_soon(self.flush)
-            except RuntimeError:
-                self.flush()  # there is no loop
+        elif loop is not self._told:
+            # A loop that has ended meanwhile was told in vain.
+            self._told = loop
+            loop.call_soon(self.flush)
 
     def flush(self) -> None:
         self.acquire()
         try:
-            lines, self._lines = self._lines, []
+            lines, self._lines, self._told = self._lines, [], None
             for whole in _whole(lines):
                 self._stream.write(whole)
             if lines:

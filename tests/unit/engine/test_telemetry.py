@@ -170,6 +170,29 @@ def test_what_is_logged_without_a_loop_is_written_at_once(pieces: list[str]) -> 
     assert [json.loads(piece)["message"] for piece in pieces] == ["alone"]
 
 
+def test_what_a_loop_left_is_written_by_the_next_one(pieces: list[str]) -> None:
+    logger = logging.getLogger("engine.test")
+    ended = asyncio.new_event_loop()
+
+    def say_the_last() -> None:
+        logger.info("last of one")
+        ended.stop()
+
+    ended.call_soon(say_the_last)
+    ended.run_forever()
+    ended.close()
+    assert pieces == []
+
+    async def say_the_first() -> None:
+        logger.info("first of another")
+        await asyncio.sleep(0)
+        said = [json.loads(line)["message"] for line in "".join(pieces).splitlines()]
+        assert said == ["last of one", "first of another"]
+
+    with asyncio.Runner() as runner:
+        runner.run(say_the_first())
+
+
 def test_what_a_loop_left_is_written_at_the_processes_end() -> None:
     script = (
         "import asyncio, logging, sys\nfrom engine.telemetry import configure_logging\n"
