@@ -29,7 +29,6 @@ from engine.domain.pools.pool import (
     ceil_div,
     constant_product_segment,
     liquidity_segment,
-    new_tuple,
     parts_per_million,
 )
 
@@ -503,19 +502,16 @@ class MeteoraDammV2Pool:
             after_a, after_b = self.token_a_amount - gross_out, self.token_b_amount + net + compounding_fee
         if input_amount > U64_MAX or after_a > U64_MAX or after_b > U64_MAX:
             raise SwapError(SwapRefusal.OVERFLOW, "cannot hold so much of the input token")
-        return new_tuple(
-            CurveSwap,
-            (
-                input_amount,
-                output_amount,
-                fee,
-                fee_on_output,
-                protocol_fee,
-                compounding_fee,
-                after_a,
-                after_b,
-                sqrt_price,
-            ),
+        return CurveSwap(
+            input_amount,
+            output_amount,
+            fee,
+            fee_on_output,
+            protocol_fee,
+            compounding_fee,
+            after_a,
+            after_b,
+            sqrt_price,
         )
 
     def _quoted(self, a_to_b: bool, swap: CurveSwap) -> SwapQuote:
@@ -527,16 +523,13 @@ class MeteoraDammV2Pool:
             before, after = self.sqrt_price * self.sqrt_price, sqrt_price * sqrt_price
         if not a_to_b:
             before, after = after, before
-        return new_tuple(
-            SwapQuote,
-            (
-                input_amount,
-                output_amount,
-                fee,
-                FEE_ON_OUTPUT if fee_on_output else FEE_ON_INPUT,
-                parts_per_million(fee, output_amount + fee if fee_on_output else input_amount),
-                parts_per_million(before - after, before),
-            ),
+        return SwapQuote(
+            input_amount,
+            output_amount,
+            fee,
+            FEE_ON_OUTPUT if fee_on_output else FEE_ON_INPUT,
+            parts_per_million(fee, output_amount + fee if fee_on_output else input_amount),
+            parts_per_million(before - after, before),
         )
 
     def _swapped(self, a_to_b: bool, swap: CurveSwap, clock: Clock) -> Swap:

@@ -30,7 +30,6 @@ from engine.domain.pools.pool import (
     SwapQuote,
     SwapRefusal,
     ceil_div,
-    new_tuple,
     parts_per_million,
 )
 
@@ -252,18 +251,15 @@ class MeteoraDlmmPool:
             raise SwapError(SwapRefusal.INSUFFICIENT_LIQUIDITY, "holds too little of the output token")
         if not total_output:
             raise SwapError(SwapRefusal.ZERO_OUTPUT, "gives nothing for so little")
-        return new_tuple(
-            CurveSwap,
-            (
-                input_amount,
-                total_output,
-                total_fee,
-                total_protocol_fee,
-                parts,
-                one.bin_id,
-                accumulator,
-                references,
-            ),
+        return CurveSwap(
+            input_amount,
+            total_output,
+            total_fee,
+            total_protocol_fee,
+            parts,
+            one.bin_id,
+            accumulator,
+            references,
         )
 
     def _buy(self, a_to_b: bool, output_amount: int, clock: Clock) -> CurveSwap:
@@ -298,18 +294,15 @@ class MeteoraDlmmPool:
             raise SwapError(SwapRefusal.INSUFFICIENT_LIQUIDITY, "holds too little of the output token")
         if total_input > U64_MAX:
             raise SwapError(SwapRefusal.OVERFLOW, "cannot hold so much of the input token")
-        return new_tuple(
-            CurveSwap,
-            (
-                total_input,
-                output_amount,
-                total_fee,
-                total_protocol_fee,
-                parts,
-                one.bin_id,
-                accumulator,
-                references,
-            ),
+        return CurveSwap(
+            total_input,
+            output_amount,
+            total_fee,
+            total_protocol_fee,
+            parts,
+            one.bin_id,
+            accumulator,
+            references,
         )
 
     def _check_open(self, clock: Clock) -> None:
@@ -363,16 +356,13 @@ class MeteoraDlmmPool:
                 before, after = after, before
             price_impact_ppm = parts_per_million(before - after, before)
         on_input = self._fee_on_input(a_to_b)
-        return new_tuple(
-            SwapQuote,
-            (
-                input_amount,
-                output_amount,
-                fee,
-                FEE_ON_INPUT if on_input else FEE_ON_OUTPUT,
-                parts_per_million(fee, input_amount if on_input else output_amount + fee),
-                price_impact_ppm,
-            ),
+        return SwapQuote(
+            input_amount,
+            output_amount,
+            fee,
+            FEE_ON_INPUT if on_input else FEE_ON_OUTPUT,
+            parts_per_million(fee, input_amount if on_input else output_amount + fee),
+            price_impact_ppm,
         )
 
     def _swapped(self, a_to_b: bool, swap: CurveSwap, clock: Clock) -> Swap:

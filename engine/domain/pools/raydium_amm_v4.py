@@ -22,7 +22,6 @@ from engine.domain.pools.pool import (
     SwapRefusal,
     ceil_div,
     constant_product_segment,
-    new_tuple,
     parts_per_million,
 )
 
@@ -58,7 +57,7 @@ def swap_base_in(
     """Return the swap that spends `amount_in`; its output may be 0."""
     fee = ceil_div(amount_in * fee_numerator, fee_denominator)
     net = amount_in - fee
-    return new_tuple(CurveSwap, (amount_in, net * reserve_out // (reserve_in + net), fee))
+    return CurveSwap(amount_in, net * reserve_out // (reserve_in + net), fee)
 
 
 def swap_base_out(
@@ -73,7 +72,7 @@ def swap_base_out(
     input_amount = ceil_div(net * fee_denominator, fee_denominator - fee_numerator)
     if input_amount > U64_MAX:
         raise SwapError(SwapRefusal.OVERFLOW, "cannot reckon with so large an amount")
-    return new_tuple(CurveSwap, (input_amount, amount_out, input_amount - net))
+    return CurveSwap(input_amount, amount_out, input_amount - net)
 
 
 @frozen
@@ -170,16 +169,13 @@ class RaydiumAmmV4Pool:
         input_amount, output_amount, fee = swap
         reserve_in, reserve_out = self._reserves(a_to_b)
         before, after = (reserve_in + input_amount) * reserve_out, reserve_in * (reserve_out - output_amount)
-        return new_tuple(
-            SwapQuote,
-            (
-                input_amount,
-                output_amount,
-                fee,
-                FEE_ON_INPUT,
-                parts_per_million(fee, input_amount),
-                parts_per_million(before - after, before),
-            ),
+        return SwapQuote(
+            input_amount,
+            output_amount,
+            fee,
+            FEE_ON_INPUT,
+            parts_per_million(fee, input_amount),
+            parts_per_million(before - after, before),
         )
 
     def _swapped(self, a_to_b: bool, swap: CurveSwap) -> Swap:

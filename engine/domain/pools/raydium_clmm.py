@@ -31,7 +31,6 @@ from engine.domain.pools.pool import (
     SwapRefusal,
     ceil_div,
     liquidity_segment,
-    new_tuple,
     parts_per_million,
 )
 
@@ -174,7 +173,7 @@ def swap_step(
         elif amount_out > remaining:
             fee += amount_out - remaining
             amount_out = remaining
-    return new_tuple(Step, (reached, amount_in, amount_out, fee))
+    return Step(reached, amount_in, amount_out, fee)
 
 
 def _amounts(one_price: int, other_price: int, liquidity: int, zero_for_one: bool) -> tuple[int, int]:
@@ -448,19 +447,16 @@ class RaydiumClmmPool:
         else:
             raise SwapError(SwapRefusal.INSUFFICIENT_LIQUIDITY, "holds too little of the output token")
         _u64(calculated)
-        return new_tuple(
-            CurveSwap,
-            (
-                amount if exact_in else calculated,
-                calculated if exact_in else amount,
-                total_fee,
-                fees,
-                sqrt_price,
-                tick,
-                liquidity,
-                dynamic_fee,
-                stretch.volatility,
-            ),
+        return CurveSwap(
+            amount if exact_in else calculated,
+            calculated if exact_in else amount,
+            total_fee,
+            fees,
+            sqrt_price,
+            tick,
+            liquidity,
+            dynamic_fee,
+            stretch.volatility,
         )
 
     def _quoted(self, a_to_b: bool, swap: CurveSwap) -> SwapQuote:
@@ -470,16 +466,13 @@ class RaydiumClmmPool:
         if not a_to_b:
             before, after = after, before
         on_input = self._fee_on_input(a_to_b)
-        return new_tuple(
-            SwapQuote,
-            (
-                input_amount,
-                output_amount,
-                fee,
-                FEE_ON_INPUT if on_input else FEE_ON_OUTPUT,
-                parts_per_million(fee, input_amount if on_input else output_amount + fee),
-                parts_per_million(before - after, before),
-            ),
+        return SwapQuote(
+            input_amount,
+            output_amount,
+            fee,
+            FEE_ON_INPUT if on_input else FEE_ON_OUTPUT,
+            parts_per_million(fee, input_amount if on_input else output_amount + fee),
+            parts_per_million(before - after, before),
         )
 
     def _swapped(self, a_to_b: bool, swap: CurveSwap) -> Swap:
@@ -538,7 +531,7 @@ class RaydiumClmmPool:
                 crossed = _Stretch(limit, liquidity, fee_rate, 0, tick_at_sqrt_price(limit), None)
             else:
                 after = tick - 1 if zero_for_one else tick
-                crossed = new_tuple(_Stretch, (tick_price, liquidity, fee_rate, 0, after, next_liquidity))
+                crossed = _Stretch(tick_price, liquidity, fee_rate, 0, after, next_liquidity)
             if dynamic_fee is None:
                 yield crossed
             else:

@@ -22,7 +22,6 @@ from engine.domain.pools.pool import (
     SwapRefusal,
     ceil_div,
     constant_product_segment,
-    new_tuple,
     parts_per_million,
 )
 
@@ -89,18 +88,15 @@ def swap_base_input(
         gross_out = net * reserve_out // (reserve_in + net)
         creator_fee = ceil_div(gross_out * rates.creator, RATE_ONE)
         output_amount = gross_out - creator_fee
-    return new_tuple(
-        CurveSwap,
-        (
-            amount_in,
-            output_amount,
-            trade_fee,
-            trade_fee * rates.protocol // RATE_ONE,
-            trade_fee * rates.fund // RATE_ONE,
-            creator_fee,
-            reserve_in + net,
-            reserve_out - gross_out,
-        ),
+    return CurveSwap(
+        amount_in,
+        output_amount,
+        trade_fee,
+        trade_fee * rates.protocol // RATE_ONE,
+        trade_fee * rates.fund // RATE_ONE,
+        creator_fee,
+        reserve_in + net,
+        reserve_out - gross_out,
     )
 
 
@@ -118,18 +114,15 @@ def swap_base_output(
     else:
         input_amount = _before_fee(net, rates.trade)
         trade_fee, creator_fee = input_amount - net, gross_out - amount_out
-    return new_tuple(
-        CurveSwap,
-        (
-            input_amount,
-            amount_out,
-            trade_fee,
-            _u128(trade_fee * rates.protocol) // RATE_ONE,
-            _u128(trade_fee * rates.fund) // RATE_ONE,
-            creator_fee,
-            reserve_in + net,
-            reserve_out - gross_out,
-        ),
+    return CurveSwap(
+        input_amount,
+        amount_out,
+        trade_fee,
+        _u128(trade_fee * rates.protocol) // RATE_ONE,
+        _u128(trade_fee * rates.fund) // RATE_ONE,
+        creator_fee,
+        reserve_in + net,
+        reserve_out - gross_out,
     )
 
 
@@ -290,16 +283,13 @@ class RaydiumCpmmPool:
         if after_in <= 0 or after_out <= 0:  # as rates of more than 100 % leave it
             raise SwapError(SwapRefusal.INSUFFICIENT_LIQUIDITY, "is empty")
         before = after_in * before_out
-        return new_tuple(
-            SwapQuote,
-            (
-                paid,
-                given,
-                fee,
-                FEE_ON_INPUT,
-                parts_per_million(fee, paid),
-                parts_per_million(before - before_in * after_out, before),
-            ),
+        return SwapQuote(
+            paid,
+            given,
+            fee,
+            FEE_ON_INPUT,
+            parts_per_million(fee, paid),
+            parts_per_million(before - before_in * after_out, before),
         )
 
     def _swapped(self, a_to_b: bool, swap: CurveSwap) -> Swap:

@@ -7,7 +7,7 @@ from typing import Final
 
 from engine.domain.frozen import frozen
 from engine.domain.order import Quote, Side
-from engine.domain.pools.pool import Clock, Pool, SwapError, new_tuple
+from engine.domain.pools.pool import Clock, Pool, SwapError
 from engine.domain.routing.price_curve import PriceCurve
 
 _SELL: Final = Side.SELL
@@ -69,18 +69,15 @@ def quote(offer: PoolOffer, side: Side, amount: int, clock: Clock) -> Quote:
     input_amount, output_amount, fee_amount, fee_side, fee_ppm, price_impact_ppm = swap
     if output_amount == 0:
         return Quote(offer.venue, offer.kind, offer.address, refusal="gives nothing for so little")
-    return new_tuple(
-        Quote,
-        (
-            offer.venue,
-            offer.kind,
-            offer.address,
-            input_amount,
-            output_amount,
-            fee_ppm,
-            price_impact_ppm,
-            None,
-            fee_amount,
-            fee_side,
-        ),
+    return Quote(
+        offer.venue,
+        offer.kind,
+        offer.address,
+        input_amount,
+        output_amount,
+        fee_ppm,
+        price_impact_ppm,
+        None,
+        fee_amount,
+        fee_side,
     )
