@@ -199,6 +199,15 @@ async def test_an_order_is_not_stored_without_its_first_event(by_hand: psycopg.A
     assert "lacks its event" in await insert_order(by_hand)
 
 
+async def test_an_order_whose_transaction_landed_is_confirmed_and_nothing_else(
+    store: Store, by_hand: psycopg.AsyncConnection
+) -> None:
+    order = await stored(store, S.SUBMITTED)
+    values = {"order_id": order.order_id, "before": "submitted", "after": "failed", "opens": False}
+    with pytest.raises(psycopg.IntegrityError, match="lacks its event or its transaction"):
+        await by_hand.execute(MOVE.encode(), {**values, "outcome": "landed"})
+
+
 @pytest.mark.parametrize("statement", ["DELETE FROM {}", "TRUNCATE {} CASCADE"])
 @pytest.mark.parametrize("table", ["orders", "order_events", "attempts"])
 async def test_nothing_is_ever_deleted(
@@ -232,6 +241,8 @@ async def test_an_amount_may_not_be_infinite(by_hand: psycopg.AsyncConnection) -
         ("trigger_size", 30, "triggers_are_whole"),
         ("trigger_level", 0.1, "triggers_are_whole"),
         ("resting", True, "resting_orders_wait"),
+        ("status", "routing", "orders_start_pending"),
+        ("sequence", 2, "orders_start_pending"),
         ("output_mint", "A", "tokens_differ"),
     ],
 )
@@ -318,11 +329,13 @@ async def test_an_event_never_changes(change: str, store: Store, by_hand: psycop
         pytest.param({"sequence": 4}, "does not follow", id="a gap"),
         pytest.param({"sequence": 2, "previous_status": "pending", "status": "routing"}, "_pkey", id="twice"),
         pytest.param({"sequence": 0}, "events_start_pending", id="before the first"),
-        pytest.param(
-            {"sequence": 1, "status": "pending"}, "events_start_pending", id="a first one after another"
-        ),
+        pytest.param({"sequence": 1, "status": "pending"}, "_pkey", id="a first one after another"),
         pytest.param(
             {"sequence": 3, "previous_status": None}, "events_start_pending", id="a second beginning"
+        ),
+        pytest.param({"status": "submitted"}, "transition_is_legal", id="no such transition"),
+        pytest.param(
+            {"previous_status": "confirmed"}, "transition_is_legal", id="after the last one there can be"
         ),
         pytest.param({"attempt": 0}, "attempts_count_from_one", id="no attempt"),
         pytest.param({"status": "failed"}, "failed_events_have_a_reason", id="failed without a reason"),
@@ -337,6 +350,47 @@ async def test_an_event_follows_from_the_one_before(
 ) -> None:
     order = await stored(store, S.ROUTING)
     assert why in await insert_event(by_hand, order.order_id, **changes)
+
+
+@pytest.mark.parametrize(
+    ("status", "previous_status"), [("routing", None), ("pending", "routing"), ("routing", "pending")]
+)
+async def test_the_first_event_is_pending(
+    status: str, previous_status: str | None, by_hand: psycopg.AsyncConnection
+) -> None:
+    order_with_event = """
+    WITH begun AS (
+        INSERT INTO orders (order_id, request_fingerprint, type, side, amount, input_mint, output_mint,
+            status)
+        VALUES (%s, sha256('it'), 'market', 'sell', 1, 'A', 'B', %s)
+        RETURNING order_id, status
+    )
+    INSERT INTO order_events (order_id, sequence, previous_status, status, attempt)
+    SELECT order_id, 1, %s::order_status, status, 1 FROM begun"""
+    said = await refused(by_hand, order_with_event, UUID(int=1), status, previous_status)
+    assert "_start_pending" in said
+
+
+async def test_one_row_among_many_is_enough_to_refuse_all(
+    store: Store, by_hand: psycopg.AsyncConnection
+) -> None:
+    orders = [await stored(store, S.ROUTING) for _ in range(3)]
+    move = """
+    WITH moved AS (
+        UPDATE orders SET status = 'building', sequence = 3 WHERE order_id = ANY (%s) RETURNING order_id
+    )
+    INSERT INTO order_events (order_id, sequence, previous_status, status, attempt, input_amount)
+    SELECT order_id, 3, 'routing', 'building', 1, CASE order_id WHEN %s THEN -1 ELSE 1 END FROM moved"""
+    order_ids = [order.order_id for order in orders]
+    with pytest.raises(psycopg.errors.CheckViolation) as refusal:
+        await by_hand.execute(move, [order_ids, order_ids[1]])
+    assert refusal.value.diag.constraint_name == "input_amount_is_u64"
+    assert refusal.value.diag.table_name == "order_events"
+    assert str(order_ids[1]) in str(refusal.value)
+    for order_id in order_ids:
+        standing = await store.get(order_id)
+        assert standing is not None
+        assert (standing.status, standing.sequence) == (S.ROUTING, 2)
 
 
 async def test_an_event_of_no_order_is_refused(by_hand: psycopg.AsyncConnection) -> None:

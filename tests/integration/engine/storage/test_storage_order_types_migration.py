@@ -113,9 +113,10 @@ async def test_market_orders_from_before_there_were_other_types_are_kept_and_go_
         assert (await advance(store, waiting, Cancelled())).status is S.CANCELLED
 
 
-async def test_no_row_from_before_is_read_to_check_it(database: Settings) -> None:
+async def test_no_row_from_before_is_read_to_check_it(empty_database: Settings) -> None:
     """While constraints are added nobody else may read or write their table, however many orders it has."""
-    async with await psycopg.AsyncConnection.connect(database.database) as connection:
+    await migrate(empty_database, read_migrations()[:2])
+    async with await psycopg.AsyncConnection.connect(empty_database.database) as connection:
         rows = await (
             await connection.execute("SELECT conname FROM pg_constraint WHERE NOT convalidated")
         ).fetchall()
