@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import Any, Final, Self
+from struct import Struct
+from typing import Any, ClassVar, Final, Self
 from uuid import UUID
 
 import psycopg
-from psycopg import adapt
+from psycopg import adapt, pq
 from psycopg.adapt import PyFormat
 from psycopg.types.numeric import Int8BinaryDumper
 from psycopg.types.string import TextBinaryLoader
@@ -116,7 +117,7 @@ class _ArrayDumper(adapt.Dumper):
         return self
 
     def dump(self, obj: list[Any]) -> bytes:
-        return "".join(["{", ",".join([_ELEMENT[type(item)](item) for item in obj]), "}"]).encode()
+        return f"{{{','.join([_ELEMENT[type(item)](item) for item in obj])}}}".encode()
 
 
 def _quoted(text: str) -> str:
@@ -125,10 +126,13 @@ def _quoted(text: str) -> str:
 
 
 def _row(values: tuple[Any, ...]) -> str:
-    return "".join(['"(', ",".join([_FIELD[type(value)](value) for value in values]), ')"'])
+    return f'"({",".join([_FIELD[type(value)](value) for value in values])})"'
 
 
-def _quoted_field(text: str) -> str:
+def _field(text: str) -> str:
+    # Most are a word or a number, which needs no quotes.
+    if text.isalnum():
+        return text
     # Quoted as a row's field, and that once more as an array's element.
     escaped = text.replace("\\", "\\\\\\\\").replace('"', '\\"\\"')
     return f'\\"{escaped}\\"'
@@ -141,21 +145,56 @@ _ELEMENT: Final[Mapping[type, Callable[[Any], str]]] = {
     float: repr,
     str: _quoted,
     bytes: lambda value: f'"\\\\x{value.hex()}"',
-    UUID: lambda value: value.hex,
+    UUID: lambda value: f"{value.int:032x}",
     datetime: lambda value: f'"{value.isoformat()}"',
     tuple: _row,
 }
 _FIELD: Final[Mapping[type, Callable[[Any], str]]] = {
     **_ELEMENT,
     type(None): lambda _: "",
-    str: _quoted_field,
+    str: _field,
     bytes: lambda value: f"\\\\\\\\x{value.hex()}",
     datetime: datetime.isoformat,
 }
 
 
+class JsonArray(list[bytes | None]):
+    """A json[] that travels as it is: to quote and unquote what is long costs as much as its row."""
+
+    element_oid: ClassVar[int] = 114
+
+
+class ByteaArray(JsonArray):
+    """A bytea[] that does."""
+
+    element_oid: ClassVar[int] = 17
+
+
+class _BinaryArrayDumper(adapt.Dumper):
+    """Writes one of these as PostgreSQL's array_recv reads it: a header; each element after its length."""
+
+    format = pq.Format.BINARY
+
+    def dump(self, obj: JsonArray) -> bytes:
+        # Dimensions, whether there are NULLs, type; of the one dimension its length and where it begins.
+        parts = [_HEADER.pack(1, 1, obj.element_oid, len(obj), 1)]
+        for item in obj:
+            if item is None:
+                parts.append(_NULL)
+            else:
+                parts += (_LENGTH.pack(len(item)), item)
+        return b"".join(parts)
+
+
+_HEADER: Final = Struct("!iiIii")
+_LENGTH: Final = Struct("!i")
+_NULL: Final = _LENGTH.pack(-1)
+
+
 def _adapt(adapters: adapt.AdaptersMap) -> None:
     adapters.register_dumper(list, _ArrayDumper)
+    adapters.register_dumper(JsonArray, _BinaryArrayDumper)
+    adapters.register_dumper(ByteaArray, _BinaryArrayDumper)
     # psycopg chooses int2, int4 or int8 by value, so that the same statement would be prepared once for
     # every mixture of widths in its arrays.
     adapters.register_dumper(int, Int8BinaryDumper)

@@ -58,11 +58,11 @@ _decode_terms = msgspec.json.Decoder(dict[str, str]).decode
 _decode_route: Callable[[str], Route | None] = msgspec.json.Decoder(Route | None).decode
 
 
-def decision_to_text(decision: RoutingDecision | None) -> str | None:
+def decision_to_json(decision: RoutingDecision | None) -> bytes | None:
     """Return the JSON of a decision: an object, in which each quote is an array of its fields."""
     if decision is None:
         return None
-    return _encode_decision(decision).decode()
+    return _encode_decision(decision)
 
 
 def decision_from_text(text: str) -> RoutingDecision:

@@ -28,11 +28,11 @@ from engine.domain.order import Order, OrderEvent, OrderSpec, OrderStatus, Route
 from engine.domain.order_types import ORDER_TYPES, TriggerKind
 from engine.domain.tokens import Token
 from engine.settings import Settings
-from engine.storage.connection import Connection
+from engine.storage.connection import ByteaArray, Connection, JsonArray
 from engine.storage.convert import (
     decimals_to_row,
     decision_from_text,
-    decision_to_text,
+    decision_to_json,
     event_from_row,
     order_from_row,
     route_from_text,
@@ -646,7 +646,8 @@ def _contained(
 
 def _advance_values(moves: Iterable[Move]) -> dict[str, list[Any]]:
     """Return moves as the rows of advance_orders."""
-    positions, events, decisions, opened, closed = [], [], [], [], []
+    positions, events, opened, closed = [], [], [], []
+    decisions, raw_transactions = JsonArray(), ByteaArray()
     for move in moves:
         before, last = move[0].before, move[-1]
         after = last.order
@@ -679,17 +680,18 @@ def _advance_values(moves: Iterable[Move]) -> dict[str, list[Any]]:
                     event.failure_message,
                 )
             )
-            decisions.append(decision_to_text(event.decision))
+            decisions.append(decision_to_json(event.decision))
             if (attempt := transition.opened) is not None:
                 opened.append(
                     (
                         event.order_id,
                         attempt.attempt,
                         attempt.tx_hash,
-                        attempt.raw_transaction,
+                        None,
                         attempt.last_valid_block_height,
                     )
                 )
+                raw_transactions.append(attempt.raw_transaction)
             if transition.closed is not None:
                 # The attempt that ended is the one the order stood at before this transition.
                 closed.append((event.order_id, transition.before.attempt, transition.closed.value))
@@ -698,6 +700,7 @@ def _advance_values(moves: Iterable[Move]) -> dict[str, list[Any]]:
         "events": events,
         "decision": decisions,
         "opened": opened,
+        "raw_transaction": raw_transactions,
         "closed": closed,
     }
 

@@ -194,8 +194,10 @@ WITH moved AS (
     RETURNING o.order_id
 ), opened AS (
     INSERT INTO attempts (order_id, attempt, tx_hash, raw_transaction, last_valid_block_height)
-    SELECT *
-    FROM unnest(%(opened)t::new_attempt[]) AS a
+    SELECT a.order_id, a.attempt, a.tx_hash, a.raw, a.last_valid_block_height
+    -- The signed bytes beside their row, for they are long.
+    FROM unnest(%(opened)t::new_attempt[], %(raw_transaction)b::bytea[])
+        AS a (order_id, attempt, tx_hash, raw_transaction, last_valid_block_height, raw)
     WHERE a.order_id = ANY (ARRAY(SELECT order_id FROM moved))
 ), closed AS (
     UPDATE attempts a
@@ -209,7 +211,7 @@ WITH moved AS (
         failure_reason, failure_message, decision
     )
     SELECT *
-    FROM unnest(%(events)t::new_event[], %(decision)t::json[]) AS e
+    FROM unnest(%(events)t::new_event[], %(decision)b::json[]) AS e
     WHERE e.order_id = ANY (ARRAY(SELECT order_id FROM moved))
 )
 SELECT order_id FROM moved;

@@ -7,7 +7,7 @@ import json
 from engine.domain.order import Quote, Route, RouteLeg, RoutingDecision
 from engine.domain.pools.pool import FeeSide
 from engine.domain.tokens import USDC
-from engine.storage.convert import decision_from_text, decision_to_text, route_from_text
+from engine.storage.convert import decision_from_text, decision_to_json, route_from_text
 
 # As it stood in a database before.
 OLD = """
@@ -33,16 +33,16 @@ DECISION = RoutingDecision(
 
 
 def test_decision_survives_the_database() -> None:
-    text = decision_to_text(DECISION)
-    assert text is not None
-    assert decision_from_text(text) == DECISION
+    stored = decision_to_json(DECISION)
+    assert stored is not None
+    assert decision_from_text(stored.decode()) == DECISION
 
 
 def test_a_quote_is_stored_with_all_its_fields_in_their_order() -> None:
-    text = decision_to_text(DECISION)
-    assert text is not None
+    stored = decision_to_json(DECISION)
+    assert stored is not None
     row = ["Raydium", "raydium_cpmm", "Fdyh", 10, 20, 2500, 12, None, 1, "output"]
-    assert json.loads(text)["quotes"] == [row]
+    assert json.loads(stored)["quotes"] == [row]
     assert len(row) == len(Quote._fields)
 
 
