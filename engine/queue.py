@@ -172,9 +172,10 @@ class OrderBroker(RedisStreamBroker):
         # it has one of its own.
         self._client = RedisClient(settings)
         self._reading = RedisClient(settings)
-        self._offers: Coalescer[Sequence[UUID], None] = Coalescer(
+        self._offers: Coalescer[tuple[Sequence[UUID], bool], None] = Coalescer(
             self._add, interval_seconds=_OFFER_INTERVAL_SECONDS
         )
+        """Orders, and whether somebody waits to hear that Redis took them."""
         self._rest_until = 0.0
         self._acknowledgements: Coalescer[bytes, None] = Coalescer(
             self._acknowledge,
@@ -205,7 +206,7 @@ class OrderBroker(RedisStreamBroker):
     async def offer(self, order_ids: Sequence[UUID]) -> None:
         """Tell the workers that these orders are due.
 
-        Raises one of REDIS_ERRORS when Redis is away or refuses; they are counted as dropped. Go on then,
+        Raises one of REDIS_ERRORS when Redis did not take them; they are counted as dropped. Go on then,
         the sweeper finds them. Offers that come while another is under way travel together.
         """
         if not order_ids:
@@ -213,14 +214,17 @@ class OrderBroker(RedisStreamBroker):
         if self._rests():
             hints_dropped_total.labels("offer_failed").inc(len(order_ids))
             raise RedisConnectionError("Redis did not take the offer before this one")
-        await self._offers(order_ids)
+        await self._offers((order_ids, True))
 
     def offer_soon(self, order_ids: Sequence[UUID]) -> None:
-        """Offer them, on the loop's next turn at the soonest, and do not wait for it. Never raises."""
+        """Offer them, on the loop's next turn at the soonest, and do not wait for it. Never raises.
+
+        In the second before Redis is found to be away they may be lost uncounted.
+        """
         if self._rests():
             hints_dropped_total.labels("offer_failed").inc(len(order_ids))
         else:
-            self._offers.put(order_ids)
+            self._offers.put((order_ids, False))
 
     def _rests(self) -> bool:
         """Redis did not take the last offer, a moment ago."""
@@ -230,8 +234,10 @@ class OrderBroker(RedisStreamBroker):
         """Queue a task the way taskiq does: `broker.task(...)(...).kiq(order_ids)`."""
         await self._client("XADD", STREAM, "*", _FIELD, message.message)
 
-    async def _add(self, offers: list[Sequence[UUID]]) -> list[None]:
-        order_ids = list(dict.fromkeys([order_id.bytes for order_id in chain.from_iterable(offers)]))
+    async def _add(self, offers: list[tuple[Sequence[UUID], bool]]) -> list[None]:
+        offered = chain.from_iterable([order_ids for order_ids, _ in offers])
+        order_ids = list(dict.fromkeys([order_id.bytes for order_id in offered]))
+        is_heard = any(is_heard for _, is_heard in offers)
         _observe_offer(len(order_ids))
         try:
             # No MAXLEN: it would cut off messages that nobody has read.
@@ -239,8 +245,8 @@ class OrderBroker(RedisStreamBroker):
                 ("XADD", STREAM, "*", _FIELD, b"".join(order_ids[at : at + ORDERS_PER_MESSAGE]))
                 for at in range(0, len(order_ids), ORDERS_PER_MESSAGE)
             ]
-            # One that is lost unheard, as Redis goes away, is as late as one that Redis lost then.
-            if not self._client.tell(messages):
+            # What is lost unheard, as Redis goes away, is as late as what Redis lost then.
+            if is_heard or not self._client.tell(messages):
                 await self._client.together(messages, seconds=_OFFER_SECONDS)
         except REDIS_ERRORS:
             hints_dropped_total.labels("offer_failed").inc(len(order_ids))
