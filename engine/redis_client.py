@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, Never, Self, cast
 
@@ -96,16 +96,16 @@ class RedisClient:
         return True
 
     async def listen(
-        self, channel: str, on_message: Callable[[bytes], None], on_begin: Callable[[], None]
+        self, on_message: Mapping[str, Callable[[bytes], None]], on_begin: Callable[[], None]
     ) -> Never:
-        """Call `on_message` with every message of the channel from `on_begin` on.
+        """Call what `on_message` has for a channel with every message of that channel, from `on_begin` on.
 
         It has a connection for itself. Raises one of REDIS_ERRORS when it ends.
         """
         connection = await self._connect(ANSWER_SECONDS)
         try:
-            connection.on_message = on_message
-            await connection.ask([("SUBSCRIBE", channel)], ANSWER_SECONDS)
+            connection.on_message = {channel.encode(): action for channel, action in on_message.items()}
+            await connection.ask([("SUBSCRIBE", channel) for channel in on_message], ANSWER_SECONDS)
             on_begin()
             while True:
                 # A connection that nobody closed may be dead all the same.
@@ -148,7 +148,8 @@ class _Connection(asyncio.Protocol):
     def __init__(self) -> None:
         self.is_up = False
         self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.on_message: Callable[[bytes], None] | None = None
+        self.on_message: Mapping[bytes, Callable[[bytes], None]] = {}
+        """By channel."""
         self._transport: asyncio.Transport
         self._reader = hiredis.Reader(
             protocolError=RedisConnectionError,  # what follows cannot be read either
@@ -210,8 +211,8 @@ class _Connection(asyncio.Protocol):
         self._lose(RedisConnectionError(str(error) if error else "Redis closed the connection"))
 
     def _take(self, answer: Any) -> None:
-        if self.on_message is not None and isinstance(answer, list) and answer[0] == b"message":
-            self.on_message(answer[2])
+        if self.on_message and isinstance(answer, list) and answer[0] == b"message":
+            self.on_message[answer[1]](answer[2])
             return
         if not self._asked:
             raise RedisConnectionError("Redis answered what was not asked")

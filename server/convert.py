@@ -26,12 +26,12 @@ from engine.domain.order import (
     Route,
     RoutingDecision,
     Side,
+    WatchedEvent,
     price_of,
 )
 from engine.domain.order_types import MARKET, ORDER_TYPES, OrderType
 from engine.domain.pools.pool import FeeSide
 from engine.domain.tokens import TOKENS, Token, find_token
-from engine.storage.postgres import WatchedEvent
 
 _SIDES: Final = {pb.SIDE_BUY: Side.BUY, pb.SIDE_SELL: Side.SELL}
 _SIDE_TO_PB: Final = {side: number for number, side in _SIDES.items()}

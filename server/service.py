@@ -26,14 +26,14 @@ from engine.domain.errors import (
     TooManyOrders,
 )
 from engine.domain.lifecycle import CANCELLABLE, CLOSED, Cancelled, apply
-from engine.domain.order import Order, OrderStatus
+from engine.domain.order import Order, OrderStatus, WatchedEvent
 from engine.domain.order_ids import make_order_id
 from engine.domain.retry import RetryPolicy
 from engine.hints import Hints
 from engine.market import Market
 from engine.queue import OrderBroker
 from engine.settings import Settings
-from engine.storage.postgres import NewOrder, Store, Submitted, WatchedEvent
+from engine.storage.postgres import NewOrder, Store, Submitted
 from engine.telemetry import stage_seconds, transitions_total
 from server.admission import Admission
 from server.convert import (

@@ -1,8 +1,11 @@
 """Streams events to watchers: a hint or the clock says "look", PostgreSQL says what happened.
 
+Most hints bring along what happened, which is told without a read where it follows on what a watcher has.
+A gap, a hint without events and a watcher from elsewhere are read.
+
 No watcher has a queue. A stream keeps a cursor for each order it watches, and the set of orders to look at.
-When it can send, it reads what is after its cursors, in one query with all other streams of the process
-that read at that moment. A slow reader costs nothing but its cursors.
+When it can send, it takes what is after its cursors: what is known, and the rest in one query with all other
+streams of the process that read at that moment. A slow reader costs nothing but its cursors.
 """
 
 from __future__ import annotations
@@ -18,9 +21,9 @@ from uuid import UUID
 
 from engine.domain.errors import Draining, EngineError, OrderNotFound, OrderNotReadable, SequenceAhead
 from engine.domain.lifecycle import CLOSED
-from engine.domain.order import Order, OrderEvent
+from engine.domain.order import Order, OrderEvent, WatchedEvent, watched
 from engine.hints import Hints
-from engine.storage.postgres import Store, WatchedEvent
+from engine.storage.postgres import Store
 from engine.telemetry import open_watches
 
 Answer = TypeVar("Answer")
@@ -60,9 +63,9 @@ class Watches:
         self._subscriptions: dict[bytes, set[Subscription]] = {}
         """By order id, as hints have it: nearly all of them are about orders that nobody watches here."""
         self._streams: set[Subscription] = set()
-        self._new: dict[bytes, Order] = {}
-        """Orders stored here since the last look around that no hint has come about: as far as is known here,
-        there is their first event to be told and no other, and that needs no read."""
+        self._news: dict[bytes, list[WatchedEvent]] = {}
+        """The latest events of orders that were stored here or told of since the last look around: without a
+        gap, and, as far as is known here, with none after them. They need no read."""
         self._look_now = asyncio.Event()
         self._draining = False
 
@@ -70,7 +73,7 @@ class Watches:
         """Pass hints on and look without one every second, for ever."""
         async with asyncio.TaskGroup() as group:
             # Hints before a new subscription were missed: look at everything.
-            group.create_task(self._hints.run(self._on_moved, self._look_now.set, self._new.clear))
+            group.create_task(self._hints.run(self._on_moved, self._look_now.set, self._news.clear))
             group.create_task(self._look_around())
 
     def drain(self) -> None:
@@ -100,20 +103,23 @@ class Watches:
     def stored(self, orders: Iterable[Order]) -> None:
         """Take note of orders that this process has just committed, whose watchers mostly come at once."""
         if self._hints.up:
-            self._new.update([(order.order_id.bytes, order) for order in orders if order.create_time])
+            self._news.update(
+                [(order.order_id.bytes, [_first_event(order)]) for order in orders if order.create_time]
+            )
 
     def known_events(self, order_id: UUID, after_sequence: int) -> list[WatchedEvent] | None:
-        """Return the events after the cursor, of an order stored here a moment ago: its first one, or none.
+        """Return the events after the cursor, if they came with hints or the order was stored here just now.
 
         None: read the record. A hint that was lost holds up what follows no longer than any event.
         """
-        order = self._new.get(order_id.bytes)
-        if order is None or after_sequence > 1:
+        news = self._news.get(order_id.bytes)
+        if news is None:
             return None
-        if after_sequence:
-            return []
-        event = OrderEvent(order_id, order.sequence, order.status, order.attempt, order.create_time)
-        return [WatchedEvent(event, order.spec.input_token, order.spec.output_token, order.spec.side)]
+        told = after_sequence + 1 - news[0].event.sequence
+        """How many of them lie before the cursor."""
+        if not 0 <= told <= len(news) or (told == len(news) and news[-1].event.status in CLOSED):
+            return None
+        return news[told:]
 
     def add(self, key: bytes, subscription: Subscription) -> None:
         self._subscriptions.setdefault(key, set()).add(subscription)
@@ -126,18 +132,33 @@ class Watches:
             del self._subscriptions[key]
         open_watches.dec()
 
-    def _on_moved(self, keys: Iterable[bytes]) -> None:
+    def _on_moved(self, keys: Iterable[bytes], events: Sequence[WatchedEvent] = ()) -> None:
+        if events:
+            self._note(events)
         for key in keys:
-            self._new.pop(key, None)
+            if not events:
+                self._news.pop(key, None)
             for subscription in self._subscriptions.get(key, ()):
                 subscription.look(key)
+
+    def _note(self, events: Sequence[WatchedEvent]) -> None:
+        for each in events:
+            key, sequence = each.event.order_id.bytes, each.event.sequence
+            news = self._news.get(key)
+            if news is not None and sequence == news[-1].event.sequence + 1:
+                news.append(each)
+            elif (news is None and key in self._subscriptions) or (
+                news is not None and sequence > news[-1].event.sequence
+            ):
+                # What came before was read, or has to be.
+                self._news[key] = [each]
 
     async def _look_around(self) -> None:
         turn: list[bytes] = []
         while True:
             # Hints were missed: nobody waits for a turn.
             everything = await self._told_to_look_now()
-            self._new.clear()
+            self._news.clear()
             if everything or not turn:
                 turn = list(self._subscriptions)
             count = len(turn) if everything else _LOOKS
@@ -319,6 +340,12 @@ class Subscription:
         if self._watched.pop(key, None) is not None:
             self._look.pop(key, None)
             self._watches.remove(key, self)
+
+
+def _first_event(order: Order) -> WatchedEvent:
+    """Return the only event of an order that was just stored."""
+    event = OrderEvent(order.order_id, order.sequence, order.status, order.attempt, order.create_time)
+    return watched(event, order)
 
 
 def _answered(results: list[Answer | Exception]) -> list[Answer]:

@@ -88,7 +88,7 @@ class Worker:
 
     def __init__(self, settings: Settings) -> None:
         self.store = Store(settings)
-        self._hints = Hints(settings)
+        self.hints = Hints(settings)
 
     async def __aenter__(self) -> Self:
         return self
@@ -97,18 +97,19 @@ class Worker:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.store.__aexit__(kind, error, trace)
-        await self._hints.aclose()
+        await self.hints.aclose()
 
     async def move(self, order_id: str, *facts: Fact) -> Order:
         """Apply the facts, one transition each, and tell the watchers."""
         order = await self.store.get(UUID(order_id))
         assert order is not None
         for fact in facts:
-            moved = await self.store.advance([apply(order, fact, RetryPolicy())])
+            transition = apply(order, fact, RetryPolicy())
+            moved = await self.store.advance([transition])
             assert moved is not None
             order = moved
-            self._hints.publish([order.order_id])
-            await self._hints.drain()
+            self.hints.tell(order, [transition.event])
+            await self.hints.drain()
         return order
 
     async def execute(self, order_id: str) -> Order:

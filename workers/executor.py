@@ -34,7 +34,7 @@ from engine.domain.lifecycle import (
     apply,
     next_step,
 )
-from engine.domain.order import FailureReason, Order, OrderStatus, Side
+from engine.domain.order import FailureReason, Order, OrderEvent, OrderStatus, Side
 from engine.domain.retry import RetryPolicy
 from engine.hints import Hints
 from engine.market import Market
@@ -95,6 +95,9 @@ class Executor:
         self._group = asyncio.TaskGroup()
         self._held: dict[UUID, asyncio.Task[None] | None] = {}
         """Orders this process is executing; None while their claim is under way."""
+        self._untold: dict[UUID, OrderEvent] = {}
+        """Events by which claims made orders ROUTING. Each is told with the next one: its order is SUBMITTED
+        a statement later, and one hint and one message do for both."""
         leases_held.set_function(lambda: len(self._held))
 
     async def __aenter__(self) -> Self:
@@ -162,9 +165,10 @@ class Executor:
     async def _execute(self, claim: Claim) -> None:
         claimed = order = claim.order
         if claim.started:
-            # Nobody is told of it alone: the order is SUBMITTED a statement later, and one hint, one read and
-            # one message do for both.
             _TRANSITIONS[claimed.status].inc()
+            self._untold[claimed.order_id] = OrderEvent(
+                claimed.order_id, claimed.sequence, claimed.status, claimed.attempt, claimed.update_time
+            )
         try:
             if claimed.status is OrderStatus.PENDING:
                 # By the database's clock, which is the one that counts, it has expired.
@@ -184,6 +188,7 @@ class Executor:
             await self._contain(order)
         finally:
             del self._held[claimed.order_id]
+            self._untold.pop(claimed.order_id, None)
 
     def _now(self, order: Order) -> datetime:
         """Return the time for `next_step`, which looks at it where the order can expire."""
@@ -289,9 +294,10 @@ class Executor:
         _RECORD_SECONDS.observe(time.perf_counter() - start)
         for transition in transitions:
             self._tell(transition)
-        self._hints.publish(
-            [order.order_id], within_seconds=0.0 if order.status in CLOSED else _OPEN_HINT_SECONDS
-        )
+        events = [transition.event for transition in transitions]
+        if (untold := self._untold.pop(order.order_id, None)) is not None:
+            events.insert(0, untold)
+        self._hints.tell(order, events, within_seconds=0.0 if order.status in CLOSED else _OPEN_HINT_SECONDS)
         if last.delay_seconds > 0 or order.status in CLOSED or order.status is OrderStatus.PENDING:
             return None
         return order

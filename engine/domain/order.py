@@ -12,7 +12,7 @@ from typing import NamedTuple
 from uuid import UUID
 
 from engine.domain.amounts import format_price
-from engine.domain.frozen import frozen
+from engine.domain.frozen import frozen, replace
 from engine.domain.order_types import MARKET, OrderType
 from engine.domain.pools.pool import FeeSide
 from engine.domain.tokens import Token
@@ -221,6 +221,19 @@ class OrderEvent:
 
 
 @frozen
+class WatchedEvent:
+    """An event that is on record, with what it takes to write its amounts in whole tokens."""
+
+    event: OrderEvent
+    """Without its decision: every pool's quote is for those who ask for the order."""
+    input_token: Token
+    output_token: Token
+    side: Side = Side.SELL
+    route: Route | None = None
+    """On BUILDING: how the order is to be filled."""
+
+
+@frozen
 class Order:
     """An order as it stands."""
 
@@ -244,6 +257,17 @@ class Order:
     update_time: datetime | None = None
     forgiven_attempts: int = 0
     """Attempts from before it last returned to waiting: RetryPolicy's max_attempts does not count them."""
+
+
+def watched(event: OrderEvent, order: Order) -> WatchedEvent:
+    """Return an event that was stored as watchers are told of it; `order` as it, or a later one of the same
+    statement, has left it.
+    """
+    route = None
+    if event.status is OrderStatus.BUILDING and event.decision is not None:
+        route = event.decision.route
+    told = replace(event, create_time=event.create_time or order.update_time, decision=None)
+    return WatchedEvent(told, order.spec.input_token, order.spec.output_token, order.spec.side, route)
 
 
 def price_of(

@@ -23,8 +23,9 @@ import psycopg
 
 from engine.coalesce import Coalescer
 from engine.domain.errors import OrderNotReadable, OutcomeUnknown, RequestIdReused, StoreUnavailable
+from engine.domain.frozen import replace
 from engine.domain.lifecycle import CLOSED, Transition
-from engine.domain.order import Order, OrderEvent, OrderSpec, OrderStatus, Route, RoutingDecision, Side
+from engine.domain.order import Order, OrderSpec, OrderStatus, RoutingDecision, Side, WatchedEvent
 from engine.domain.order_types import ORDER_TYPES, TriggerKind
 from engine.domain.tokens import Token
 from engine.settings import Settings
@@ -83,18 +84,6 @@ class Submitted:
     order: Order
     deduplicated: bool
     """True if the request_id was known and nothing new was stored."""
-
-
-@dataclass(frozen=True, slots=True)
-class WatchedEvent:
-    """An event, with what it takes to write its amounts in whole tokens."""
-
-    event: OrderEvent
-    input_token: Token
-    output_token: Token
-    side: Side = Side.SELL
-    route: Route | None = None
-    """On BUILDING: how the order is to be filled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +181,10 @@ class Store:
             interval_seconds=_INTERVAL_SECONDS,
             observe=sizes("advance"),
         )
-        """Move -> Order | None: the order after it, None if it was superseded and nothing is stored."""
+        """Move -> Order | None: the order after it, None if it was superseded and nothing is stored.
+
+        Its update_time is the create_time of the move's events.
+        """
         self.postpone: Final = Coalescer(self._postpone, max_batch=_MAX_BATCH)
         """(order_id, lease_owner, delay_seconds) -> None: put down for a while, unchanged."""
         self._rows = Rows()
@@ -427,11 +419,12 @@ class Store:
         # Everybody locks orders in the same order, or two statements could wait for each other.
         in_order = [first[order_id] for order_id in sorted(first)]
         rows = await self._write("advance", "advance_orders", _advance_values(in_order))
-        moved = {row[0] for row in rows}
-        results = []
+        moved = dict(rows)
+        results: list[Order | None] = []
         for move in moves:
             order_id = move[0].before.order_id
-            results.append(move[-1].order if order_id in moved and first[order_id] is move else None)
+            is_stored = order_id in moved and first[order_id] is move
+            results.append(replace(move[-1].order, update_time=moved[order_id]) if is_stored else None)
         return results
 
     async def _postpone(self, items: list[tuple[UUID, int, float]]) -> Sequence[None]:

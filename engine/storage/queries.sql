@@ -175,8 +175,8 @@ LEFT JOIN attempts a ON a.order_id = o.order_id AND a.outcome IS NULL AND NOT o.
 
 -- name: advance_orders
 -- Move many orders, each by one or more transitions, each only if it still stands at the sequence the
--- move was decided from. Returns those that moved; the others were superseded and nothing of theirs
--- is stored.
+-- move was decided from. Returns those that moved, and when; the others were superseded and nothing of
+-- theirs is stored.
 WITH moved AS (
     UPDATE orders o
     SET status = m.status,
@@ -214,7 +214,7 @@ WITH moved AS (
     FROM unnest(%(events)t::new_event[], %(decision)b::json[]) AS e
     WHERE e.order_id = ANY (ARRAY(SELECT order_id FROM moved))
 )
-SELECT order_id FROM moved;
+SELECT order_id, now() FROM moved;
 
 -- name: postpone_orders
 -- Put orders down for a while, unchanged: what they need (the node, fresh prices) is not to be had.

@@ -1,10 +1,12 @@
-"""Hints over a real Valkey: many orders a message, and gaps that are told."""
+"""Hints over a real Valkey: many orders a message, events of few with them, and gaps that are told."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -13,10 +15,14 @@ from prometheus_client import REGISTRY
 from redis.asyncio import Redis
 
 from cli.embedded import Valkey
-from engine.hints import CHANNEL, MAX_ORDER_IDS, Hints
+from engine.domain.lifecycle import Claimed, Fact, NotBuilt, Routed
+from engine.domain.order import FailureReason, Order, WatchedEvent, watched
+from engine.hints import CHANNEL, MAX_NEWS_ORDERS, MAX_ORDER_IDS, NEWS_CHANNEL, Hints
 from engine.settings import Settings
 from tests.integration.engine.polling import until
+from tests.integration.engine.storage.records import new_order, signed, transitions
 from tests.redis_py import redis_py
+from tests.serving import decision
 
 
 class Heard:
@@ -24,14 +30,17 @@ class Heard:
 
     def __init__(self, hints: Hints) -> None:
         self.messages: list[list[UUID]] = []
+        self.news: list[list[WatchedEvent]] = []
+        """Of each message."""
         self.connected = self.lost = 0
         self._hints = hints
 
     async def run(self) -> None:
         await self._hints.run(self._on_moved, self._on_connected, self._on_lost)
 
-    def _on_moved(self, order_ids: Sequence[bytes]) -> None:
+    def _on_moved(self, order_ids: Sequence[bytes], events: Sequence[WatchedEvent]) -> None:
         self.messages.append([UUID(bytes=order_id) for order_id in order_ids])
+        self.news.append(list(events))
 
     def _on_connected(self) -> None:
         assert self._hints.up
@@ -111,6 +120,72 @@ async def test_more_orders_than_a_message_may_carry_are_split(empty_valkey: Sett
         await until(lambda: len(heard.orders) == len(orders))
     assert [len(message) for message in heard.messages] == [MAX_ORDER_IDS, 1]
     assert heard.orders == orders
+
+
+def tell(hints: Hints, *facts: Fact, order: Order | None = None) -> tuple[Order, list[WatchedEvent]]:
+    """Tell what the facts make of an order, by default a new one, as if it had been stored just now."""
+    if order is None:
+        new = new_order()
+        order = Order(new.order_id, new.spec)
+    moves = transitions(order, *facts)
+    order = replace(moves[-1].order, update_time=datetime.now(UTC))
+    hints.tell(order, [move.event for move in moves])
+    return order, [watched(move.event, order) for move in moves]
+
+
+async def test_events_of_few_orders_travel_with_them(empty_valkey: Settings) -> None:
+    async with listening(empty_valkey) as (hints, heard):
+        await until(lambda: heard.connected)
+        routed, of_routed = tell(hints, Claimed(), Routed(decision()))
+        failed, of_failed = tell(hints, NotBuilt(FailureReason.INTERNAL, "a defect \U0001f4a5"))
+        _, of_signed = tell(hints, signed(routed.order_id), order=routed)
+        await until(lambda: heard.orders)
+    assert heard.messages == [[routed.order_id, failed.order_id]]
+    assert heard.news == [[*of_routed, *of_signed, *of_failed]]
+    # The route is for every watcher; all quotes are for who asks for the order.
+    assert of_routed[1].route == decision().route
+    assert of_routed[1].event.decision is None
+
+
+async def test_of_many_orders_only_the_ids_travel(empty_valkey: Settings) -> None:
+    async with listening(empty_valkey) as (hints, heard):
+        await until(lambda: heard.connected)
+        orders = [tell(hints, Claimed())[0] for _ in range(MAX_NEWS_ORDERS + 1)]
+        await until(lambda: heard.orders)
+    assert heard.messages == [[order.order_id for order in orders]]
+    assert heard.news == [[]]
+
+
+async def test_where_one_order_has_to_be_read_all_of_a_message_are(empty_valkey: Settings) -> None:
+    async with listening(empty_valkey) as (hints, heard):
+        await until(lambda: heard.connected)
+        before, _ = tell(hints, Claimed())
+        hints.publish([before.order_id])
+        after, _ = tell(hints, Claimed())
+        await until(lambda: heard.orders)
+        hints.publish([after.order_id])
+        tell(hints, Routed(decision()), order=after)
+        await until(lambda: len(heard.messages) == 2)
+    assert heard.messages == [[before.order_id, after.order_id], [after.order_id]]
+    assert heard.news == [[], []]
+
+
+async def test_events_that_are_not_understood_are_left_to_be_read(
+    empty_valkey: Settings, client: Redis
+) -> None:
+    orders = [uuid4(), uuid4()]
+    head = b"\x02" + orders[0].bytes + orders[1].bytes
+    before = dropped("malformed")
+    async with listening(empty_valkey) as (_, heard):
+        await until(lambda: heard.connected)
+        for body in (b"", b"{", b"[]", b'[{"event":{"status":"teleported"}}]', b"\xff"):
+            await client.publish(NEWS_CHANNEL, head + body)
+        await until(lambda: len(heard.messages) == 5)
+        for garbage in (b"", b"\x00", b"\x00[]", b"\x02" + orders[0].bytes, b"\x01not an order id!"):
+            await client.publish(NEWS_CHANNEL, garbage)
+        await until(lambda: dropped("malformed") == before + 5)
+    assert heard.messages == [orders] * 5
+    assert heard.news == [[]] * 5
 
 
 @pytest.mark.parametrize(

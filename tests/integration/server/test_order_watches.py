@@ -167,7 +167,7 @@ async def test_a_cursor_below_zero_is_refused(stub: Stub) -> None:
 async def test_a_lost_hint_delays_an_event_and_no_more(
     stub: Stub, worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker._hints, "publish", lost)
+    monkeypatch.setattr(worker.hints, "tell", lost)
     order_id = await new_order(stub)
     stream = stub.WatchOrder(pb.WatchOrderRequest(order_id=order_id))
     async with asyncio.timeout(20):
@@ -179,7 +179,7 @@ async def test_a_lost_hint_delays_an_event_and_no_more(
         assert await stream.read() is grpc.aio.EOF
 
 
-def lost(_order_ids: object) -> None:
+def lost(_order: object, _events: object) -> None:
     """A hint that nobody gets."""
 
 

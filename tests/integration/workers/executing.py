@@ -19,7 +19,7 @@ from solders.keypair import Keypair
 
 from engine.domain.errors import NodeUnavailable
 from engine.domain.lifecycle import CLOSED
-from engine.domain.order import Order, OrderEvent
+from engine.domain.order import Order, OrderEvent, WatchedEvent
 from engine.domain.order_types import TriggerKind
 from engine.domain.tokens import SOL, USDC, Token
 from engine.hints import Hints
@@ -143,6 +143,7 @@ class Worker:
         lease: Lease,
         executor: Executor,
         monitors: Mapping[TriggerKind, Monitor],
+        told: Sequence[WatchedEvent],
     ) -> None:
         self.store = store
         self.node = node
@@ -151,6 +152,8 @@ class Worker:
         self.lease = lease
         self.executor = executor
         self.monitors = monitors
+        self.told = told
+        """Events that came with hints."""
 
     async def until(self, order_id: UUID, condition: Callable[[Order], bool]) -> Order:
         """Wait until the order is on record as the condition says, and return it."""
@@ -170,6 +173,12 @@ class Worker:
         events = [watched.event for watched in await self.store.events_after((order_id, 0))]
         assert [event.sequence for event in events] == list(range(1, len(events) + 1))
         return events
+
+    async def check_told(self) -> None:
+        """Fail if an event was told that is not on record just so."""
+        orders = {each.event.order_id for each in self.told}
+        record = [each for order_id in orders for each in await self.store.events_after((order_id, 0))]
+        assert [each for each in self.told if each not in record] == []
 
 
 @asynccontextmanager
@@ -197,6 +206,7 @@ async def worker_of(
     }
     settings = replace(settings, **(figures | changes))
     hints = Hints(settings)
+    told: list[WatchedEvent] = []
     async with (
         Store(settings) as store,
         NodeClient(settings.node_url, settings.node_ws_url) as node,
@@ -222,6 +232,7 @@ async def worker_of(
             jitter=jitter,
         ) as executor:
             followers = [
+                group.create_task(hints.run(lambda _, events: told.extend(events))),
                 group.create_task(market.run()),
                 group.create_task(settlement.run()),
                 group.create_task(lease.keep(executor.let_all_go)),
@@ -249,7 +260,9 @@ async def worker_of(
             if monitors:
                 followers += [group.create_task(monitor.run()) for monitor in watching.values()]
             try:
-                yield Worker(store, node, market, wallet, lease, executor, watching)
+                worker = Worker(store, node, market, wallet, lease, executor, watching, told)
+                yield worker
+                await worker.check_told()
             finally:
                 for task in followers:
                     task.cancel()

@@ -20,7 +20,7 @@ from engine.domain.order import FailureReason, Order, OrderSpec, OrderStatus, Ro
 from engine.domain.tokens import JUP, SOL, USDC, USDT
 from engine.settings import Settings
 from engine.solana.transactions import Wallet, build_swap
-from engine.storage.postgres import Store
+from engine.storage.postgres import Store, Submitted
 from tests.integration.engine.storage.records import advance, new_order, transitions
 from tests.integration.workers.executing import Simnet, Worker, worker_of
 
@@ -116,6 +116,19 @@ async def test_an_order_goes_its_way_to_the_chain_once(
     assert {quote.venue for quote in decision.quotes} == {"Raydium", "Meteora"}
     assert decision.route is not None
     assert decision.route.venue == closed.venue
+
+
+async def test_what_an_order_does_is_told_with_its_hints_as_it_is_on_record(
+    worker: Worker, until: Until
+) -> None:
+    submitted = await worker.store.submit(new_order())
+    assert isinstance(submitted, Submitted)
+    order_id = submitted.order.order_id
+    await worker.executor.take([order_id])
+    await until(lambda: len(worker.told) == 4)
+    _pending, *others = await worker.store.events_after((order_id, 0))
+    assert worker.told == others
+    assert others[1].route is not None
 
 
 @pytest.mark.parametrize(

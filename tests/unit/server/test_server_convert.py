@@ -26,11 +26,11 @@ from engine.domain.order import (
     RouteLeg,
     RoutingDecision,
     Side,
+    WatchedEvent,
 )
 from engine.domain.order_types import ORDER_TYPES, LimitOrder, MarketOrder, SniperOrder
 from engine.domain.pools.pool import FeeSide
 from engine.domain.tokens import BONK, SOL, TOKENS, USDC, Token
-from engine.storage.postgres import WatchedEvent
 from server.convert import (
     decision_to_proto,
     event_fields,

@@ -1,4 +1,4 @@
-"""The first event of an order stored here a moment ago is told without a read, and nothing else is."""
+"""Told without a read: the first event of an order that was stored here, and what came with hints."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ import pytest
 
 import server.watches
 from engine.domain.errors import SequenceAhead
-from engine.domain.lifecycle import Cancelled
+from engine.domain.lifecycle import Cancelled, Claimed, apply
+from engine.domain.order import Order, WatchedEvent
+from engine.domain.retry import RetryPolicy
 from engine.hints import Hints
 from engine.redis_client import RedisClient
 from engine.settings import Settings
-from engine.storage.postgres import Store, Submitted, WatchedEvent
+from engine.storage.postgres import Store, Submitted
 from server.watches import Ended, Subscription, Watches
 from tests.integration.engine.storage.records import new_order
 from tests.serving import Worker
@@ -83,6 +85,12 @@ def stream(here: Server) -> Iterator[Stream]:
         yield Stream(subscription)
 
 
+async def order_of(worker: Worker, order_id: UUID) -> Order:
+    order = await worker.store.get(order_id)
+    assert order is not None
+    return order
+
+
 @pytest.fixture
 async def worker(settings: Settings) -> AsyncIterator[Worker]:
     async with Worker(settings) as worker:
@@ -99,21 +107,102 @@ async def test_the_first_event_is_told_without_a_read_as_a_read_would_tell_it(
     assert events == await here.store.events_after((order_id, 0))
 
 
-async def test_what_follows_is_read(here: Server, stream: Stream, worker: Worker) -> None:
+async def test_what_follows_is_told_without_a_read_as_a_read_would_tell_it(
+    here: Server, stream: Stream, worker: Worker
+) -> None:
+    order_id = await here.submit()
+    stream.subscription.watch(order_id)
+    found, ended = await stream.news()
+    await worker.execute(str(order_id))
+    while not ended:
+        events, ended = await stream.news()
+        found += events
+    assert here.read_orders == []
+    assert found == await here.store.events_after((order_id, 0))
+    assert [watched.event.sequence for watched in found] == [1, 2, 3, 4, 5]
+    assert ended == [Ended(str(order_id), None)]
+
+
+async def test_who_comes_from_elsewhere_reads_once_and_then_hears(
+    here: Server, stream: Stream, worker: Worker
+) -> None:
+    answer = await here.store.submit(new_order())
+    assert isinstance(answer, Submitted)
+    order_id = answer.order.order_id
+    stream.subscription.watch(order_id)
+    assert await stream.sequences() == [1]
+    assert here.read_orders == [order_id]
+    await worker.move(str(order_id), Claimed())
+    assert await stream.sequences() == [2]
+    await worker.move(str(order_id), Cancelled())
+    assert await stream.sequences() == [3]
+    assert here.read_orders == [order_id]
+
+
+async def test_a_hint_without_events_is_read(
+    here: Server, stream: Stream, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker.hints, "tell", lambda order, _: worker.hints.publish([order.order_id]))
     order_id = await here.submit()
     stream.subscription.watch(order_id)
     assert await stream.sequences() == [1]
-    await worker.execute(str(order_id))
+    await worker.move(str(order_id), Claimed())
+    assert await stream.sequences() == [2]
+    assert here.read_orders == [order_id]
+
+
+async def test_events_after_a_gap_are_told_after_what_is_missing(
+    here: Server, stream: Stream, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order_id = await here.submit()
+    stream.subscription.watch(order_id)
+    assert await stream.sequences() == [1]
+    with monkeypatch.context() as losing:
+        losing.setattr(worker.hints, "tell", lambda order, events: None)
+        claimed, routed, *others = await worker.facts(str(order_id))
+        await worker.move(str(order_id), claimed, routed)
+    await worker.move(str(order_id), *others)
     found: list[int] = []
     while len(found) < 4:
         found += await stream.sequences()
     assert found == [2, 3, 4, 5]
+    assert here.read_orders == [order_id]
+
+
+async def test_events_that_are_told_again_are_not_told_on(
+    here: Server, stream: Stream, worker: Worker
+) -> None:
+    order_id = await here.submit()
+    stream.subscription.watch(order_id)
+    assert await stream.sequences() == [1]
+    claim = apply(await order_of(worker, order_id), Claimed(), RetryPolicy())
+    claimed = await worker.store.advance([claim])
+    assert claimed is not None
+    for _ in range(3):
+        worker.hints.tell(claimed, [claim.event])
+        await worker.hints.drain()
+    assert await stream.sequences() == [2]
+    await worker.move(str(order_id), Cancelled())
+    assert await stream.sequences() == [3]
+    assert here.read_orders == []
+
+
+async def test_who_has_seen_an_order_close_is_told_that_there_is_no_more(
+    here: Server, stream: Stream, worker: Worker
+) -> None:
+    order_id = await here.submit()
+    stream.subscription.watch(order_id)
+    assert await stream.sequences() == [1]
+    await worker.move(str(order_id), Cancelled())
+    assert await stream.sequences() == [2]
+    stream.subscription.watch(order_id, after_sequence=2)
+    assert await stream.news() == ([], [Ended(str(order_id), None)])
 
 
 async def test_a_hint_that_was_lost_is_made_up_for_by_looking_around(
     here: Server, stream: Stream, worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker._hints, "publish", lambda _: None)
+    monkeypatch.setattr(worker.hints, "tell", lambda order, events: None)
     order_id = await here.submit()
     await worker.execute(str(order_id))
     stream.subscription.watch(order_id)
@@ -128,6 +217,7 @@ async def test_a_cancel_right_after_the_submit_is_read(
     here: Server, stream: Stream, worker: Worker, until: Until
 ) -> None:
     order_id = await here.submit()
+    worker.hints.publish([order_id])
     await worker.move(str(order_id), Cancelled())
     await until(lambda: here.watches.known_events(order_id, 0) is None)
     stream.subscription.watch(order_id)
