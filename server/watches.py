@@ -36,7 +36,7 @@ _LOOKS: Final = 1024
 _ROUND: Final = 512
 """Orders one stream reads at a time, so that its first message does not wait for its last order."""
 
-_LEAST_INTERVAL_SECONDS: Final = 0.004
+_LEAST_INTERVAL_SECONDS: Final = 0.002
 _MOST_REST_SECONDS: Final = 0.02
 _RESTS: Final = 2
 """A busy stream rests twice as long as it took to read and send, so that under load, where that takes longer,
