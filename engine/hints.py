@@ -53,6 +53,9 @@ OnMoved = Callable[[Sequence[bytes], Sequence[WatchedEvent]], None]
 """Called with orders that moved, as the 16 bytes of their ids, for most are nobody's here and need no UUID
 made of them; and with their new events, in order, if those came along."""
 
+_Story = list[tuple[Order, Sequence[OrderEvent]]]
+"""What an order did: new events, and the order after them."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -77,10 +80,6 @@ def split_order_ids(data: bytes) -> list[bytes]:
 def unpack_order_ids(data: bytes) -> list[UUID]:
     """Return the ids in `data`, which `are_order_ids` holds of."""
     return [UUID(bytes=order_id) for order_id in split_order_ids(data)]
-
-
-_Story = list[tuple[Order, Sequence[OrderEvent]]]
-"""What an order did: new events, and the order after them."""
 
 
 class Hints:

@@ -260,9 +260,7 @@ class Order:
 
 
 def watched(event: OrderEvent, order: Order) -> WatchedEvent:
-    """Return an event that was stored as watchers are told of it; `order` as it, or a later one of the same
-    statement, has left it.
-    """
+    """Return an event as watchers are told of it; `order` is what it, or one stored with it, has left."""
     route = None
     if event.status is OrderStatus.BUILDING and event.decision is not None:
         route = event.decision.route
