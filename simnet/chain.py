@@ -133,7 +133,8 @@ class Chain:
         self._known: set[bytes] = set()
         """Signatures of the waiting."""
         self._statuses: dict[bytes, Status] = {}
-        self._statuses_by_slot: deque[tuple[int, list[bytes]]] = deque()
+        self._landed_by_slot: OrderedDict[int, list[bytes]] = OrderedDict()
+        """Signatures of those whose statuses are known, oldest slot first."""
         self._records: OrderedDict[bytes, Landed] = OrderedDict()
         self._undo: deque[tuple[int, dict[bytes, Account | None]]] = deque()
         self._hashes: dict[bytes, int] = {}
@@ -162,11 +163,9 @@ class Chain:
             requested = self._ledger.requested_launches()
             for pool in self.launches.restore(requested, self.accounts, self.slot):
                 self.market.add(pool)
-            by_slot: dict[int, list[bytes]] = {}
-            for landed in self._ledger.since(self.slot - self._status_slots):
+            for landed in reversed(list(self._ledger.since(self.slot - self._status_slots))):
                 self._statuses[landed.signature] = Status(landed.slot, landed.error, landed.slot)
-                by_slot.setdefault(landed.slot, []).append(landed.signature)
-            self._statuses_by_slot.extend(sorted(by_slot.items()))
+                self._landed_by_slot.setdefault(landed.slot, []).append(landed.signature)
         self._recorded_slot = self.slot
         if progress is not None:
             # As many as may have been shown without being on record: no client sees the chain go back.
@@ -326,10 +325,10 @@ class Chain:
                 self._records[each.signature] = each
             while len(self._records) > _RECORD_CACHE:
                 self._records.popitem(last=False)
-            self._statuses_by_slot.append((slot, [each.signature for each in landed]))
+            self._landed_by_slot[slot] = [each.signature for each in landed]
             self.transaction_count += len(landed)
-        while self._statuses_by_slot and self._statuses_by_slot[0][0] < slot - self._status_slots:
-            for signature in self._statuses_by_slot.popleft()[1]:
+        while self._landed_by_slot and next(iter(self._landed_by_slot)) < slot - self._status_slots:
+            for signature in self._landed_by_slot.popitem(last=False)[1]:
                 del self._statuses[signature]
         self.slot = slot
         self.block_time = block_time
@@ -451,6 +450,11 @@ class Chain:
             return None
         record = self._records.get(signature)
         return record if record is not None else self._ledger.find([signature]).get(signature)
+
+    def landed_in(self, slot: int) -> list[Landed]:
+        """Return what landed lately in a slot, in the order of execution, as far as it may be told."""
+        records = [self.record(signature) for signature in self._landed_by_slot.get(slot, ())]
+        return [record for record in records if record is not None]
 
     async def page(self, memo_prefix: str, after: int, limit: int) -> list[Landed]:
         """Return landed transactions in the order of execution, as LedgerReader.page does."""

@@ -85,7 +85,18 @@ def memo_text(memo: str | None) -> str | None:
 
 def transaction_json(landed: Landed, encoding: str, *, with_version: bool) -> Encoded:
     """Return getTransaction's answer; `encoding` is base64, base58 or json."""
-    # Put together by hand: every confirmed order is asked for once, and as objects it took twice the time.
+    parts = _recorded_json(landed, encoding, with_version=with_version, shows_rewards=True)
+    return Encoded([b'{"slot":%d,"blockTime":%d,%b}' % (landed.slot, landed.block_time, parts)])
+
+
+def block_transaction_json(landed: Landed) -> bytes:
+    """Return a transaction as one of its block's: in base64, with its version and without rewards."""
+    return b"{%b}" % _recorded_json(landed, "base64", with_version=True, shows_rewards=False)
+
+
+def _recorded_json(landed: Landed, encoding: str, *, with_version: bool, shows_rewards: bool) -> bytes:
+    """Return how a transaction went, what it is, and its version, as what is between the braces."""
+    # Put together by hand: every confirmed order is told once, and as objects it took twice the time.
     meta = landed.meta
     before: list[bytes] = []
     after: list[bytes] = []
@@ -105,14 +116,12 @@ def transaction_json(landed: Landed, encoding: str, *, with_version: bool) -> En
     if with_version:
         version = b',"version":"legacy"' if _is_legacy(landed.raw) else b',"version":0'
     error = landed.error
-    text = (
-        b'{"slot":%d,"blockTime":%d,"meta":{"err":%b,"status":%b,"fee":%d,"preBalances":%b,"postBalances":%b'
+    return (
+        b'"meta":{"err":%b,"status":%b,"fee":%d,"preBalances":%b,"postBalances":%b'
         b',"innerInstructions":[],"logMessages":%b,"preTokenBalances":[%b],"postTokenBalances":[%b]'
-        b',"rewards":[],"loadedAddresses":{"writable":[],"readonly":[]},"computeUnitsConsumed":%d}'
-        b',"transaction":%b%b}'
+        b',"rewards":%b,"loadedAddresses":{"writable":[],"readonly":[]},"computeUnitsConsumed":%d}'
+        b',"transaction":%b%b'
         % (
-            landed.slot,
-            landed.block_time,
             b"null" if error is None else _encode(error),
             b'{"Ok":null}' if error is None else _encode(result_json(error)),
             landed.fee,
@@ -121,12 +130,13 @@ def transaction_json(landed: Landed, encoding: str, *, with_version: bool) -> En
             _encode(meta.logs),
             b",".join(before),
             b",".join(after),
+            # As a node: null where they were not asked for, and there are none.
+            b"[]" if shows_rewards else b"null",
             meta.compute_units,
             transaction,
             version,
         )
     )
-    return Encoded([text])
 
 
 def is_versioned(landed: Landed) -> bool:

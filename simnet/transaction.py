@@ -243,6 +243,15 @@ class Transaction:
         return all(self.decoded.verify_with_results())
 
 
+def mentions(raw: bytes, address: bytes) -> bool:
+    """Say whether a transaction, which was decoded before, names an account."""
+    at = 1 + 64 * raw[0]
+    if raw[at] == _VERSIONED:
+        at += 1
+    first = at + 4
+    return any(raw[key : key + 32] == address for key in range(first, first + 32 * raw[at + 3], 32))
+
+
 _outline = lru_cache(maxsize=1024)(Outline)
 
 

@@ -1,4 +1,4 @@
-"""WebSocket: slotSubscribe, signatureSubscribe and programSubscribe, and their unsubscribes.
+"""WebSocket: slotSubscribe, blockSubscribe, signatureSubscribe and programSubscribe, and their unsubscribes.
 
 An asyncio protocol on websockets' sans-IO one. Notifications go straight to the transport, without a queue
 or task of their own; whoever does not read them loses its connection, not everybody's time.
@@ -32,14 +32,15 @@ from simnet.questions import (
     parse_options,
     parse_signature,
 )
-from simnet.shapes import Json, account_json, address_text
+from simnet.shapes import Json, account_json, address_text, block_transaction_json
+from simnet.transaction import mentions
 
 logger = logging.getLogger(__name__)
 # The protocol writes a line for each connection at INFO.
 logger.setLevel(logging.WARNING)
 
-_MAX_UNREAD: Final = 2**20
-"""Bytes a connection may leave unread."""
+_MAX_UNREAD: Final = 2**23
+"""Bytes a connection may leave unread: the blocks of a second under full load, at 4 kB a transaction."""
 _HEARTBEAT_SECONDS: Final = 30.0
 _GOODBYE_SECONDS: Final = 1.0
 """To let a client take leave before its connection is cut."""
@@ -62,6 +63,50 @@ class _ProgramWatch:
     program: bytes
     encoding: str
     filters: list[Callable[[bytes], bool]]
+
+
+@dataclass(frozen=True, slots=True)
+class _BlockWatch:
+    address: bytes
+    """Only what mentions it is told."""
+    commitment: str
+
+
+class _Blocks:
+    """What blockSubscribe tells with the newest slot; encoded once for all who watch the same."""
+
+    def __init__(self, chain: Chain) -> None:
+        self._chain = chain
+        self._notices: dict[_BlockWatch, bytes | None] = {}
+
+    def of(self, watch: _BlockWatch) -> bytes | None:
+        """Return the notification without the subscription's number and the end; None: there is nothing."""
+        if watch not in self._notices:
+            self._notices[watch] = self._notice(watch)
+        return self._notices[watch]
+
+    def _notice(self, watch: _BlockWatch) -> bytes | None:
+        # With every slot one block reaches the commitment. The very first one is empty.
+        chain, slot = self._chain, self._chain.slot_of(watch.commitment)
+        landed = [each for each in chain.landed_in(slot) if mentions(each.raw, watch.address)]
+        if not landed:
+            # As a node (anza-xyz/agave, rpc/src/rpc_subscriptions.rs, filter_block_result_txs).
+            return None
+        return (
+            b'{"jsonrpc":"2.0","method":"blockNotification","params":{"result":{"context":{"slot":%d},"value":'
+            b'{"slot":%d,"block":{"previousBlockhash":"%b","blockhash":"%b","parentSlot":%d,"transactions":[%b]'
+            b',"blockTime":%d,"blockHeight":%d},"err":null}},"subscription":'
+            % (
+                slot,
+                slot,
+                address_text(chain.blockhash(slot - 1)).encode(),
+                address_text(chain.blockhash(slot)).encode(),
+                slot - 1,
+                b",".join([block_transaction_json(each) for each in landed]),
+                landed[0].block_time,
+                chain.block_height(slot),
+            )
+        )
 
 
 class _Told:
@@ -127,8 +172,9 @@ class Sockets:
             b'{"result":{"parent":%d,"root":%d,"slot":%d},"subscription":'
             % (slot - 1, self._chain.slot_of("finalized"), slot)
         )
+        blocks = _Blocks(self._chain)
         for connection in list(self._open):
-            connection.on_slot(notice)
+            connection.on_slot(notice, blocks)
 
     def _on_changes(self, changed: Mapping[bytes, Account]) -> None:
         told = None
@@ -154,6 +200,7 @@ class _Connection(asyncio.Protocol):
         self._message: list[bytes] = []
         """What has come of a message in several frames."""
         self._slots: set[int] = set()
+        self._blocks: dict[int, _BlockWatch] = {}
         self._signatures: dict[int, _SignatureWatch] = {}
         self.programs: dict[int, _ProgramWatch] = {}
 
@@ -223,8 +270,15 @@ class _Connection(asyncio.Protocol):
 
     # ---- Notifications
 
-    def on_slot(self, notice: bytes) -> None:
-        """Tell of a slot; `notice` lacks the subscription's number and the end."""
+    def on_slot(self, notice: bytes, blocks: _Blocks) -> None:
+        """Tell of a slot, and first of the blocks that reached their commitment with it.
+
+        `notice` lacks the subscription's number and the end.
+        """
+        for subscription, block_watch in self._blocks.items():
+            block = blocks.of(block_watch)
+            if block is not None:
+                self._send(b"%b%d}}" % (block, subscription))
         for subscription in self._slots:
             self._send(b"%b%d}}" % (notice, subscription))
         if self._signatures:
@@ -303,17 +357,46 @@ class _Connection(asyncio.Protocol):
             subscription = next(self._ids)
             self._slots.add(subscription)
             return subscription
+        if method == "blockSubscribe":
+            return self._watch_blocks(params)
         if method == "signatureSubscribe":
             return self._watch_signature(params)
         if method == "programSubscribe":
             return self._watch_program(params)
         if method == "slotUnsubscribe":
             return self._unsubscribe(self._slots, params)
+        if method == "blockUnsubscribe":
+            return self._unsubscribe(self._blocks, params)
         if method == "signatureUnsubscribe":
             return self._unsubscribe(self._signatures, params)
         if method == "programUnsubscribe":
             return self._unsubscribe(self.programs, params)
         raise RpcFault(-32601, "Method not found")
+
+    def _watch_blocks(self, params: list[Any]) -> int:
+        asked = argument(params, 0, 1)
+        if not isinstance(asked, dict) or asked.keys() != {"mentionsAccountOrProgram"}:
+            raise invalid("simnet announces blocks by mentionsAccountOrProgram alone; ask for that")
+        address = parse_address(asked["mentionsAccountOrProgram"])
+        options = parse_options(params, 1)
+        commitment = parse_commitment(options)
+        if commitment == "processed":
+            raise invalid("Method does not support commitment below `confirmed`")
+        # Beside the first one, those are a node's own defaults where nothing is asked for.
+        for name, supported, default in (
+            ("maxSupportedTransactionVersion", 0, None),
+            ("encoding", "base64", "base64"),
+            ("transactionDetails", "full", "full"),
+            ("showRewards", False, False),
+        ):
+            given = options.get(name)
+            if (default if given is None else given) != supported:
+                raise invalid(
+                    f"simnet announces blocks with {name} {_encode(supported).decode()} alone; ask for that"
+                )
+        subscription = next(self._ids)
+        self._blocks[subscription] = _BlockWatch(address, commitment)
+        return subscription
 
     def _watch_signature(self, params: list[Any]) -> int:
         signature = parse_signature(argument(params, 0, 1))

@@ -34,8 +34,14 @@ class FakeNode:
         self.unsubscribed = asyncio.Event()
         self.slot_calls: list[str] = []
         """Every slotSubscribe and slotUnsubscribe."""
+        self.block_calls: list[dict[str, Any]] = []
+        """Every blockSubscribe and blockUnsubscribe."""
+        self.block_answer: dict[str, Any] | None = None
+        """What blockSubscribe is answered with; None: nothing."""
+        self.blocks_left = asyncio.Event()
+        """Set by every blockUnsubscribe."""
         self.socket_calls: list[dict[str, Any]] = []
-        """Whatever came over WebSockets, beside slotSubscribe and slotUnsubscribe."""
+        """Whatever else came over WebSockets."""
         self.socket_answers: Iterator[list[dict[str, Any]]] = iter(())
         """What each of those is answered with, one after the other."""
         self._sockets: set[web.WebSocketResponse] = set()
@@ -80,6 +86,25 @@ class FakeNode:
                 }
             )
 
+    async def tell_block(self, slot: int, block: dict[str, Any] | None) -> None:
+        """Tell every subscriber of slots of a block."""
+        value = {"slot": slot, "block": block, "err": None if block else "BlockStoreError"}
+        result = {"context": {"slot": slot}, "value": value}
+        for socket in set(self._sockets):
+            await socket.send_json(
+                {
+                    "jsonrpc": "2.0",
+                    "method": "blockNotification",
+                    "params": {"result": result, "subscription": 9},
+                }
+            )
+
+    async def answer_blocks(self, number: int) -> None:
+        """Answer the first blockSubscribe with the number of a subscription."""
+        for socket in set(self._sockets):
+            answer = {"jsonrpc": "2.0", "result": number, "id": self.block_calls[0]["id"]}
+            await socket.send_json(answer)
+
     async def drop_sockets(self) -> None:
         """Close every WebSocket."""
         self.subscribed.clear()
@@ -122,6 +147,15 @@ class FakeNode:
                     assert message.json()["params"] == [7]
                     self._sockets.discard(socket)
                     self.unsubscribed.set()
+                    continue
+                if method.startswith("block"):
+                    self.block_calls.append(message.json())
+                    if method == "blockUnsubscribe":
+                        self.blocks_left.set()
+                    elif self.block_answer is not None:
+                        await socket.send_json(
+                            {"jsonrpc": "2.0", **self.block_answer, "id": message.json()["id"]}
+                        )
                     continue
                 self.socket_calls.append(message.json())
                 for answer in next(self.socket_answers, []):

@@ -8,8 +8,8 @@ What proves what (the model check in tests/unit/engine/domain walks through it):
     beyond its last valid one was read                         Lapsed
 
 Nothing else proves anything: no answer, an error of the node, time. Until there is proof the same
-bytes are sent again, which the network takes once. All of a process's transactions are looked up
-together, once a slot.
+bytes are sent again, which the network takes once. A node that can tells of what landed by itself; what
+it has not told is looked up, all of a process's transactions together, once a slot.
 """
 
 from __future__ import annotations
@@ -26,13 +26,16 @@ from engine.domain.errors import EngineError
 from engine.domain.lifecycle import Landed, Lapsed, Reverted
 from engine.domain.order import Attempt, FailureReason, Order
 from engine.market import explain_error
-from engine.solana.rpc import NodeClient, SignatureStatus
+from engine.solana.rpc import NodeClient, SignatureStatus, TransactionRecord
 from engine.telemetry import node_errors_total, stage_seconds
 
 _HEIGHT_SECONDS: Final = 1.0
 """How often the finalized block height is read while something is open."""
 _CONFIRMED_SLOTS: Final = 2
 """After so many a transaction can be confirmed: one that it lands in, and one that is voted in."""
+_TOLD_SLOTS: Final = 4
+"""So many more are left to a node that tells what landed, which waits for votes, and then for the block to be
+written."""
 
 Outcome = Landed | Reverted | Lapsed
 
@@ -52,15 +55,17 @@ class _Open:
     """When to send it again, by the loop's clock."""
     is_likely_confirmed: bool
     """Not looked up yet, or on chain without error when its status was."""
-    look_slot: int | None = None
-    """When to look it up first; None while nobody has answered to its being sent."""
+    look_slot: int
+    """When to look it up first, where nothing is told."""
+    is_sent: bool = False
+    """Somebody has answered to its being sent, or it was told of."""
     start_time: float = field(default_factory=time.perf_counter)
 
-    def is_due(self, slot: int, now: float) -> bool:
-        """Return whether to look it up: not before it can be confirmed."""
+    def is_due(self, slot: int, now: float, told_slots: int) -> bool:
+        """Return whether to look it up: not before it can be confirmed, and so many slots later."""
         # Whose outcome is known leaves when its order's task runs next, which may be after this.
         return not self.outcome.done() and (
-            now >= self.send_time if self.look_slot is None else slot >= self.look_slot
+            slot >= self.look_slot + told_slots if self.is_sent else now >= self.send_time
         )
 
     def resolve(self, outcome: Outcome) -> None:
@@ -92,6 +97,7 @@ class Settlement:
         self._has_open = asyncio.Event()
         self._finalized_height = 0
         self._height_time = float("-inf")
+        node.follow_landed(wallet, commitment, self._open, self._on_landed)
 
     async def settle(self, order: Order) -> Outcome:
         """Send the order's recorded transaction (again) and return what is proved of it.
@@ -104,14 +110,18 @@ class Settlement:
             raise ValueError(f"order {order.order_id} has no open transaction")
         loop = asyncio.get_running_loop()
         entry = _Open(
-            order, attempt, loop.create_future(), self._next_send(loop.time()), self._asks_for_whole
+            order,
+            attempt,
+            loop.create_future(),
+            self._next_send(loop.time()),
+            self._asks_for_whole,
+            self._node.newest_slot + _CONFIRMED_SLOTS,
         )
-        look_slot = self._node.newest_slot + _CONFIRMED_SLOTS
         self._open[attempt.tx_hash] = entry
         self._has_open.set()
         try:
             await self._send(entry)
-            entry.look_slot = look_slot
+            entry.is_sent = True
             _BROADCAST_SECONDS.observe(time.perf_counter() - entry.start_time)
             outcome = await entry.outcome
         finally:
@@ -132,13 +142,25 @@ class Settlement:
                 slot = None
                 continue
             now = loop.time()
-            entries = [entry for entry in self._open.values() if entry.is_due(slot, now)]
+            told_slots = _TOLD_SLOTS if self._node.tells_landed else 0
+            entries = [entry for entry in self._open.values() if entry.is_due(slot, now, told_slots)]
             try:
                 if entries:
                     await self._look_up(entries, now)
             except EngineError as error:
                 node_errors_total.labels("settlement").inc()
                 logger.warning("open transactions cannot be looked up: %s", error)
+
+    def _on_landed(self, tx_hash: str, record: TransactionRecord) -> None:
+        """Take what the node tells of an open transaction: what it would answer at the commitment."""
+        entry = self._open[tx_hash]
+        if record.err is None:
+            self._land(entry, record)
+            return
+        # No proof before it is finalized, which is not told: its status is looked up from the next slot on.
+        entry.is_likely_confirmed = False
+        entry.is_sent = True
+        entry.look_slot = record.slot - _TOLD_SLOTS
 
     async def _look_up(self, entries: list[_Open], now: float) -> None:
         # The height comes first. Read after the status, a transaction could land in between, and be taken
@@ -201,10 +223,11 @@ class Settlement:
             return
         for entry, record in zip(entries, records, strict=True):
             if record is not None and record.err is None:
-                spec = entry.order.spec
-                entry.resolve(
-                    Landed(*record.exchanged(self._wallet, spec.input_token.mint, spec.output_token.mint))
-                )
+                self._land(entry, record)
+
+    def _land(self, entry: _Open, record: TransactionRecord) -> None:
+        spec = entry.order.spec
+        entry.resolve(Landed(*record.exchanged(self._wallet, spec.input_token.mint, spec.output_token.mint)))
 
     async def _send(self, entry: _Open) -> None:
         try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from base64 import b64decode, b64encode
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Container, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,6 +19,7 @@ from typing import Any, Final, NamedTuple, Self
 import aiohttp
 import msgspec
 from solders.pubkey import Pubkey
+from solders.signature import Signature
 
 from engine.coalesce import Coalescer
 from engine.domain.errors import NodeUnavailable, Refused
@@ -45,6 +46,10 @@ _MAX_TEXT: Final = 16 * 2**20
 """Bytes of an announcement. An account has at most 10 MiB, of which base64 makes a third more."""
 _UNHEARD_SECONDS: Final = 1.0
 """Slots are announced for so long after somebody last waited for one."""
+_BLOCKS_ID: Final = 3
+"""Of the call that has blocks announced, by which its answer is known."""
+_SIGNATURE_BASE64: Final = 88
+"""So many characters of a transaction in base64 hold the number of its signatures, a byte, and the first."""
 
 
 class RpcError(Refused):
@@ -222,14 +227,43 @@ class _Request(msgspec.Struct):
     jsonrpc: str = "2.0"
 
 
-class _SlotNotificationParams(msgspec.Struct):
-    result: _Context
+class _BlockTransaction(msgspec.Struct):
+    transaction: tuple[str, str]
+    """Base64, and the word that says so."""
+    meta: msgspec.Raw
+    """Decoded only where it is wanted: most are somebody else's."""
+
+
+class _Block(msgspec.Struct):
+    transactions: list[_BlockTransaction]
+
+
+class _BlockUpdate(msgspec.Struct):
+    slot: int
+    block: _Block | None = None
+    """None: the node cannot show it now."""
+
+
+class _Announced(msgspec.Struct):
+    """A slot or a block."""
+
+    slot: int | None = None
+    value: _BlockUpdate | None = None
+
+
+class _AnnouncementParams(msgspec.Struct):
+    result: _Announced
     subscription: int
 
 
-class _SlotNotification(msgspec.Struct):
-    params: _SlotNotificationParams | None = None
-    """Missing from the answer to the subscription itself."""
+class _Announcement(msgspec.Struct):
+    """A notification, or the answer to a call."""
+
+    id: int | None = None
+    result: Any = None
+    """The subscription's number."""
+    error: _RpcErrorJson | None = None
+    params: _AnnouncementParams | None = None
 
 
 class _ProgramValue(msgspec.Struct):
@@ -252,7 +286,8 @@ class _ProgramNotification(msgspec.Struct):
 
 
 _decode_program_notification: Final = msgspec.json.Decoder(_ProgramNotification).decode
-_decode_notification: Final = msgspec.json.Decoder(_SlotNotification).decode
+_decode_announcement: Final = msgspec.json.Decoder(_Announcement).decode
+_decode_meta: Final = msgspec.json.Decoder(_Meta).decode
 _encode: Final = msgspec.json.Encoder().encode
 _decode_answers: Final = msgspec.json.Decoder(list[_Answer] | _Answer).decode
 
@@ -299,7 +334,7 @@ class NodeClient:
             raise SettingsError(f"SOLANA_RPC_URL: {error}") from None
         self._timeout = aiohttp.ClientTimeout(total=timeout_seconds)
         self._session: aiohttp.ClientSession | None = None
-        self._slots = _Slots(self._connected, self.slot)
+        self._announcements = _Announcements(self._connected, self.slot)
         self._group = asyncio.TaskGroup()
         self._following: asyncio.Task[None] | None = None
         # 50 calls a batch: what public nodes accept.
@@ -317,7 +352,7 @@ class NodeClient:
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(timeout=self._timeout)
         await self._group.__aenter__()
-        self._following = self._group.create_task(self._slots.follow())
+        self._following = self._group.create_task(self._announcements.follow())
         return self
 
     async def __aexit__(
@@ -360,12 +395,12 @@ class NodeClient:
         None: after the newest there is.
         However many wait, slots are announced once, and not at all while nobody does.
         """
-        return await self._slots.next(after)
+        return await self._announcements.next_slot(after)
 
     @property
     def newest_slot(self) -> int:
         """The newest slot that anybody waited for."""
-        return self._slots.newest
+        return self._announcements.newest_slot
 
     # ---- Accounts
 
@@ -505,6 +540,26 @@ class NodeClient:
         options = {"encoding": "base64", "commitment": commitment, "maxSupportedTransactionVersion": 0}
         return await self._read_all([(_GET_TRANSACTION, [signature, options]) for signature in signatures])
 
+    def follow_landed(
+        self,
+        wallet: str,
+        commitment: str,
+        awaited: Container[str],
+        on_landed: Callable[[str, TransactionRecord], None],
+    ) -> None:
+        """Have the node tell how a wallet's transactions went, as they reach the commitment.
+
+        `on_landed` is called with each whose signature is then among those `awaited`, before those who wait
+        for the slot go on. That is so only while somebody waits for slots, and what was missed is not told
+        again: silence says nothing. To be called once, before anybody waits.
+        """
+        self._announcements.follow_landed(wallet, commitment, awaited, on_landed)
+
+    @property
+    def tells_landed(self) -> bool:
+        """Whether the node now tells what it was asked to by `follow_landed`; not every node does."""
+        return self._announcements.tells_landed
+
     # ---- The wire
 
     def _connected(self) -> _Connecting:
@@ -553,36 +608,74 @@ async def _texts(socket: aiohttp.ClientWebSocketResponse) -> AsyncGenerator[str,
     raise socket.exception() or ConnectionResetError("the node hung up")
 
 
-class _Slots:
-    """The newest slot, for as many as wait for it; followed only while somebody does."""
+@dataclass(frozen=True, slots=True)
+class _LandedWatch:
+    subscribe: str
+    """The call that has the wallet's blocks announced."""
+    awaited: Container[str]
+    on_landed: Callable[[str, TransactionRecord], None]
+
+
+class _Announcements:
+    """The newest slot, for as many as wait for it, and what lands of a wallet; followed only while somebody
+    waits for a slot."""
 
     def __init__(self, connect: Callable[[], _Connecting], ask: Callable[[], Awaitable[int]]) -> None:
         """`ask` reads the newest slot, where nothing announces it."""
         self._connect = connect
         self._ask = ask
-        self.newest = -1
+        self.newest_slot = -1
         self._passed = asyncio.Event()
         self._waiting_count = 0
         self._left_time = 0.0
         """When somebody last stopped waiting, by the loop's clock."""
         self._wanted = asyncio.Event()
-        self._socket: aiohttp.ClientWebSocketResponse | None = None
-        """None while there is no connection."""
-        self._is_subscribed = False
+        self._landed: _LandedWatch | None = None
+        self._lose()
 
-    async def next(self, after: int | None) -> int:
+    def _lose(self) -> None:
+        """Begin without a connection, again."""
+        self._socket: aiohttp.ClientWebSocketResponse | None = None
+        self._is_subscribed = False
+        self._blocks: int | None = None
+        """The number of the subscription to blocks; None while there is none."""
+        self._has_blocks = True
+        """False once they were refused over this connection."""
+
+    @property
+    def tells_landed(self) -> bool:
+        return self._blocks is not None
+
+    def follow_landed(
+        self,
+        wallet: str,
+        commitment: str,
+        awaited: Container[str],
+        on_landed: Callable[[str, TransactionRecord], None],
+    ) -> None:
+        options = {
+            "commitment": commitment,
+            "encoding": "base64",
+            "transactionDetails": "full",
+            "maxSupportedTransactionVersion": 0,
+            "showRewards": False,
+        }
+        call = _Request(_BLOCKS_ID, "blockSubscribe", [{"mentionsAccountOrProgram": wallet}, options])
+        self._landed = _LandedWatch(_encode(call).decode(), awaited, on_landed)
+
+    async def next_slot(self, after: int | None) -> int:
         """Return the newest slot, once there is one after that; None: after the newest that is known."""
-        after = self.newest if after is None else after
+        after = self.newest_slot if after is None else after
         self._waiting_count += 1
         self._wanted.set()
         try:
             await self._subscribe()
-            while self.newest <= after:
+            while self.newest_slot <= after:
                 await self._passed.wait()
         finally:
             self._waiting_count -= 1
             self._left_time = asyncio.get_running_loop().time()
-        return self.newest
+        return self.newest_slot
 
     async def follow(self) -> None:
         """Follow slots whenever somebody waits for one, for ever."""
@@ -593,11 +686,14 @@ class _Slots:
                     await self._subscribe()
                     async for text in texts:
                         await self._on_text(self._socket, text)
-            except (aiohttp.ClientError, OSError, TimeoutError, msgspec.DecodeError) as error:
+            except (aiohttp.ClientError, OSError, TimeoutError, msgspec.DecodeError, ValueError) as error:
                 logger.warning("slot announcements lost, polling: %s", error)
                 node_errors_total.labels("slots_lost").inc()
+                if isinstance(error, msgspec.DecodeError | ValueError):
+                    # Blocks in a shape we do not know are not to cost us the slots again.
+                    self._landed = None
             finally:
-                self._socket, self._is_subscribed = None, False
+                self._lose()
             # Polls until it is time to try the WebSocket again.
             for _ in range(max(1, round(_RECONNECT_SECONDS / _POLL_SECONDS))):
                 if self._wanted.is_set():
@@ -605,25 +701,63 @@ class _Slots:
                         self._pass(await self._ask())
                 await asyncio.sleep(_POLL_SECONDS)
 
-    async def _on_text(self, socket: aiohttp.ClientWebSocketResponse, text: str) -> None:
-        announced = _decode_notification(text).params
-        if announced is not None:
-            self._pass(announced.result.slot)
-            if self._is_subscribed and not self._wanted.is_set():
-                self._is_subscribed = False
-                call = {"jsonrpc": "2.0", "id": 2, "method": "slotUnsubscribe"}
-                await socket.send_str(_encode(call | {"params": [announced.subscription]}).decode())
-
     async def _subscribe(self) -> None:
-        if self._socket is not None and not self._is_subscribed:
+        socket = self._socket
+        if socket is not None and not self._is_subscribed:
             self._is_subscribed = True
             # A connection that has ended is noticed where it is read.
             with suppress(aiohttp.ClientError, OSError):
-                await self._socket.send_str('{"jsonrpc":"2.0","id":1,"method":"slotSubscribe"}')
+                if self._landed is not None and self._has_blocks:
+                    await socket.send_str(self._landed.subscribe)
+                await socket.send_str('{"jsonrpc":"2.0","id":1,"method":"slotSubscribe"}')
+
+    async def _on_text(self, socket: aiohttp.ClientWebSocketResponse, text: str) -> None:
+        announcement = _decode_announcement(text)
+        if announcement.params is None:
+            if announcement.id == _BLOCKS_ID:
+                await self._on_blocks_answer(socket, announcement)
+            return
+        announced = announcement.params.result
+        if announced.value is not None:
+            self._tell_landed(announced.value)
+        elif announced.slot is not None:
+            self._pass(announced.slot)
+            if self._is_subscribed and not self._wanted.is_set():
+                self._is_subscribed = False
+                await self._unsubscribe(socket, "slotUnsubscribe", announcement.params.subscription)
+                if self._blocks is not None:
+                    blocks, self._blocks = self._blocks, None
+                    await self._unsubscribe(socket, "blockUnsubscribe", blocks)
+
+    async def _on_blocks_answer(self, socket: aiohttp.ClientWebSocketResponse, answer: _Announcement) -> None:
+        if answer.error is not None:
+            # As any that was not started with --rpc-pubsub-enable-block-subscription.
+            logger.info("the node does not tell what lands, so it is asked: %s", answer.error.message)
+            self._has_blocks = False
+        elif self._is_subscribed and self._blocks is None:
+            self._blocks = answer.result
+        else:
+            # Nobody waited for a slot any more when this was answered, or did again.
+            await self._unsubscribe(socket, "blockUnsubscribe", answer.result)
+
+    def _tell_landed(self, update: _BlockUpdate) -> None:
+        watch = self._landed
+        if watch is None or update.block is None:
+            return
+        for each in update.block.transactions:
+            start = b64decode(each.transaction[0][:_SIGNATURE_BASE64])
+            signature = str(Signature.from_bytes(start[1:65]))
+            if signature in watch.awaited:
+                watch.on_landed(signature, TransactionRecord(update.slot, _decode_meta(each.meta)))
+
+    async def _unsubscribe(
+        self, socket: aiohttp.ClientWebSocketResponse, method: str, subscription: int
+    ) -> None:
+        await socket.send_str(_encode(_Request(2, method, [subscription])).decode())
 
     def _pass(self, slot: int) -> None:
-        if slot > self.newest:
-            self.newest = slot
+        if slot > self.newest_slot:
+            self.newest_slot = slot
             self._passed.set()
             self._passed.clear()
         now = asyncio.get_running_loop().time()

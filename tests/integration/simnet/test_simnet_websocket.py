@@ -1,4 +1,5 @@
-"""simnet's WebSocket: slots as they come, the end of a signature, and accounts of a program that change."""
+"""simnet's WebSocket: slots as they come, what landed of an account, the end of a signature, and accounts
+of a program that change."""
 
 from __future__ import annotations
 
@@ -23,6 +24,7 @@ from engine.solana.programs import SYSTEM_PROGRAM
 from simnet import base58
 from simnet.accounts import Account
 from simnet.bank import View
+from simnet.faults import Faults
 from simnet.node import Node
 from simnet.transaction import Transaction
 from tests.simnet_wallets import SigningWallet
@@ -75,6 +77,115 @@ async def test_every_slot_is_announced_until_unsubscribed(node: Node, socket: So
     assert (await socket.ask("slotUnsubscribe", subscription))["result"] is True
     node.chain.advance()
     assert (await socket.ask("slotUnsubscribe", subscription))["error"]["code"] == -32602
+
+
+ABOUT_ALICE = {"mentionsAccountOrProgram": str(ALICE.pubkey)}
+WHOLE = {
+    "encoding": "base64",
+    "transactionDetails": "full",
+    "maxSupportedTransactionVersion": 0,
+    "showRewards": False,
+}
+
+
+def _sent(node: Node, wallet: SigningWallet, text: str, *, legacy: bool = False) -> bytes:
+    """Send a memo and return its transaction."""
+    blockhash = node.chain.blockhash(node.chain.slot)
+    raw = wallet.sign([memo(text, wallet.pubkey)], blockhash, legacy=legacy)
+    node.chain.accept(Transaction(raw))
+    return raw
+
+
+async def _recorded(node: Node, raw: bytes) -> dict[str, Any]:
+    """Return what getTransaction answers, as far as it is told in a block."""
+    call = {
+        "jsonrpc": "2.0",
+        "id": 1,
+        "method": "getTransaction",
+        "params": [str(Signature.from_bytes(raw[1:65])), {"commitment": "confirmed", **WHOLE}],
+    }
+    async with aiohttp.ClientSession() as session, session.post(node.url, json=call) as response:
+        result = (await response.json())["result"]
+    return {
+        "transaction": result["transaction"],
+        "meta": result["meta"] | {"rewards": None},
+        "version": result["version"],
+    }
+
+
+@pytest.mark.parametrize("commitment", ["confirmed", "finalized"])
+async def test_what_landed_of_an_account_is_announced_with_its_block_before_the_slot_until_unsubscribed(
+    node: Node, socket: Socket, commitment: str
+) -> None:
+    node.chain.change(lambda view, _: view.put(BOB.address, Account(10**12)))
+    await socket.ask("slotSubscribe")
+    subscription = (await socket.ask("blockSubscribe", ABOUT_ALICE, {"commitment": commitment, **WHOLE}))[
+        "result"
+    ]
+    first, others = _sent(node, ALICE, "first"), _sent(node, BOB, "not hers")
+    failed = ALICE.sign(
+        [transfer_lamports(ALICE.pubkey, BOB.pubkey, 2**62)], node.chain.blockhash(node.chain.slot)
+    )
+    node.chain.accept(Transaction(failed))
+    last = _sent(node, ALICE, "last", legacy=True)
+    node.chain.advance()
+    slot = node.chain.slot
+    _sent(node, BOB, "in the next slot, which is not told of")
+    for _ in range(5):
+        node.chain.advance()
+    told = [await socket.next() for _ in range(7)]
+    lag = {"confirmed": 1, "finalized": 4}[commitment]
+    # Before the notification of the slot with which it has reached its commitment.
+    assert [each["method"] for each in told] == [
+        *["slotNotification"] * lag,
+        "blockNotification",
+        *["slotNotification"] * (6 - lag),
+    ]
+    (read,) = responses.parse_websocket_message(msgspec.json.encode(told[lag]).decode())
+    assert isinstance(read, responses.BlockNotification)
+    transactions = [await _recorded(node, raw) for raw in (first, failed, last)]
+    assert [each["version"] for each in transactions] == [0, 0, "legacy"]
+    assert transactions[1]["meta"]["err"] == {"InstructionError": [0, {"Custom": 1}]}
+    assert (await _recorded(node, others))["meta"]["err"] is None
+    assert told[lag] == notification(
+        "blockNotification",
+        subscription,
+        {
+            "context": {"slot": slot},
+            "value": {
+                "slot": slot,
+                "block": {
+                    "previousBlockhash": str(Pubkey.from_bytes(node.chain.blockhash(slot - 1))),
+                    "blockhash": str(Pubkey.from_bytes(node.chain.blockhash(slot))),
+                    "parentSlot": slot - 1,
+                    "transactions": transactions,
+                    "blockTime": node.chain.block_time,
+                    "blockHeight": node.chain.block_height(slot),
+                },
+                "err": None,
+            },
+        },
+    )
+    assert (await socket.ask("blockUnsubscribe", subscription))["result"] is True
+    _sent(node, ALICE, "unheard")
+    for _ in range(5):
+        node.chain.advance()
+    assert [(await socket.next())["method"] for _ in range(5)] == ["slotNotification"] * 5
+
+
+async def test_a_transaction_whose_status_lags_is_left_out_of_its_block(node: Node, socket: Socket) -> None:
+    await socket.ask("blockSubscribe", ABOUT_ALICE, {"commitment": "confirmed", **WHOLE})
+    node.chain.faults = Faults(status_lag=1.0, status_lag_slots=1000)
+    _sent(node, ALICE, "late")
+    node.chain.advance()
+    node.chain.faults = Faults()
+    told = _sent(node, ALICE, "in time")
+    for _ in range(6):
+        node.chain.advance()
+    (transaction,) = (await socket.next())["params"]["result"]["value"]["block"]["transactions"]
+    assert transaction == await _recorded(node, told)
+    # The next thing to come is the answer to this.
+    assert "error" in await socket.ask("nope")
 
 
 @pytest.mark.parametrize("commitment", ["processed", "confirmed", "finalized"])
@@ -225,6 +336,17 @@ async def test_accounts_that_a_slot_changes_are_announced_with_it(node: Node, so
         ("programSubscribe", [str(PROGRAM), {"commitment": "processed", "filters": 7}], -32602),
         ("programSubscribe", [str(PROGRAM), {"commitment": "processed", "filters": [{}]}], -32602),
         ("programSubscribe", [str(PROGRAM), {"commitment": "processed", "dataSlice": 7}], -32602),
+        ("blockSubscribe", [], -32602),
+        ("blockSubscribe", ["all", WHOLE], -32602),
+        ("blockSubscribe", [{"mentionsAccountOrProgram": 7}, WHOLE], -32602),
+        ("blockSubscribe", [{"mentionsAccountOrProgram": "abc"}, WHOLE], -32602),
+        ("blockSubscribe", [ABOUT_ALICE], -32602),
+        ("blockSubscribe", [ABOUT_ALICE, WHOLE | {"commitment": "processed"}], -32602),
+        ("blockSubscribe", [ABOUT_ALICE, WHOLE | {"encoding": "json"}], -32602),
+        ("blockSubscribe", [ABOUT_ALICE, WHOLE | {"transactionDetails": "signatures"}], -32602),
+        ("blockSubscribe", [ABOUT_ALICE, WHOLE | {"maxSupportedTransactionVersion": None}], -32602),
+        ("blockSubscribe", [ABOUT_ALICE, WHOLE | {"showRewards": True}], -32602),
+        ("blockUnsubscribe", [77], -32602),
         ("signatureSubscribe", [], -32602),
         ("signatureSubscribe", ["abc"], -32602),
         ("signatureSubscribe", [str(Signature.default()), {"commitment": "surely"}], -32602),
@@ -282,6 +404,7 @@ async def test_who_does_not_read_loses_its_connection_and_nobody_else_notices(
     node: Node, socket: Socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("simnet.ws._GOODBYE_SECONDS", 0.01)
+    monkeypatch.setattr("simnet.ws._MAX_UNREAD", 2**20)
     subscription = (await socket.ask("slotSubscribe"))["result"]
     async with websockets.connect(node.ws_url, compression=None, max_queue=1) as lazy:
         for _ in range(1000):

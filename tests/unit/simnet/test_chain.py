@@ -269,3 +269,25 @@ async def test_empty_slots_lost_with_the_process_come_back_just_the_same(tmp_pat
         assert again.chain.slot >= max(lost)
         kept = again.chain.accounts_at(max(lost))
         assert {key: kept.get(key) for key in lost[max(lost)]} == lost[max(lost)]
+
+
+# ---- Blocks
+
+
+async def test_what_landed_in_a_slot_is_told_in_its_order_and_after_a_restart_too(tmp_path: Path) -> None:
+    async with open_chain(tmp_path) as net:
+        await net.fund(ALICE, SOL, 10**13)
+        for text in ("first", "second", "third"):
+            net.chain.accept(Transaction(note(text, net.blockhash)))
+        net.chain.advance()
+        slot = net.chain.slot
+        landed = net.chain.landed_in(slot)
+        assert [each.memo for each in landed] == ["first", "second", "third"]
+        assert net.chain.landed_in(slot - 1) == net.chain.landed_in(slot + 1) == []
+        await net.land(note("fourth", net.blockhash))
+    async with open_chain(tmp_path) as net:
+        assert net.chain.landed_in(slot) == landed
+        assert [each.memo for each in net.chain.landed_in(slot + 1)] == ["fourth"]
+        advance(net, STATUS_CACHE_SLOTS + 1)
+        # As long as its status is known without a look into the ledger.
+        assert net.chain.landed_in(slot) == []

@@ -10,7 +10,7 @@ from solders.transaction import VersionedTransaction
 
 from engine.solana.instructions import memo, set_compute_unit_limit, transfer_lamports
 from simnet import base58
-from simnet.transaction import Transaction, Undecodable, Unsanitary
+from simnet.transaction import Transaction, Undecodable, Unsanitary, mentions
 from tests.published_vectors import solana_cases
 from tests.simnet_wallets import SigningWallet
 
@@ -60,6 +60,22 @@ def test_keys_instructions_and_blockhash_are_as_solders_reads_them(raw: bytes, l
         written = {key for index, key in enumerate(ours.keys) if ours.outline.writable[index]}
         assert written == {ALICE.address, BOB.address}
     assert ours.verified()
+
+
+@pytest.mark.parametrize("legacy", [True, False])
+def test_it_mentions_the_accounts_it_names_and_nothing_that_only_reads_like_one(legacy: bool) -> None:
+    carol = SigningWallet(3)
+    raw = ALICE.sign(
+        [transfer_lamports(ALICE.pubkey, BOB.pubkey, 3), memo("x" * 32, ALICE.pubkey)],
+        carol.address,
+        legacy=legacy,
+    )
+    assert all(mentions(raw, key) for key in Transaction(raw).keys)
+    assert not mentions(raw, carol.address)
+    assert not mentions(raw, b"x" * 32)
+    # Part of one account and part of the next.
+    keys = b"".join(Transaction(raw).keys)
+    assert not mentions(raw, keys[1:33])
 
 
 @pytest.mark.parametrize("legacy", [True, False])

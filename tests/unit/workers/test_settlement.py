@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from base64 import b64decode
+from base64 import b64decode, b64encode
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 from uuid import UUID
 
 import pytest
+from solders.signature import Signature
 
 from engine.domain.lifecycle import Landed, Lapsed, Reverted
 from engine.domain.order import Attempt, FailureReason, Order, OrderSpec, OrderStatus, Side
@@ -22,6 +23,7 @@ WALLET = "9xQeWvG816bUx9EPjHmaT23yvVM2ZWbrrpZb9PusVFin"
 TX_HASH = "5" * 88
 LAST_VALID = 1000
 SIGNED = b"the signed bytes"
+WHOLE, STATUS = "getTransaction", "getSignatureStatuses"
 ORDER = Order(
     UUID(int=7),
     OrderSpec(Side.SELL, 1_500_000_000, SOL, USDC),
@@ -41,6 +43,8 @@ class Chain:
         self.sent: list[bytes] = []
         self.refusals = 0
         """So many sends are answered with an error."""
+        self.client: NodeClient | None = None
+        """Whose settlement it is."""
         self._slot = 1
         fake.answers = {
             "sendTransaction": self._send,
@@ -62,12 +66,42 @@ class Chain:
     def _look_count(self) -> int:
         return self.fake.calls["getSignatureStatuses"] + self.fake.calls["getTransaction"]
 
+    def pass_unannounced(self) -> None:
+        self._slot += 1
+
     async def announce(self) -> None:
         """Announce a slot."""
         self._slot += 1
         async with asyncio.timeout(10):
             await self.fake.subscribed.wait()
         await self.fake.announce(self._slot)
+
+    async def passed(self) -> None:
+        """Announce a slot and return once whatever is asked because of it is answered."""
+        assert self.client is not None
+        await self.announce()
+        async with asyncio.timeout(10):
+            while self.client.newest_slot < self._slot:
+                await self.client.next_slot(None)
+        # What is asked with the slot is asked in the turns before this is, and answered with it or before.
+        for _ in range(3):
+            await self.client.slot()
+
+    async def tell(self, err: object = None) -> None:
+        """Tell of the transaction as it landed, and return once that is heard."""
+        meta = LANDED_TRANSACTION["meta"] | {"err": err}
+        raw = b"\1" + bytes(Signature.from_string(TX_HASH)) + b"the rest"
+        transaction = {"transaction": [b64encode(raw).decode(), "base64"], "meta": meta, "version": 0}
+        async with asyncio.timeout(10):
+            await self.fake.subscribed.wait()
+        await self.fake.tell_block(self._slot, {"transactions": [transaction]})
+        await self.passed()
+
+    @property
+    def looks(self) -> list[str]:
+        """What was asked of transactions, in order."""
+        methods = [call["method"] for calls in self.fake.requests for call in calls]
+        return [method for method in methods if method in (WHOLE, STATUS)]
 
     async def asked_again(self) -> None:
         """Announce a slot and return once anything is asked."""
@@ -139,6 +173,7 @@ async def settling(
 ) -> AsyncIterator[asyncio.Task[Outcome]]:
     """The settlement of the order, sent once and looked up with each tick."""
     async with NodeClient(chain.fake.url, chain.fake.ws_url) as client:
+        chain.client = client
         settlement = Settlement(
             node(client) if node else client,
             WALLET,
@@ -369,6 +404,16 @@ async def test_an_order_without_a_transaction_cannot_be_settled(chain: Chain) ->
             await settlement.settle(Order(UUID(int=1), ORDER.spec))
 
 
+def _kept(make: Callable[[NodeClient], Any], made: list[Any]) -> Callable[[NodeClient], Any]:
+    """Return what makes one and keeps it where the test can reach it."""
+
+    def node(client: NodeClient) -> Any:
+        made.append(make(client))
+        return made[-1]
+
+    return node
+
+
 class _SlotWhileReading:
     """A node on which the next slot passes while a landed transaction is read."""
 
@@ -401,12 +446,7 @@ class _SlotWhileReading:
 async def test_what_is_proved_is_not_looked_up_again(chain: Chain) -> None:
     chain.landed()
     nodes: list[_SlotWhileReading] = []
-
-    def node(client: NodeClient) -> _SlotWhileReading:
-        nodes.append(_SlotWhileReading(client))
-        return nodes[0]
-
-    async with settling(chain, node) as outcome:
+    async with settling(chain, _kept(_SlotWhileReading, nodes)) as outcome:
         await nodes[0].pass_slot()
         assert isinstance(await result(outcome), Landed)
         # What would be asked for the slot that passed meanwhile has been asked before this is answered.
@@ -421,9 +461,7 @@ async def test_what_may_be_confirmed_is_asked_for_whole_and_else_its_status(chai
                 chain.landed(status)
             await chain.tick()
         assert isinstance(await result(outcome), Landed)
-    asked = [call["method"] for calls in chain.fake.requests for call in calls]
-    whole, status = "getTransaction", "getSignatureStatuses"
-    assert [method for method in asked if method in (whole, status)] == [whole, status, whole, status, whole]
+    assert chain.looks == [WHOLE, STATUS, WHOLE, STATUS, WHOLE]
 
 
 async def test_amounts_that_the_node_does_not_tell_keep_no_status_from_being_looked_up(
@@ -442,24 +480,135 @@ async def test_amounts_that_the_node_does_not_tell_keep_no_status_from_being_loo
         assert isinstance(await result(outcome), Reverted)
 
 
+class Silent:
+    """A node that takes a transaction and does not say so before it is told to."""
+
+    def __init__(self, client: NodeClient) -> None:
+        self._client = client
+        self.answering = asyncio.Event()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+    async def send_transaction(self, raw_transaction: bytes) -> None:
+        await self._client.send_transaction(raw_transaction)
+        await self.answering.wait()
+
+
 async def test_it_is_looked_up_though_nobody_answers_to_its_being_sent(chain: Chain) -> None:
-    answering = asyncio.Event()
-
-    class Silent:
-        """A node that takes a transaction and does not say so."""
-
-        def __init__(self, client: NodeClient) -> None:
-            self._client = client
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self._client, name)
-
-        async def send_transaction(self, raw_transaction: bytes) -> None:
-            await self._client.send_transaction(raw_transaction)
-            await answering.wait()
-
+    nodes: list[Silent] = []
     chain.landed()
-    async with settling(chain, Silent, resend_seconds=1e-6) as outcome:
+    async with settling(chain, _kept(Silent, nodes), resend_seconds=1e-6) as outcome:
         await chain.tick()
-        answering.set()
+        nodes[0].answering.set()
         assert isinstance(await result(outcome), Landed)
+
+
+# ---- A node that tells what landed ------------------------------------------------------------------
+
+
+@pytest.fixture
+def telling(chain: Chain) -> Chain:
+    """A node that tells what landed, once it is asked to."""
+    chain.fake.block_answer = {"result": 9}
+    return chain
+
+
+@pytest.mark.parametrize("commitment", ["confirmed", "finalized"])
+async def test_what_the_node_tells_of_is_not_asked_for(telling: Chain, commitment: str) -> None:
+    async with settling(telling, commitment=commitment) as outcome:
+        await telling.passed()
+        await telling.passed()
+        await telling.tell()
+        assert await result(outcome) == Landed(1_500_000_000, 158_000_000)
+    assert telling.looks == []
+    (call,) = telling.fake.block_calls
+    assert call["params"][0] == {"mentionsAccountOrProgram": WALLET}
+    assert call["params"][1]["commitment"] == commitment
+
+
+async def test_what_the_node_does_not_tell_of_is_looked_up_some_slots_later(telling: Chain) -> None:
+    async with settling(telling) as outcome:
+        for _ in range(3):
+            await telling.passed()
+        assert telling.looks == []
+        await telling.tick()
+        assert telling.looks == [WHOLE]
+        telling.landed()
+        await telling.tick()
+        await telling.tick()
+        assert isinstance(await result(outcome), Landed)
+    assert telling.looks == [WHOLE, STATUS, WHOLE]
+
+
+async def test_silence_proves_nothing(telling: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workers.settlement._HEIGHT_SECONDS", 0.0)
+    telling.height = LAST_VALID
+    async with settling(telling) as outcome:
+        for _ in range(3):
+            await telling.passed()
+        await undecided(telling, outcome)
+        telling.height = LAST_VALID + 1
+        await telling.tick()
+        assert await result(outcome) == Lapsed()
+
+
+async def test_it_may_be_told_of_before_the_answer_to_its_being_sent(telling: Chain) -> None:
+    nodes: list[Silent] = []
+    async with settling(telling, _kept(Silent, nodes)) as outcome:
+        await telling.passed()
+        await telling.tell()
+        nodes[0].answering.set()
+        assert await result(outcome) == Landed(1_500_000_000, 158_000_000)
+    assert telling.looks == []
+
+
+@pytest.mark.parametrize("answered", [True, False], ids=["sent", "being sent"])
+async def test_an_error_that_is_told_is_looked_up_at_once_and_counts_once_it_is_finalized(
+    telling: Chain, answered: bool
+) -> None:
+    error = {"InsufficientFundsForRent": {"account_index": 0}}
+    nodes: list[Silent] = []
+    async with settling(telling, _kept(Silent, nodes)) as outcome:
+        if answered:
+            nodes[0].answering.set()
+        await telling.passed()
+        telling.landed("confirmed", error)
+        await telling.tell(error)
+        assert telling.looks == [STATUS]
+        await undecided(telling, outcome)
+        telling.landed("finalized", error)
+        await telling.tick()
+        nodes[0].answering.set()
+        found = await result(outcome)
+    assert isinstance(found, Reverted)
+    assert found.reason is FailureReason.INSUFFICIENT_FUNDS
+    assert set(telling.looks) == {STATUS}
+
+
+async def test_an_error_that_is_told_of_a_fork_that_was_left_proves_nothing(telling: Chain) -> None:
+    error = {"InstructionError": [0, {"Custom": 1}]}
+    async with settling(telling) as outcome:
+        await telling.passed()
+        telling.landed("confirmed", error)
+        await telling.tell(error)
+        assert not outcome.done()
+        await telling.tell()
+        assert isinstance(await result(outcome), Landed)
+
+
+async def test_what_is_open_when_the_node_ceases_to_tell_is_looked_up_as_if_it_never_had(
+    telling: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.solana.rpc._POLL_SECONDS", 0.01)
+    async with settling(telling) as outcome:
+        await telling.passed()
+        assert telling.client is not None
+        assert telling.client.tells_landed
+        telling.landed()
+        # The slots that follow are polled, or announced by a connection that tells no more.
+        telling.fake.block_answer = None
+        await telling.fake.drop_sockets()
+        telling.pass_unannounced()
+        assert await result(outcome) == Landed(1_500_000_000, 158_000_000)
+    assert telling.looks == [WHOLE]

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
+from base64 import b64encode
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
 import pytest
 from solders.pubkey import Pubkey
+from solders.signature import Signature
 
 from engine.domain.errors import NodeUnavailable
 from engine.solana.programs import TOKEN_PROGRAM
@@ -393,6 +396,178 @@ async def test_slots_are_announced_once_for_all_and_to_nobody_who_does_not_wait(
         await node.announce(45)
         assert await later == 45
     assert node.slot_calls == ["slotSubscribe", "slotUnsubscribe", "slotSubscribe"]
+
+
+# ---- What lands of a wallet ------------------------------------------------------------------------
+
+OURS, OTHERS = (Signature.from_bytes(bytes([number]) * 64) for number in (3, 4))
+STANDS = {"result": 9}
+
+
+def _landed(signature: Signature, meta: Any = None) -> dict[str, Any]:
+    """A transaction in a block; what is told of it is wrong unless a test says otherwise."""
+    raw = b"\1" + bytes(signature) + b"the message"
+    return {"transaction": [b64encode(raw).decode(), "base64"], "meta": meta, "version": 0}
+
+
+class _Follower:
+    """Who is told of what landed; `seen` is the newest slot when it was."""
+
+    def __init__(self, client: NodeClient) -> None:
+        self.told: list[tuple[str, TransactionRecord]] = []
+        self.seen: list[int] = []
+        self._client = client
+        client.follow_landed(str(KEY), "confirmed", {str(OURS)}, self._on_landed)
+
+    def _on_landed(self, signature: str, record: TransactionRecord) -> None:
+        self.told.append((signature, record))
+        self.seen.append(self._client.newest_slot)
+
+
+async def _announced(node: FakeNode, client: NodeClient, slot: int) -> None:
+    """Announce a slot, and return once the client has heard of it."""
+    waiting = asyncio.ensure_future(client.next_slot(slot - 1))
+    await node.subscribed.wait()
+    await node.announce(slot)
+    assert await waiting == slot
+
+
+async def test_what_lands_is_told_where_it_is_awaited_before_the_slot_goes_on(
+    node: FakeNode, client: NodeClient
+) -> None:
+    node.block_answer = STANDS
+    follower = _Follower(client)
+    async with asyncio.timeout(5):
+        assert not client.tells_landed
+        await _announced(node, client, 41)
+        assert client.tells_landed
+        meta = {"err": None, "fee": 5000, "preTokenBalances": [], "postTokenBalances": []}
+        # What is told of others' is passed over, whatever it is.
+        await node.tell_block(40, {"transactions": [_landed(OTHERS), _landed(OURS, meta)]})
+        await node.tell_block(41, None)
+        await _announced(node, client, 42)
+    ((signature, record),) = follower.told
+    assert (signature, record.slot, record.err, record.fee) == (str(OURS), 40, None, 5000)
+    assert follower.seen == [41]
+    assert [(call["method"], call["params"]) for call in node.block_calls] == [
+        (
+            "blockSubscribe",
+            [
+                {"mentionsAccountOrProgram": str(KEY)},
+                {
+                    "commitment": "confirmed",
+                    "encoding": "base64",
+                    "transactionDetails": "full",
+                    "maxSupportedTransactionVersion": 0,
+                    "showRewards": False,
+                },
+            ],
+        )
+    ]
+
+
+async def test_a_node_that_does_not_tell_what_lands_is_followed_without(
+    node: FakeNode, client: NodeClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "engine.solana.rpc")
+    node.block_answer = {"error": {"code": -32601, "message": "Method not found"}}
+    _Follower(client)
+    async with asyncio.timeout(5):
+        for slot in (41, 42, 43):
+            await _announced(node, client, slot)
+    assert not client.tells_landed
+    (record,) = caplog.records
+    assert (record.levelname, "Method not found" in record.getMessage()) == ("INFO", True)
+    assert [call["method"] for call in node.block_calls] == ["blockSubscribe"]
+
+
+async def test_what_lands_is_told_to_nobody_who_does_not_wait_for_slots(
+    node: FakeNode, client: NodeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.solana.rpc._UNHEARD_SECONDS", 0.0)
+    node.block_answer = STANDS
+    _Follower(client)
+    async with asyncio.timeout(5):
+        await _announced(node, client, 41)
+        # Nobody waits for this one.
+        await node.announce(42)
+        await node.blocks_left.wait()
+        assert not client.tells_landed
+        node.subscribed.clear()
+        await _announced(node, client, 43)
+        assert client.tells_landed
+    calls = [(call["method"], call["params"]) for call in node.block_calls]
+    assert [method for method, _ in calls] == ["blockSubscribe", "blockUnsubscribe", "blockSubscribe"]
+    assert calls[1][1] == [9]
+
+
+async def test_a_late_answer_leaves_no_second_subscription(
+    node: FakeNode, client: NodeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.solana.rpc._UNHEARD_SECONDS", 0.0)
+    _Follower(client)
+    async with asyncio.timeout(5):
+        await _announced(node, client, 41)
+        await node.announce(42)
+        await node.unsubscribed.wait()
+        # Both calls are answered now.
+        node.block_answer = STANDS
+        node.subscribed.clear()
+        await _announced(node, client, 43)
+        await node.answer_blocks(8)
+        await node.blocks_left.wait()
+        assert client.tells_landed
+    assert node.block_calls[-1]["params"] == [8]
+
+
+async def test_a_lost_connection_tells_nothing_until_it_stands_again(
+    node: FakeNode, client: NodeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.solana.rpc._RECONNECT_SECONDS", 0.01)
+    monkeypatch.setattr("engine.solana.rpc._POLL_SECONDS", 0.01)
+    node.answers["getSlot"] = lambda params: {"result": 50}
+    node.block_answer = STANDS
+    follower = _Follower(client)
+    async with asyncio.timeout(5):
+        await _announced(node, client, 41)
+        node.block_answer = None
+        await node.drop_sockets()
+        assert await client.next_slot(41) == 50
+        assert not client.tells_landed
+        node.block_answer = STANDS
+        await node.drop_sockets()
+        await _announced(node, client, 60)
+        assert client.tells_landed
+        await node.tell_block(60, {"transactions": [_landed(OURS, {"err": "Odd", "fee": 1})]})
+        await _announced(node, client, 61)
+    assert [record.err for _, record in follower.told] == ["Odd"]
+
+
+@pytest.mark.parametrize(
+    "transaction",
+    [_landed(OURS), {"transaction": ["AQ==", "base64"], "meta": {}}, {"transaction": {"message": {}}}],
+    ids=["meta", "signature", "encoding"],
+)
+async def test_blocks_in_an_unknown_shape_cost_the_slots_once(
+    node: FakeNode, client: NodeClient, monkeypatch: pytest.MonkeyPatch, transaction: Any
+) -> None:
+    monkeypatch.setattr("engine.solana.rpc._RECONNECT_SECONDS", 0.01)
+    monkeypatch.setattr("engine.solana.rpc._POLL_SECONDS", 0.01)
+    node.answers["getSlot"] = lambda params: {"result": 50}
+    node.block_answer = STANDS
+    follower = _Follower(client)
+    async with asyncio.timeout(5):
+        await _announced(node, client, 41)
+        await node.tell_block(41, {"transactions": [transaction]})
+        assert await client.next_slot(41) == 50
+        node.subscribed.clear()
+        waiting = asyncio.ensure_future(client.next_slot(60))
+        await node.subscribed.wait()
+        await node.announce(61)
+        assert await waiting == 61
+    assert not client.tells_landed
+    assert follower.told == []
+    assert len(node.block_calls) == 1
 
 
 # ---- Changes of accounts --------------------------------------------------------------------------
