@@ -19,10 +19,12 @@ from itertools import islice
 from typing import Final, TypeVar
 from uuid import UUID
 
+import msgspec
+
 from engine.domain.errors import Draining, EngineError, OrderNotFound, OrderNotReadable, SequenceAhead
 from engine.domain.lifecycle import CLOSED
 from engine.domain.order import Order, OrderEvent, WatchedEvent, watched
-from engine.hints import Hints
+from engine.hints import Hints, events_told
 from engine.storage.postgres import Store
 from engine.telemetry import open_watches
 
@@ -132,26 +134,26 @@ class Watches:
             del self._subscriptions[key]
         open_watches.dec()
 
-    def _on_moved(self, keys: Iterable[bytes], events: Sequence[WatchedEvent] = ()) -> None:
-        if events:
-            self._note(events)
-        for key in keys:
-            if not events:
+    def _on_moved(self, keys: Iterable[bytes], news: Sequence[msgspec.Raw] = ()) -> None:
+        for index, key in enumerate(keys):
+            subscriptions = self._subscriptions.get(key)
+            events = events_told(news[index]) if subscriptions and news else ()
+            if events:
+                self._note(key, events)
+            else:
                 self._news.pop(key, None)
-            for subscription in self._subscriptions.get(key, ()):
+            for subscription in subscriptions or ():
                 subscription.look(key)
 
-    def _note(self, events: Sequence[WatchedEvent]) -> None:
+    def _note(self, key: bytes, events: Sequence[WatchedEvent]) -> None:
+        known = self._news.setdefault(key, [])
         for each in events:
-            key, sequence = each.event.order_id.bytes, each.event.sequence
-            news = self._news.get(key)
-            if news is not None and sequence == news[-1].event.sequence + 1:
-                news.append(each)
-            elif (news is None and key in self._subscriptions) or (
-                news is not None and sequence > news[-1].event.sequence
-            ):
-                # What came before was read, or has to be.
-                self._news[key] = [each]
+            expected = known[-1].event.sequence + 1 if known else each.event.sequence
+            if each.event.sequence > expected:
+                # What is missing in between has to be read.
+                known.clear()
+            if each.event.sequence >= expected:
+                known.append(each)
 
     async def _look_around(self) -> None:
         turn: list[bytes] = []

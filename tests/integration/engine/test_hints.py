@@ -1,4 +1,4 @@
-"""Hints over a real Valkey: many orders a message, events of few with them, and gaps that are told."""
+"""Hints over a real Valkey: many orders a message, their events with them, and gaps that are told."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from pathlib import Path
 from uuid import UUID, uuid4
 
 import pytest
+from msgspec import Raw
 from prometheus_client import REGISTRY
 from redis.asyncio import Redis
 
 from cli.embedded import Valkey
 from engine.domain.lifecycle import Claimed, Fact, NotBuilt, Routed
 from engine.domain.order import FailureReason, Order, WatchedEvent, watched
-from engine.hints import CHANNEL, MAX_NEWS_ORDERS, MAX_ORDER_IDS, NEWS_CHANNEL, Hints
+from engine.hints import CHANNEL, MAX_NEWS_ORDERS, MAX_ORDER_IDS, NEWS_CHANNEL, Hints, events_told
 from engine.settings import Settings
 from tests.integration.engine.polling import until
 from tests.integration.engine.storage.records import new_order, signed, transitions
@@ -30,17 +31,17 @@ class Heard:
 
     def __init__(self, hints: Hints) -> None:
         self.messages: list[list[UUID]] = []
-        self.news: list[list[WatchedEvent]] = []
-        """Of each message."""
+        self.news: list[list[list[WatchedEvent]]] = []
+        """Of each message, of each of its orders if they came along."""
         self.connected = self.lost = 0
         self._hints = hints
 
     async def run(self) -> None:
         await self._hints.run(self._on_moved, self._on_connected, self._on_lost)
 
-    def _on_moved(self, order_ids: Sequence[bytes], events: Sequence[WatchedEvent]) -> None:
+    def _on_moved(self, order_ids: Sequence[bytes], news: Sequence[Raw]) -> None:
         self.messages.append([UUID(bytes=order_id) for order_id in order_ids])
-        self.news.append(list(events))
+        self.news.append([list(events_told(each)) for each in news])
 
     def _on_connected(self) -> None:
         assert self._hints.up
@@ -133,7 +134,7 @@ def tell(hints: Hints, *facts: Fact, order: Order | None = None) -> tuple[Order,
     return order, [watched(move.event, order) for move in moves]
 
 
-async def test_events_of_few_orders_travel_with_them(empty_valkey: Settings) -> None:
+async def test_events_travel_with_their_orders(empty_valkey: Settings) -> None:
     async with listening(empty_valkey) as (hints, heard):
         await until(lambda: heard.connected)
         routed, of_routed = tell(hints, Claimed(), Routed(decision()))
@@ -141,7 +142,7 @@ async def test_events_of_few_orders_travel_with_them(empty_valkey: Settings) -> 
         _, of_signed = tell(hints, signed(routed.order_id), order=routed)
         await until(lambda: heard.orders)
     assert heard.messages == [[routed.order_id, failed.order_id]]
-    assert heard.news == [[*of_routed, *of_signed, *of_failed]]
+    assert heard.news == [[[*of_routed, *of_signed], of_failed]]
     # The route is for every watcher; all quotes are for who asks for the order.
     assert of_routed[1].route == decision().route
     assert of_routed[1].event.decision is None
@@ -150,42 +151,55 @@ async def test_events_of_few_orders_travel_with_them(empty_valkey: Settings) -> 
 async def test_of_many_orders_only_the_ids_travel(empty_valkey: Settings) -> None:
     async with listening(empty_valkey) as (hints, heard):
         await until(lambda: heard.connected)
-        orders = [tell(hints, Claimed())[0] for _ in range(MAX_NEWS_ORDERS + 1)]
+        few = [tell(hints, Claimed()) for _ in range(MAX_NEWS_ORDERS)]
         await until(lambda: heard.orders)
-    assert heard.messages == [[order.order_id for order in orders]]
-    assert heard.news == [[]]
+        many = [tell(hints, Claimed()) for _ in range(MAX_NEWS_ORDERS + 1)]
+        await until(lambda: len(heard.messages) == 2)
+    assert heard.messages == [[order.order_id for order, _ in few], [order.order_id for order, _ in many]]
+    assert heard.news == [[events for _, events in few], []]
 
 
-async def test_where_one_order_has_to_be_read_all_of_a_message_are(empty_valkey: Settings) -> None:
+async def test_what_has_to_be_read_is_and_the_others_are_told(empty_valkey: Settings) -> None:
     async with listening(empty_valkey) as (hints, heard):
         await until(lambda: heard.connected)
         before, _ = tell(hints, Claimed())
         hints.publish([before.order_id])
-        after, _ = tell(hints, Claimed())
-        await until(lambda: heard.orders)
+        after, events = tell(hints, Claimed())
+        await until(lambda: len(heard.messages) == 2)
         hints.publish([after.order_id])
         tell(hints, Routed(decision()), order=after)
-        await until(lambda: len(heard.messages) == 2)
-    assert heard.messages == [[before.order_id, after.order_id], [after.order_id]]
-    assert heard.news == [[], []]
+        await until(lambda: len(heard.messages) == 3)
+    assert heard.messages == [[before.order_id], [after.order_id], [after.order_id]]
+    assert heard.news == [[], [events], []]
 
 
 async def test_events_that_are_not_understood_are_left_to_be_read(
     empty_valkey: Settings, client: Redis
 ) -> None:
-    orders = [uuid4(), uuid4()]
-    head = b"\x02" + orders[0].bytes + orders[1].bytes
+    order_id = uuid4()
+    head = b"\x01" + order_id.bytes
     before = dropped("malformed")
     async with listening(empty_valkey) as (_, heard):
         await until(lambda: heard.connected)
-        for body in (b"", b"{", b"[]", b'[{"event":{"status":"teleported"}}]', b"\xff"):
-            await client.publish(NEWS_CHANNEL, head + body)
+        for news in (b"[[]]", b"[{}]", b"[null]", b'[[{"event":{"status":"teleported"}}]]', b'[["\xff"]]'):
+            await client.publish(NEWS_CHANNEL, head + news)
         await until(lambda: len(heard.messages) == 5)
-        for garbage in (b"", b"\x00", b"\x00[]", b"\x02" + orders[0].bytes, b"\x01not an order id!"):
+        for garbage in (
+            b"",
+            b"\x00",
+            b"\x00[]",
+            b"\x01not an order id![[]]",
+            b"\x02" + order_id.bytes + b"[[],[]]",
+            head,
+            head + b"{",
+            head + b"[]",
+            head + b"[[],[]]",
+            head + b"\xff",
+        ):
             await client.publish(NEWS_CHANNEL, garbage)
-        await until(lambda: dropped("malformed") == before + 5)
-    assert heard.messages == [orders] * 5
-    assert heard.news == [[]] * 5
+        await until(lambda: dropped("malformed") == before + 10)
+    assert heard.messages == [[order_id]] * 5
+    assert heard.news == [[[]]] * 5
 
 
 @pytest.mark.parametrize(

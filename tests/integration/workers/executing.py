@@ -10,11 +10,13 @@ from asyncio.subprocess import DEVNULL, Process
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, Self
 from uuid import UUID
 
 import aiohttp
+from msgspec import Raw
 from solders.keypair import Keypair
 
 from engine.domain.errors import NodeUnavailable
@@ -22,7 +24,7 @@ from engine.domain.lifecycle import CLOSED
 from engine.domain.order import Order, OrderEvent, WatchedEvent
 from engine.domain.order_types import TriggerKind
 from engine.domain.tokens import SOL, USDC, Token
-from engine.hints import Hints
+from engine.hints import Hints, events_told
 from engine.market import Market, RouteRules
 from engine.queue import make_broker
 from engine.settings import Settings
@@ -207,6 +209,10 @@ async def worker_of(
     settings = replace(settings, **(figures | changes))
     hints = Hints(settings)
     told: list[WatchedEvent] = []
+
+    def hear(_order_ids: Sequence[bytes], news: Sequence[Raw]) -> None:
+        told.extend(chain.from_iterable(map(events_told, news)))
+
     async with (
         Store(settings) as store,
         NodeClient(settings.node_url, settings.node_ws_url) as node,
@@ -232,7 +238,7 @@ async def worker_of(
             jitter=jitter,
         ) as executor:
             followers = [
-                group.create_task(hints.run(lambda _, events: told.extend(events))),
+                group.create_task(hints.run(hear)),
                 group.create_task(market.run()),
                 group.create_task(settlement.run()),
                 group.create_task(lease.keep(executor.let_all_go)),
