@@ -143,6 +143,8 @@ async def test_every_process_tells_what_it_did_with_the_orders(stack: Stack) -> 
                 gateway = await stack.scrape_until("gateway", lambda found: found["events_sent_total"] == 4)
                 assert (gateway["open_watches"], gateway["open_websockets"]) == (1, 1)
         assert [event.status async for event in watch][-1] is OrderStatus.CONFIRMED
+        # Who has all of it learns from the record that there is no more.
+        assert [event async for event in client.watch(order_id, after_sequence=5)] == []
 
         # ---- Another, that no pool can fill: it is tried again, and fails.
         too_much = await client.submit(OrderSpec(Side.BUY, "900000000", "SOL", "USDC"))

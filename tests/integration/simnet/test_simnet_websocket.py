@@ -129,7 +129,7 @@ async def test_what_landed_of_an_account_is_announced_with_its_block_before_the_
     node.chain.accept(Transaction(failed))
     last = _sent(node, ALICE, "last", legacy=True)
     node.chain.advance()
-    slot = node.chain.slot
+    slot, block_time = node.chain.slot, node.chain.block_time
     _sent(node, BOB, "in the next slot, which is not told of")
     for _ in range(5):
         node.chain.advance()
@@ -159,7 +159,7 @@ async def test_what_landed_of_an_account_is_announced_with_its_block_before_the_
                     "blockhash": str(Pubkey.from_bytes(node.chain.blockhash(slot))),
                     "parentSlot": slot - 1,
                     "transactions": transactions,
-                    "blockTime": node.chain.block_time,
+                    "blockTime": block_time,
                     "blockHeight": node.chain.block_height(slot),
                 },
                 "err": None,
