@@ -53,6 +53,7 @@ async def work(settings: Settings, stopping: asyncio.Event, index: int = 0) -> N
                 str(wallet.pubkey),
                 commitment=settings.commitment,
                 resend_seconds=settings.resend_seconds,
+                is_told=settings.worker_processes == 1,
             )
             lease = Lease(settings, store)
             try:
