@@ -553,7 +553,15 @@ class NodeClient:
         for the slot go on. That is so only while somebody waits for slots, and what was missed is not told
         again: silence says nothing. To be called once, before anybody waits.
         """
-        self._announcements.follow_landed(wallet, commitment, awaited, on_landed)
+        options = {
+            "commitment": commitment,
+            "encoding": "base64",
+            "transactionDetails": "full",
+            "maxSupportedTransactionVersion": 0,
+            "showRewards": False,
+        }
+        call = _Request(_BLOCKS_ID, "blockSubscribe", [{"mentionsAccountOrProgram": wallet}, options])
+        self._announcements.landed = _LandedWatch(_encode(call).decode(), awaited, on_landed)
 
     @property
     def tells_landed(self) -> bool:
@@ -630,7 +638,8 @@ class _Announcements:
         self._left_time = 0.0
         """When somebody last stopped waiting, by the loop's clock."""
         self._wanted = asyncio.Event()
-        self._landed: _LandedWatch | None = None
+        self.landed: _LandedWatch | None = None
+        """What is told of what lands; None: nothing."""
         self._lose()
 
     def _lose(self) -> None:
@@ -645,23 +654,6 @@ class _Announcements:
     @property
     def tells_landed(self) -> bool:
         return self._blocks is not None
-
-    def follow_landed(
-        self,
-        wallet: str,
-        commitment: str,
-        awaited: Container[str],
-        on_landed: Callable[[str, TransactionRecord], None],
-    ) -> None:
-        options = {
-            "commitment": commitment,
-            "encoding": "base64",
-            "transactionDetails": "full",
-            "maxSupportedTransactionVersion": 0,
-            "showRewards": False,
-        }
-        call = _Request(_BLOCKS_ID, "blockSubscribe", [{"mentionsAccountOrProgram": wallet}, options])
-        self._landed = _LandedWatch(_encode(call).decode(), awaited, on_landed)
 
     async def next_slot(self, after: int | None) -> int:
         """Return the newest slot, once there is one after that; None: after the newest that is known."""
@@ -691,7 +683,7 @@ class _Announcements:
                 node_errors_total.labels("slots_lost").inc()
                 if isinstance(error, msgspec.DecodeError | ValueError):
                     # Blocks in a shape we do not know are not to cost us the slots again.
-                    self._landed = None
+                    self.landed = None
             finally:
                 self._lose()
             # Polls until it is time to try the WebSocket again.
@@ -707,8 +699,8 @@ class _Announcements:
             self._is_subscribed = True
             # A connection that has ended is noticed where it is read.
             with suppress(aiohttp.ClientError, OSError):
-                if self._landed is not None and self._has_blocks:
-                    await socket.send_str(self._landed.subscribe)
+                if self.landed is not None and self._has_blocks:
+                    await socket.send_str(self.landed.subscribe)
                 await socket.send_str('{"jsonrpc":"2.0","id":1,"method":"slotSubscribe"}')
 
     async def _on_text(self, socket: aiohttp.ClientWebSocketResponse, text: str) -> None:
@@ -741,7 +733,7 @@ class _Announcements:
             await self._unsubscribe(socket, "blockUnsubscribe", answer.result)
 
     def _tell_landed(self, update: _BlockUpdate) -> None:
-        watch = self._landed
+        watch = self.landed
         if watch is None or update.block is None:
             return
         for each in update.block.transactions:
