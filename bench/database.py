@@ -1,7 +1,7 @@
 """Orders put straight into an engine's database, where the load generator would take hours or cannot.
 
-`rest` makes orders that wait, as those do whose trigger is far away: they are due in an hour. `wake`
-makes them due now. `fill` makes a data folder with as many closed and waiting orders as one likes.
+`store_later` makes market orders that are due in an hour, so that nobody takes them up; `wake` makes them
+due now. `fill` makes a data folder with as many closed and waiting orders as one likes.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _NUMBERED: Final[LiteralString] = (
     + " AS order_id FROM generate_series(%(first)s::bigint, %(last)s::bigint) AS i)"
 )
 
-_REST: Final[LiteralString] = (
+_LATER: Final[LiteralString] = (
     _NUMBERED
     + ", resting AS ("
     + _ORDERS
@@ -85,11 +85,11 @@ _CLOSED_ATTEMPTS: Final[LiteralString] = (
 )
 
 
-async def rest(settings: Settings, count: int) -> list[str]:
-    """Store orders that wait for an hour; return their ids."""
+async def store_later(settings: Settings, count: int) -> list[str]:
+    """Store market orders that are due in an hour; return their ids."""
     values = _values(1, count, int(time.time() * 1000) - count)
     async with await connected(settings) as connection:
-        rows = await (await connection.execute(_REST, values)).fetchall()
+        rows = await (await connection.execute(_LATER, values)).fetchall()
     return [row[0] for row in rows]
 
 
@@ -186,7 +186,7 @@ async def _store(
             progress(last)
         for first in range(1, resting_count + 1, _CHUNK):
             last = min(first + _CHUNK - 1, resting_count)
-            await connection.execute(_REST, _values(first, last, now_ms - resting_count))
+            await connection.execute(_LATER, _values(first, last, now_ms - resting_count))
             progress(closed_count + last)
         for index in indexes:
             await connection.execute(index)

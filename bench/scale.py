@@ -31,7 +31,7 @@ from bench.bars import (
     Finding,
     finding,
 )
-from bench.database import fill, rest, wake
+from bench.database import fill, store_later, wake
 from bench.load import BODIES, OrderRun, Run, Scenario
 from bench.measure import Result, Server, idle_cpu, measure
 from bench.processes import Memory, memory
@@ -165,7 +165,7 @@ async def watchers(sizes: Sizes, screen: Screen) -> Outcome:
         await _warm_up(server, sizes, screen)
         with screen.shown("watchers: idle, without any", 1):
             idle_before = await idle_cpu(server, sizes.idle_seconds)
-        order_ids = await rest(server.settings, count)
+        order_ids = await store_later(server.settings, count)
         await asyncio.sleep(_SETTLE_SECONDS)
         before = memory(server.processes)
         crowd = Crowd(server.target.urls[0], order_ids)
@@ -207,7 +207,7 @@ async def fanout(sizes: Sizes, screen: Screen) -> Outcome:
         assert server.settings is not None
         await _warm_up(server, sizes, screen)
         for number in range(1, sizes.rounds + 1):
-            order_ids = await rest(server.settings, 1) * count
+            order_ids = await store_later(server.settings, 1) * count
             crowd = Crowd(server.target.urls[0], order_ids)
             title = f"fanout: {count:,} sockets, order {number} of {sizes.rounds}"
             try:

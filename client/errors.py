@@ -7,7 +7,7 @@
     |   +-- RequestIdReused         the request_id belongs to a different order
     |   +-- OrderInFlight           cancel came too late: a transaction may be on the network
     |   +-- OrderClosed             cancel came too late: the order has ended
-    |   +-- NoRoute                 no pool trades the pair
+    |   +-- NoRoute                 no pool can fill the order
     |   +-- SequenceAhead           a cursor beyond the record
     +-- Unavailable             ask again; a submit with the same `request_id`, for it may have happened
     |   +-- TooManyOrders           certainly not stored; `retry_seconds` says when to come back

@@ -98,11 +98,6 @@ class Coalescer(Generic[Item, Result]):
         self._waiting.append((item, then, 0))
         self._start()
 
-    @property
-    def waiting_count(self) -> int:
-        """Items not yet part of a round trip."""
-        return len(self._waiting)
-
     async def drain(self) -> None:
         """Return once everything handed in so far has been performed."""
         while self._runners:

@@ -850,19 +850,17 @@ class Market:
 _MOVE_TOKENS: Final = frozenset({TOKEN_PROGRAM, SYSTEM_PROGRAM, ASSOCIATED_TOKEN_PROGRAM})
 _INSUFFICIENT_FUNDS: Final = 1
 """An error of each of these."""
-_FUNDS_ERRORS: Final = frozenset({"InsufficientFundsForFee", "InsufficientFundsForRent", "AccountNotFound"})
 
 
 def explain_error(err: Any, raw_transaction: bytes) -> tuple[FailureReason, str]:
     """Return what the chain's error of our transaction means for its order, with a sentence for its user.
 
-    `err` is a TransactionError as JSON: getSignatureStatuses, getTransaction and simulateTransaction have it.
+    `err` is a TransactionError as JSON, as getSignatureStatuses and getTransaction have it. One that keeps a
+    transaction from landing at all (no fee, an old blockhash) is not among them.
     """
     name = next(iter(err)) if isinstance(err, dict) else err
-    if name in _FUNDS_ERRORS:
+    if name == "InsufficientFundsForRent":
         return FailureReason.INSUFFICIENT_FUNDS, "the wallet has too little SOL for the fees"
-    if name == "BlockhashNotFound":
-        return FailureReason.TRANSACTION_EXPIRED, "the transaction's blockhash has expired"
     if name != "InstructionError":
         return FailureReason.TRANSACTION_REVERTED, f"the transaction was reverted: {err}"
     index, cause = err["InstructionError"]

@@ -133,7 +133,7 @@ class Settings:
             raise SettingsError(f"SLIPPAGE_BPS was {self.slippage_bps}; must be between 0 and 10000")
         for name in (
             "max_route_legs", "max_attempts", "max_open_orders", "max_resting_orders", "max_in_flight",
-            "server_processes", "gateway_processes", "simnet_blockhash_blocks",
+            "server_processes", "gateway_processes", "worker_processes", "simnet_blockhash_blocks",
         ):  # fmt: skip
             if getattr(self, name) < 1:
                 raise SettingsError(f"{name.upper()} was {getattr(self, name)}; must be 1 or more")
@@ -144,17 +144,6 @@ class Settings:
             raise SettingsError(f"SIMNET_SLOT_MS was {self.simnet_slot_ms}; must be 10 or more")
         if not 0 <= self.simnet_seed < 2**63:
             raise SettingsError(f"SIMNET_SEED was {self.simnet_seed}; must be from 0 to 2**63 - 1")
-        for name in (
-            "simnet_confirmed_slots",
-            "simnet_finalized_slots",
-            "simnet_landing_slots",
-            "simnet_landing_jitter_slots",
-            "simnet_market_pools",
-            "simnet_launch_slots",
-            "simnet_history_slots",
-        ):
-            if getattr(self, name) < 0:
-                raise SettingsError(f"{name.upper()} was {getattr(self, name)}; must be 0 or more")
         if self.simnet_finalized_slots < self.simnet_confirmed_slots:
             raise SettingsError(
                 f"SIMNET_FINALIZED_SLOTS was {self.simnet_finalized_slots};"

@@ -312,7 +312,11 @@ class Count:
         self.value += amount
 
 
-orders_by_status = Gauge("order_engine_orders", "Orders there are now, by status.", ["status"])
+open_orders = Gauge(
+    "order_engine_orders",
+    "Orders that are open and do not rest, counted no further than MAX_OPEN_ORDERS.",
+    ["status"],
+)
 resting_orders = Gauge(
     "order_engine_resting_orders", "Orders that wait for their trigger, by type.", ["type"]
 )

@@ -338,7 +338,7 @@ _decode: Final = json.JSONDecoder(
 
 
 def _depth(text: str) -> int:
-    """Return an upper bound of how deep the text nests; brackets inside strings count too."""
+    """Return how deep the text nests; 0 where it has too few brackets to nest deeper than MAX_DEPTH."""
     if text.count("[") + text.count("{") <= MAX_DEPTH:
         return 0
     depth = deepest = 0

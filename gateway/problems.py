@@ -63,13 +63,11 @@ class HttpRefusal(Exception):
         reason: str,
         message: str,
         *,
-        violations: Sequence[FieldViolation] = (),
         headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(message)
         self.reason = reason
         self.message = message
-        self.violations = tuple(violations)
         self.headers = dict(headers or {})
 
 
@@ -96,9 +94,7 @@ def problem_of_error(error: OrderError) -> Response:
 
 
 def problem_of_refusal(refusal: HttpRefusal) -> Response:
-    return problem(
-        CODE_OF[refusal.reason], refusal.reason, refusal.message, refusal.violations, refusal.headers
-    )
+    return problem(CODE_OF[refusal.reason], refusal.reason, refusal.message, headers=refusal.headers)
 
 
 def problem(

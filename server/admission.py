@@ -9,7 +9,7 @@ from typing import Final
 from engine.domain.errors import EngineError, TooManyOrders
 from engine.domain.order_types import MARKET, ORDER_TYPES
 from engine.storage.postgres import Store
-from engine.telemetry import orders_by_status, resting_orders
+from engine.telemetry import open_orders, resting_orders
 
 _COUNT_SECONDS: Final = 1.0
 _RESTING_PART: Final = 0.02
@@ -69,7 +69,7 @@ class Admission:
                 self.store_up = False
                 logger.warning("open orders cannot be counted: %s", error)
             else:
-                orders_by_status.labels("open").set(self._open_count)
+                open_orders.labels("open").set(self._open_count)
             await asyncio.sleep(_COUNT_SECONDS)
 
     async def _count_resting(self) -> None:

@@ -66,12 +66,12 @@ def tokens_named(message: pb.OrderSpec) -> tuple[str, str]:
     return message.input_token, message.output_token
 
 
-def spec_from_proto(message: pb.OrderSpec, field: str = "spec", find: FindToken = find_token) -> OrderSpec:
+def spec_from_proto(message: pb.OrderSpec, find: FindToken = find_token) -> OrderSpec:
     """Return what the client asks for. Raises InvalidOrder with a line for every field that is wrong."""
     wrong: list[FieldViolation] = []
 
     def refuse(name: str, description: str) -> None:
-        wrong.append(FieldViolation(f"{field}.{name}", description))
+        wrong.append(FieldViolation(f"spec.{name}", description))
 
     side = _SIDES.get(message.side)
     if side is None:
@@ -115,7 +115,7 @@ def spec_from_proto(message: pb.OrderSpec, field: str = "spec", find: FindToken 
         order_type.check(spec)
     except InvalidOrder as error:
         raise InvalidOrder(
-            [FieldViolation(f"{field}.{line.field}", line.description) for line in error.violations]
+            [FieldViolation(f"spec.{line.field}", line.description) for line in error.violations]
         ) from None
     return spec
 
@@ -147,10 +147,10 @@ def fingerprint(spec: OrderSpec) -> bytes:
     return hashlib.sha256(b"".join([len(text).to_bytes(4, "big") + text.encode() for text in texts])).digest()
 
 
-def order_id_from_proto(order_id: str, field: str = "order_id") -> UUID:
+def order_id_from_proto(order_id: str) -> UUID:
     """Raises InvalidOrder unless it is a UUID in its usual form."""
     if not _UUID.fullmatch(order_id):
-        raise InvalidOrder([FieldViolation(field, f"was {_shown(order_id)}; must be a UUID")])
+        raise InvalidOrder([FieldViolation("order_id", f"was {_shown(order_id)}; must be a UUID")])
     return UUID(order_id)
 
 
@@ -192,10 +192,6 @@ def page_token_from_proto(page_token: str) -> UUID | None:
 
 def page_token_to_proto(order_id: UUID) -> str:
     return base64.urlsafe_b64encode(order_id.bytes).decode()
-
-
-def spec_to_proto(spec: OrderSpec) -> pb.OrderSpec:
-    return pb.OrderSpec(**_spec_fields(spec))
 
 
 def order_to_proto(order: Order) -> pb.Order:

@@ -197,7 +197,7 @@ class OrderService(orders_pb2_grpc.OrderServiceServicer):
             if (unanswered := await self._learn_tokens([request.spec])) is not None:
                 raise unanswered
             spec = spec_from_proto(request.spec, find=self._tokens.find)
-            slippage_bps = self._settings.slippage_bps if spec.slippage_bps is None else spec.slippage_bps
+            slippage_bps = spec.slippage_bps_or(self._settings.slippage_bps)
             await self._market.learn((spec.input_token, spec.output_token))
             await self._market.refresh(_QUOTE_AGE_SECONDS)
             decision = self._market.decide(spec, 0, slippage_bps)

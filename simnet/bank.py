@@ -383,7 +383,7 @@ class Bank:
         return decimals
 
 
-def log_failure(program: bytes, code: int, *, depth: int = 2) -> tuple[str, str]:
+def log_failure(program: bytes, code: int) -> tuple[str, str]:
     """Return the log lines of an inner call that failed; they come before the outer program's own."""
     name = Pubkey.from_bytes(program)
-    return (f"Program {name} invoke [{depth}]", f"Program {name} failed: custom program error: {code:#x}")
+    return (f"Program {name} invoke [2]", f"Program {name} failed: custom program error: {code:#x}")

@@ -480,10 +480,6 @@ class Chain:
 
         return await asyncio.to_thread(search)
 
-    @property
-    def waiting_count(self) -> int:
-        return len(self._known)
-
 
 class _Past:
     """Accounts as they were: for each, what the first later slot that changed it found."""

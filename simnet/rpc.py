@@ -1,4 +1,4 @@
-"""JSON-RPC: the methods of a Solana node that the engine uses, answered as a node answers them.
+"""JSON-RPC: methods of a Solana node, those that the engine uses and some more, answered as a node does.
 
 Methods take `params` and return the result, or a coroutine of it where the ledger must be read. Beside
 a node's own methods there are those that only a simulation can have: simnet_*.

@@ -1,4 +1,4 @@
-"""`python -m workers`: a supervisor and its worker processes, WORKERS of them."""
+"""`python -m workers`: a supervisor and its worker processes, WORKER_PROCESSES of them."""
 
 from __future__ import annotations
 

@@ -227,7 +227,7 @@ class Executor:
         spec = order.spec
         await self._market.learn((spec.input_token, spec.output_token))
         await self._market.wake()
-        slippage_bps = self._settings.slippage_bps if spec.slippage_bps is None else spec.slippage_bps
+        slippage_bps = spec.slippage_bps_or(self._settings.slippage_bps)
         decision = self._market.decide(spec, order.attempt, slippage_bps)
         # Its quotes are on record.
         logger.info(
@@ -298,9 +298,7 @@ class Executor:
         if (untold := self._untold.pop(order.order_id, None)) is not None:
             events.insert(0, untold)
         self._hints.tell(order, events, within_seconds=0.0 if order.status in CLOSED else _OPEN_HINT_SECONDS)
-        if last.delay_seconds > 0 or order.status in CLOSED or order.status is OrderStatus.PENDING:
-            return None
-        return order
+        return None if last.lets_go else order
 
     def _tell(self, transition: Transition) -> None:
         before, order = transition.before, transition.order

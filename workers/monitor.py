@@ -371,7 +371,7 @@ class _Ahead:
         return True
 
     def _route(self, spec: OrderSpec) -> Route | None:
-        slippage_bps = self._slippage_bps if spec.slippage_bps is None else spec.slippage_bps
+        slippage_bps = spec.slippage_bps_or(self._slippage_bps)
         return self._market.decide(spec, 0, slippage_bps).route
 
 

@@ -27,7 +27,7 @@ from engine.domain.lifecycle import Landed, Lapsed, Reverted
 from engine.domain.order import Attempt, FailureReason, Order
 from engine.market import explain_error
 from engine.solana.rpc import NodeClient, SignatureStatus, TransactionRecord
-from engine.telemetry import node_errors_total, stage_seconds
+from engine.telemetry import stage_seconds
 
 _HEIGHT_SECONDS: Final = 1.0
 """How often the finalized block height is read while something is open."""
@@ -154,7 +154,6 @@ class Settlement:
                 if entries:
                     await self._look_up(entries, now)
             except EngineError as error:
-                node_errors_total.labels("settlement").inc()
                 logger.warning("open transactions cannot be looked up: %s", error)
 
     def _on_landed(self, tx_hash: str, record: TransactionRecord) -> None:
@@ -224,7 +223,6 @@ class Settlement:
                 [entry.attempt.tx_hash for entry in entries], self._commitment
             )
         except EngineError as error:
-            node_errors_total.labels("settlement").inc()
             logger.warning("landed transactions cannot be read: %s", error)
             return
         for entry, record in zip(entries, records, strict=True):
@@ -240,7 +238,6 @@ class Settlement:
             await self._node.send_transaction(entry.attempt.raw_transaction)
         except EngineError as error:
             # It may have been taken all the same. Nothing is concluded; it is sent again.
-            node_errors_total.labels("send").inc()
             logger.info("sending again later: %s", error, extra={"order_id": entry.order.order_id})
 
     def _next_send(self, now: float) -> float:

@@ -151,7 +151,7 @@ class Unmet:
 
 @frozen
 class NotBuilt:
-    """No transaction could be built, or the node's simulation of it was refused; nothing was sent."""
+    """No transaction could be built; nothing was sent."""
 
     reason: FailureReason
     message: str
@@ -240,6 +240,11 @@ class Transition:
     """To be recorded with this transition."""
     closed: AttemptOutcome | None = None
     """How the open attempt ended with this transition; None: not by this one."""
+
+    @property
+    def lets_go(self) -> bool:
+        """Nobody holds the order after it: between attempts, while it waits for its trigger, once closed."""
+        return self.delay_seconds > 0 or self.order.status in CLOSED or self.order.status is PENDING
 
 
 def apply(order: Order, fact: Fact, policy: RetryPolicy, random: float = 0.0) -> Transition:

@@ -91,6 +91,10 @@ class OrderSpec:
         """Whether it rests until its type's trigger fires."""
         return self.type.trigger(self) is not None
 
+    def slippage_bps_or(self, default_bps: int) -> int:
+        """Return the slippage that the order allows, which is `default_bps` where it names none."""
+        return default_bps if self.slippage_bps is None else self.slippage_bps
+
     @property
     def amount_token(self) -> Token:
         return self.input_token if self.side is Side.SELL else self.output_token

@@ -196,14 +196,6 @@ class _LatestBlockhash(msgspec.Struct):
     value: _BlockhashJson
 
 
-class _Balance(msgspec.Struct):
-    value: int
-
-
-class _TokenAmountAnswer(msgspec.Struct):
-    value: _TokenAmount
-
-
 class _Statuses(msgspec.Struct):
     value: list[SignatureStatus | None]
 
@@ -305,8 +297,6 @@ _GET_BLOCK_HEIGHT: Final = _Method("getBlockHeight", int)
 _GET_SLOT: Final = _Method("getSlot", int)
 _GET_MULTIPLE_ACCOUNTS: Final = _Method("getMultipleAccounts", _Accounts)
 _GET_PROGRAM_ACCOUNTS: Final = _Method("getProgramAccounts", list[_ProgramAccount])
-_GET_BALANCE: Final = _Method("getBalance", _Balance)
-_GET_TOKEN_ACCOUNT_BALANCE: Final = _Method("getTokenAccountBalance", _TokenAmountAnswer)
 _SEND_TRANSACTION: Final = _Method("sendTransaction", str)
 _GET_SIGNATURE_STATUSES: Final = _Method("getSignatureStatuses", _Statuses)
 _GET_TRANSACTION: Final = _Method("getTransaction", TransactionRecord | None)
@@ -496,16 +486,6 @@ class NodeClient:
             options["dataSlice"] = {"offset": data_slice[0], "length": data_slice[1]}
         found = await self._read((_GET_PROGRAM_ACCOUNTS, [str(program), options]))
         return [(Pubkey.from_string(item.pubkey), b64decode(item.account.data[0])) for item in found]
-
-    async def balance(self, address: Pubkey, commitment: str = "confirmed") -> int:
-        """Return an account's lamports; 0 where there is none."""
-        lamports: int = (await self._read((_GET_BALANCE, [str(address), {"commitment": commitment}]))).value
-        return lamports
-
-    async def token_balance(self, address: Pubkey, commitment: str = "confirmed") -> int:
-        """Return a token account's balance in base units. Raises RpcError where there is none."""
-        answer = await self._read((_GET_TOKEN_ACCOUNT_BALANCE, [str(address), {"commitment": commitment}]))
-        return int(answer.value.amount)
 
     # ---- Transactions
 

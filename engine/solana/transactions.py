@@ -40,8 +40,6 @@ from engine.solana.programs import WRAPPED_SOL_MINT, associated_token_account
 
 MAX_TRANSACTION_SIZE: Final = 1232
 """Bytes, signatures included: one network packet."""
-SIGNATURE_FEE: Final = 5000
-"""Lamports a signature; charged for transactions that fail on chain too."""
 MAX_ACCOUNT_LOCKS: Final = 64
 """Accounts a transaction may name, programs included."""
 MAX_COMPUTE_UNITS: Final = 1_400_000

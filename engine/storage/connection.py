@@ -76,9 +76,9 @@ class Connection:
             # a connection that broke has left us not knowing.
             if session.is_broken:
                 await self.close()
-                raise OutcomeUnknown(f"the connection to PostgreSQL broke: {_first_line(error)}") from error
+                raise OutcomeUnknown(f"the connection to PostgreSQL broke: {first_line(error)}") from error
             if error.sqlstate is not None and error.sqlstate.startswith(_PASSING):
-                raise StoreUnavailable(f"PostgreSQL refused for now: {_first_line(error)}") from error
+                raise StoreUnavailable(f"PostgreSQL refused for now: {first_line(error)}") from error
             raise
         except asyncio.CancelledError:
             # The answer was not read.
@@ -97,7 +97,7 @@ class Connection:
                 options=_OPTIONS,
             )
         except psycopg.OperationalError as error:
-            raise StoreUnavailable(f"PostgreSQL cannot be reached: {_first_line(error)}") from error
+            raise StoreUnavailable(f"PostgreSQL cannot be reached: {first_line(error)}") from error
         _adapt(connection.adapters)
         self._session = Session(connection)
         return self._session
@@ -202,6 +202,7 @@ def _adapt(adapters: adapt.AdaptersMap) -> None:
     adapters.register_loader(0, TextBinaryLoader)
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """Return what the error says, without the details that psycopg adds; its type where it says nothing."""
     text = str(error).strip()
     return text.splitlines()[0] if text else type(error).__name__

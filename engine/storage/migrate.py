@@ -17,6 +17,7 @@ from psycopg import sql
 
 from engine.process import StartupError
 from engine.settings import Settings
+from engine.storage.connection import first_line
 
 MINIMUM_POSTGRES: Final = 15
 _LOCK: Final = 0x6F72646572  # "order"
@@ -65,7 +66,7 @@ async def migrate(settings: Settings, migrations: list[Migration] | None = None)
     except psycopg.OperationalError as error:
         # Also when it goes away half way: whatever was not committed is for the next start.
         where = f"{settings.db_host or '127.0.0.1'}:{settings.db_port}"
-        raise SchemaError(f"PostgreSQL at {where} cannot be used: {_first_line(error)}") from error
+        raise SchemaError(f"PostgreSQL at {where} cannot be used: {first_line(error)}") from error
 
 
 async def _connect(settings: Settings) -> psycopg.AsyncConnection:
@@ -122,7 +123,3 @@ async def _apply(connection: psycopg.AsyncConnection, migrations: list[Migration
     finally:
         await connection.execute("SELECT pg_advisory_unlock(%s)", (_LOCK,))
     return applied_now
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

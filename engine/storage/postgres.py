@@ -652,8 +652,7 @@ def _advance_values(moves: Iterable[Move]) -> dict[str, list[Any]]:
                 after.sequence,
                 after.status.value,
                 after.attempt,
-                # Between attempts, while it waits for its trigger, and once closed nobody holds it.
-                last.delay_seconds > 0 or after.status in CLOSED or after.status is OrderStatus.PENDING,
+                last.lets_go,
                 last.delay_seconds,
             )
         )

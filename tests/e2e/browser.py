@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
 import shutil
 import tempfile
@@ -73,10 +72,6 @@ class Page:
     async def open(self, address: str) -> None:
         await self.command("Page.navigate", url=address)
         await self.until("document.readyState === 'complete'")
-
-    async def screenshot(self, file: Path) -> None:
-        picture = await self.command("Page.captureScreenshot", format="png", captureBeyondViewport=True)
-        file.write_bytes(base64.b64decode(picture["data"]))  # noqa: ASYNC240
 
     def _note(self, message: dict[str, Any]) -> None:
         parameters = message.get("params", {})

@@ -125,7 +125,7 @@ class _FailureReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Failure
     DESCRIPTOR: _descriptor.EnumDescriptor
     FAILURE_REASON_UNSPECIFIED: _FailureReason.ValueType  # 0
     FAILURE_REASON_NO_ROUTE: _FailureReason.ValueType  # 1
-    """No venue quoted the pair."""
+    """No pool could fill the order."""
     FAILURE_REASON_SLIPPAGE_EXCEEDED: _FailureReason.ValueType  # 2
     """The price moved further than `slippage_bps`."""
     FAILURE_REASON_INSUFFICIENT_FUNDS: _FailureReason.ValueType  # 3
@@ -140,11 +140,11 @@ class _FailureReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Failure
     """Our fault."""
 
 class FailureReason(_FailureReason, metaclass=_FailureReasonEnumTypeWrapper):
-    """Why an order failed. New values may be added."""
+    """Why an order failed, or an attempt did not succeed. New values may be added."""
 
 FAILURE_REASON_UNSPECIFIED: FailureReason.ValueType  # 0
 FAILURE_REASON_NO_ROUTE: FailureReason.ValueType  # 1
-"""No venue quoted the pair."""
+"""No pool could fill the order."""
 FAILURE_REASON_SLIPPAGE_EXCEEDED: FailureReason.ValueType  # 2
 """The price moved further than `slippage_bps`."""
 FAILURE_REASON_INSUFFICIENT_FUNDS: FailureReason.ValueType  # 3
@@ -328,9 +328,11 @@ class Order(_message.Message):
     """UUID, assigned by the server."""
     status: Global___OrderStatus.ValueType
     failure_reason: Global___FailureReason.ValueType
-    """Why the order FAILED. Unset otherwise."""
+    """Why the order FAILED; before that, why its latest attempt did not succeed. Unset otherwise."""
     failure_message: _builtins.str
-    """The same, for a developer to read. Never parse it."""
+    """The same, for a developer to read; of an order that is PENDING again, why it waits. Never
+    parse it.
+    """
     venue: _builtins.str
     """The venue executing the order, for example "Raydium". An open set, so a string
     (AIP-126). Unset until a route is chosen.

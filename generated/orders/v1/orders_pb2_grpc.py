@@ -105,7 +105,7 @@ class OrderServiceServicer:
     def GetQuote(self, request, context):
         """Prices an order without executing it: what each venue offers, and the route chosen.
 
-        FAILED_PRECONDITION, NO_ROUTE: no pool trades the pair.
+        FAILED_PRECONDITION, NO_ROUTE: no pool can fill the order now.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

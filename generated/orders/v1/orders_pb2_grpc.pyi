@@ -58,7 +58,7 @@ class OrderServiceStub:
     GetQuote: _grpc.UnaryUnaryMultiCallable[_orders_pb2.GetQuoteRequest, _orders_pb2.GetQuoteResponse]
     """Prices an order without executing it: what each venue offers, and the route chosen.
 
-    FAILED_PRECONDITION, NO_ROUTE: no pool trades the pair.
+    FAILED_PRECONDITION, NO_ROUTE: no pool can fill the order now.
     """
     GetOrder: _grpc.UnaryUnaryMultiCallable[_orders_pb2.GetOrderRequest, _orders_pb2.GetOrderResponse]
     """Returns an order as it stands now.
@@ -109,7 +109,7 @@ class OrderServiceAsyncStub(OrderServiceStub):
     GetQuote: _aio.UnaryUnaryMultiCallable[_orders_pb2.GetQuoteRequest, _orders_pb2.GetQuoteResponse]  # type: ignore[assignment]
     """Prices an order without executing it: what each venue offers, and the route chosen.
 
-    FAILED_PRECONDITION, NO_ROUTE: no pool trades the pair.
+    FAILED_PRECONDITION, NO_ROUTE: no pool can fill the order now.
     """
     GetOrder: _aio.UnaryUnaryMultiCallable[_orders_pb2.GetOrderRequest, _orders_pb2.GetOrderResponse]  # type: ignore[assignment]
     """Returns an order as it stands now.
@@ -175,7 +175,7 @@ class OrderServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_orders_pb2.GetQuoteResponse, _abc.Awaitable[_orders_pb2.GetQuoteResponse]]:
         """Prices an order without executing it: what each venue offers, and the route chosen.
 
-        FAILED_PRECONDITION, NO_ROUTE: no pool trades the pair.
+        FAILED_PRECONDITION, NO_ROUTE: no pool can fill the order now.
         """
 
     @_abc_1.abstractmethod

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from bench.bars import Finding
-from bench.database import TABLES, fill, rest, wake
+from bench.database import TABLES, fill, store_later, wake
 from bench.progress import Screen
 from bench.scale import SCENARIOS, Sizes
 from cli.embedded import Postgres
@@ -82,10 +82,10 @@ async def test_memory_is_told_of_every_process_and_of_all() -> None:
 # ---- Orders put into a database ----------------------------------------------------------------------
 
 
-async def test_resting_orders_are_real_ones_that_nobody_is_to_look_at_until_they_are_woken(
+async def test_orders_stored_for_later_are_real_ones_that_nobody_is_to_look_at_until_they_are_woken(
     database: Settings,
 ) -> None:
-    order_ids = await rest(database, 7)
+    order_ids = await store_later(database, 7)
     assert len(set(order_ids)) == 7
     async with Store(database) as store:
         orders = [await store.get(order_id) for order_id in map(UUID, order_ids)]

@@ -78,7 +78,7 @@ async def test_submit_answers_with_the_stored_order(stub: Stub) -> None:
     assert not read.routing_decisions
 
 
-async def test_order_ids_are_uuid7_with_ten_shard_bits_of_zero(stub: Stub) -> None:
+async def test_order_ids_are_uuid7_that_end_with_ten_bits_of_zero(stub: Stub) -> None:
     before = time.time_ns() // 1_000_000
     order_id = UUID((await submitted(stub)).order_id)
     assert order_id.version == 7

@@ -6,7 +6,7 @@ import asyncio
 
 from cli.probe import figures
 
-METRICS = b"""# HELP order_engine_orders Orders there are now, by status.
+METRICS = b"""# HELP order_engine_orders Orders that are open and do not rest.
 # TYPE order_engine_orders gauge
 order_engine_orders{status="open"} 1300.0
 order_engine_resting_orders{type="limit"} 1200.0

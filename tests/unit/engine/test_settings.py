@@ -85,10 +85,13 @@ def test_what_is_not_a_number_is_refused_by_name(setting: Field[Any], text: str)
             for name in ("RESEND_SECONDS", "LEASE_SECONDS", "SWEEP_SECONDS")
             for text in ("nan", "inf", "-1", "0")
         ),
-        *((name, "0") for name in ("MAX_OPEN_ORDERS", "SERVER_PROCESSES", "GATEWAY_PROCESSES")),
+        *(
+            (name, "0")
+            for name in ("MAX_OPEN_ORDERS", "SERVER_PROCESSES", "GATEWAY_PROCESSES", "WORKER_PROCESSES")
+        ),
         ("MAX_IN_FLIGHT", "0"),
         ("MAX_ROUTE_LEGS", "0"),
-        ("LEG_LAMPORTS", "-1"),
+        *((name, "-1") for name in ("LEG_LAMPORTS", "SIMNET_HISTORY_SLOTS")),
         *(("MIDDLE_TOKENS", text) for text in ("SOL,DOGE", "SOL,", "sol")),
         ("PRIORITY_FEE_MICRO_LAMPORTS", "-1"),
     ],

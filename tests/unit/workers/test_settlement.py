@@ -280,7 +280,6 @@ class Landing(Chain):
 
     def __init__(self, fake: FakeNode) -> None:
         super().__init__(fake)
-        self._questions = 0
 
     def _height(self, params: list[Any]) -> dict[str, Any]:
         return self._answered(super()._height(params))

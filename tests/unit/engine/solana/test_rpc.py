@@ -78,13 +78,6 @@ async def test_heights_and_slots_are_of_the_commitment_asked_for(node: FakeNode,
     ]
 
 
-async def test_balances_are_in_base_units(node: FakeNode, client: NodeClient) -> None:
-    _answer(node, "getBalance", _published("getBalance"))
-    _answer(node, "getTokenAccountBalance", _published("getTokenAccountBalance"))
-    assert await client.balance(KEY) == 1_500_000_000
-    assert await client.token_balance(KEY) == 12_345
-
-
 async def test_accounts_come_in_order_with_none_where_there_is_none(
     node: FakeNode, client: NodeClient
 ) -> None:
