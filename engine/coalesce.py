@@ -119,15 +119,18 @@ class Coalescer(Generic[Item, Result]):
 
     async def _pace(self) -> None:
         loop = asyncio.get_running_loop()
-        rest = self._next_start - loop.time()
-        if rest > 0:
+        # Another runner may have slept to the same moment, and taken it, or all there was.
+        while self._waiting and (rest := self._next_start - loop.time()) > 0:  # noqa: ASYNC110
             await asyncio.sleep(rest)
-        self._next_start = loop.time() + self._interval_seconds
+        if self._waiting:
+            self._next_start = loop.time() + self._interval_seconds
 
     async def _perform_waiting(self) -> None:
         while self._waiting:
             if self._interval_seconds and len(self._waiting) < self._max_batch:
                 await self._pace()
+                if not self._waiting:
+                    return
             count = min(len(self._waiting), self._max_batch)
             batch = [self._waiting.popleft() for _ in range(count)]
             if self._observe is not None:

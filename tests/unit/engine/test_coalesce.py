@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from itertools import pairwise
 
 import pytest
 
@@ -324,3 +325,25 @@ async def test_a_function_is_told_that_its_batch_was_cut_short(edge: Edge) -> No
     runner.cancel()
     await asyncio.wait([runner])
     assert isinstance(told[0], asyncio.CancelledError)
+
+
+async def test_two_paced_runners_share_one_pace_and_neither_performs_nothing() -> None:
+    starts: list[float] = []
+    sizes: list[int] = []
+    loop = asyncio.get_running_loop()
+
+    async def perform(items: list[int]) -> list[int]:
+        starts.append(loop.time())
+        sizes.append(len(items))
+        await asyncio.sleep(0.005)
+        return items
+
+    coalesce = Coalescer(perform, max_concurrent=2, interval_seconds=0.01)
+    for item in range(60):
+        coalesce.put(item)
+        await asyncio.sleep(0.002)
+    await coalesce.drain()
+    assert sum(sizes) == 60
+    assert 0 not in sizes
+    # The loop's clock is good to a millisecond.
+    assert all(later - earlier >= 0.009 for earlier, later in pairwise(starts))
