@@ -13,6 +13,7 @@ import random
 import time
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from functools import partial
 from types import TracebackType
 from typing import Final, Self
 from uuid import UUID
@@ -140,7 +141,9 @@ class Executor:
         for order_id, claim in zip(wanted, claims, strict=True):
             if isinstance(claim, Claim):
                 taken += 1
-                self._held[order_id] = self._group.create_task(self._execute(claim))
+                task = self._held[order_id] = self._group.create_task(self._execute(claim))
+                # Not at the end of the task: one that is cancelled before its first step has none.
+                task.add_done_callback(partial(self._let_go, order_id))
                 continue
             del self._held[order_id]
             if isinstance(claim, Exception):
@@ -148,6 +151,10 @@ class Executor:
         if failure is not None:
             raise failure
         return taken
+
+    def _let_go(self, order_id: UUID, _task: asyncio.Task[None]) -> None:
+        del self._held[order_id]
+        self._untold.pop(order_id, None)
 
     def let_all_go(self) -> None:
         """Stop executing, at once. Nothing is lost: what was decided is on record, or will be again."""
@@ -186,9 +193,6 @@ class Executor:
         except Exception:
             logger.exception("unexpected error", extra={"order_id": claimed.order_id})
             await self._contain(order)
-        finally:
-            del self._held[claimed.order_id]
-            self._untold.pop(claimed.order_id, None)
 
     def _now(self, order: Order) -> datetime:
         """Return the time for `next_step`, which looks at it where the order can expire."""

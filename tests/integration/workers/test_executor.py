@@ -488,6 +488,17 @@ async def test_a_worker_that_was_overtaken_finds_out_and_stops(
     assert await simnet.executions(order.order_id) == [f"{order.order_id}:1"]
 
 
+async def test_an_order_that_was_let_go_before_it_was_begun_is_taken_up_again(worker: Worker) -> None:
+    order = await submit(worker.store)
+    assert await worker.executor.take([order.order_id]) == 1
+    # Its task has not run yet.
+    worker.executor.let_all_go()
+    await asyncio.sleep(0.01)
+    assert not worker.executor.holds(order.order_id)
+    assert await worker.executor.take([order.order_id]) == 1
+    assert (await worker.closed(order.order_id)).status is S.CONFIRMED
+
+
 async def test_who_loses_its_lease_lets_go_and_another_finishes(
     settings: Settings, simnet: Simnet, wallet: Wallet, by_hand: psycopg.AsyncConnection, until: Until
 ) -> None:
