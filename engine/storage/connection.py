@@ -93,6 +93,8 @@ class Connection:
                 self._conninfo,
                 autocommit=True,
                 connect_timeout=3,
+                # Milliseconds. A host that is gone says nothing: what it does not acknowledge ends it.
+                tcp_user_timeout=5000,
                 application_name=f"order-engine {self._edge}",
                 options=_OPTIONS,
             )

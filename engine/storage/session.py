@@ -22,6 +22,9 @@ _PLACEHOLDER: Final = re.compile(r"%\((\w+)\)([tb])")
 """As psycopg writes them: t for text, b for binary."""
 _LOOK_SECONDS: Final = 1.0
 """How long an answer is waited for before the socket is looked at unasked, and watched anew."""
+_LOOKS: Final = 15
+"""After so many the connection is given up: a server that is there ends a statement after 10 s
+(statement_timeout). Looks and not seconds, for a process that was stopped has heard nothing meanwhile."""
 _FORMATS: Final = {"t": PyFormat.TEXT, "b": PyFormat.BINARY}
 
 
@@ -62,14 +65,15 @@ class Session:
         self._answered: asyncio.Future[None] | None = None
         self._results: list[pq.abc.PGresult] = []
         self._is_watched = False
+        self._is_silent = False
 
     @property
     def is_broken(self) -> bool:
         """Whether the connection is gone, as far as was noticed."""
-        return self._libpq.status == pq.ConnStatus.BAD
+        return self._is_silent or self._libpq.status == pq.ConnStatus.BAD
 
     async def run(self, text: str, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
-        """Run a statement and return its rows. Raises psycopg.Error.
+        """Run a statement and return its rows. Raises psycopg.Error, also where no answer comes.
 
         Cancelled, it leaves the session good for nothing but `close`.
         """
@@ -110,7 +114,7 @@ class Session:
         self._watch(True)
         if self._libpq.flush():
             self._loop.add_writer(self._socket, self._on_writable)
-        looking = self._loop.call_later(_LOOK_SECONDS, self._look_again, self._answered)
+        looking = self._loop.call_later(_LOOK_SECONDS, self._look_again, self._answered, 1)
         try:
             await self._answered
         finally:
@@ -122,14 +126,20 @@ class Session:
                 raise errors.error_from_result(result)
         return results[-1]
 
-    def _look_again(self, answered: asyncio.Future[None]) -> None:
+    def _look_again(self, answered: asyncio.Future[None], looks: int) -> None:
         # Event loops watch descriptors by number. Who connects a socket elsewhere in the process and ends its
         # watch too late can end ours, and the answer would lie there unheard for ever.
         if answered is self._answered and not answered.done():
             self._watch(False)
             self._watch(True)
             self._on_readable()
-            self._loop.call_later(_LOOK_SECONDS, self._look_again, answered)
+            if answered.done():
+                return
+            if looks < _LOOKS:
+                self._loop.call_later(_LOOK_SECONDS, self._look_again, answered, looks + 1)
+                return
+            self._is_silent = True
+            answered.set_exception(psycopg.OperationalError("the server does not answer"))
 
     def _on_readable(self) -> None:
         answered = self._answered

@@ -22,6 +22,7 @@ class Wire:
         """So many answers of the database do not arrive: the wire breaks instead."""
         self.refuses = False
         """New connections are closed at once."""
+        self._silent: set[asyncio.StreamWriter] = set()
 
     @property
     def settings(self) -> Settings:
@@ -46,6 +47,10 @@ class Wire:
         """Break every connection."""
         for writer in self._writers:
             writer.transport.abort()
+
+    def silence(self) -> None:
+        """Have nothing more arrive over the connections there are, as from a host that is gone."""
+        self._silent |= self._writers
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -78,6 +83,8 @@ class Wire:
                 if answers and self.lose_answers:
                     self.lose_answers -= 1
                     break
+                if writer in self._silent:
+                    continue
                 writer.write(data)
                 await writer.drain()
         except OSError:

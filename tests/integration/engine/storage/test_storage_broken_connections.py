@@ -59,6 +59,20 @@ async def test_reads_are_asked_again_on_a_new_connection(
         assert await terminate(by_hand) >= 4
 
 
+async def test_a_connection_that_has_gone_silent_is_given_up(
+    store: Store, wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.storage.session._LOOK_SECONDS", 0.02)
+    order = await stored(store, S.ROUTING)
+    assert await store.get(order.order_id) == order
+    wire.silence()
+    async with asyncio.timeout(20):
+        assert await store.get(order.order_id) == order
+        with pytest.raises(OutcomeUnknown, match="does not answer"):
+            await store.advance(retried(order))
+        assert await store.advance(retried(order)) is not None
+
+
 async def test_a_write_on_a_connection_that_was_ended_may_have_happened(
     store: Store, by_hand: psycopg.AsyncConnection
 ) -> None:
