@@ -1,13 +1,15 @@
 """Hints that orders moved, over Redis pub/sub.
 
 One message carries many orders: their 16-byte ids, concatenated. It says "read these again", or it brings
-along what they did: the events as they were committed, which saves the read. A hint may be lost, repeated or
-late; whoever misses one finds out from PostgreSQL, which is looked at now and then without any.
+along what they did: the events as they were committed, which saves the read, signed so that Redis cannot
+make them up. A hint may be lost, repeated or late; whoever misses one finds out from PostgreSQL, which is
+looked at now and then without any.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hmac
 import logging
 import random
 from collections.abc import Callable, Sequence
@@ -23,11 +25,12 @@ from engine.telemetry import hints_dropped_total, observe_batch, redis_up
 
 CHANNEL: Final = "order_engine:moved"
 """Of messages that say which orders moved."""
-NEWS_CHANNEL: Final = "order_engine:news"
-"""Of those that also say how: the number of orders in a byte, their ids, and JSON: for each an array of its
-events."""
+NEWS_CHANNEL: Final = "order_engine:signed_news"
+"""Of those that also say how: HMAC-SHA256 of what follows, the number of orders in a byte, their ids, and
+JSON: for each an array of its events."""
 
 ID_BYTES: Final = 16
+_SIGNATURE_BYTES: Final = 32
 _VARIANT_OCTETS: Final = bytes(range(0x80, 0xC0))
 MAX_ORDER_IDS: Final = 1024
 """Orders a message may carry."""
@@ -96,7 +99,9 @@ def events_told(news: msgspec.Raw) -> Sequence[WatchedEvent]:
 class Hints:
     """Publishes and receives hints. One of these per process; `aclose` it at the end."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, news_key: bytes) -> None:
+        """`news_key` signs events: nobody who can only write to Redis has a status told that never was."""
+        self._news_key = news_key
         self._client = RedisClient(settings)
         self._unsent: dict[bytes, _Story | None] = {}
         """In order; one that moved twice meanwhile is told once. None: it has to be read."""
@@ -174,7 +179,7 @@ class Hints:
 
         def on_news(data: bytes) -> None:
             try:
-                order_ids, news = _unpack_news(data)
+                order_ids, news = _unpack_news(data, self._news_key)
             except ValueError:
                 hints_dropped_total.labels("malformed").inc()
             else:
@@ -229,7 +234,7 @@ class Hints:
             for at in range(0, len(to_read), MAX_ORDER_IDS)
         ]
         if told:
-            messages.append(("PUBLISH", NEWS_CHANNEL, _pack_news(told)))
+            messages.append(("PUBLISH", NEWS_CHANNEL, _pack_news(told, self._news_key)))
         if not self._client.tell(messages):
             self._asking = loop.create_task(self._ask(messages, len(unsent)))
 
@@ -250,13 +255,21 @@ class Hints:
         redis_up.labels("hints").set(int(up))
 
 
-def _pack_news(told: Sequence[tuple[bytes, _Story]]) -> bytes:
+def _signature(body: bytes, key: bytes) -> bytes:
+    return hmac.digest(key, body, "sha256")
+
+
+def _pack_news(told: Sequence[tuple[bytes, _Story]], key: bytes) -> bytes:
     news = [[watched(event, order) for order, events in story for event in events] for _, story in told]
-    return b"".join([bytes((len(told),)), *(order_id for order_id, _ in told), _encode_news(news)])
+    body = b"".join([bytes((len(told),)), *(order_id for order_id, _ in told), _encode_news(news)])
+    return _signature(body, key) + body
 
 
-def _unpack_news(data: bytes) -> tuple[list[bytes], list[msgspec.Raw]]:
+def _unpack_news(message: bytes, key: bytes) -> tuple[list[bytes], list[msgspec.Raw]]:
     """Return orders, as `split_order_ids` does, and what each did. Raises ValueError where it is not that."""
+    signature, data = message[:_SIGNATURE_BYTES], message[_SIGNATURE_BYTES:]
+    if not hmac.compare_digest(signature, _signature(data, key)):
+        raise ValueError("it is not signed by an engine on this database")
     end = 1 + ID_BYTES * int.from_bytes(data[:1], "big")
     order_ids = data[1:end]
     if not are_order_ids(order_ids, MAX_ORDER_IDS):

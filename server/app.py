@@ -18,7 +18,7 @@ from engine.queue import make_broker
 from engine.redis_client import check_version
 from engine.settings import Settings
 from engine.solana.rpc import NodeClient
-from engine.storage.migrate import migrate
+from engine.storage.migrate import migrate, read_news_key
 from engine.storage.postgres import Store
 from engine.telemetry import ProbeServer, observe_batch
 from server.admission import Admission
@@ -53,7 +53,7 @@ async def serve(settings: Settings, stopping: asyncio.Event) -> None:
     await migrate(settings)
     await check_version(settings)
     broker = make_broker(settings)
-    hints = Hints(settings)
+    hints = Hints(settings, await read_news_key(settings))
     try:
         async with (
             Store(settings, observe_batch) as store,

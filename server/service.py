@@ -263,10 +263,12 @@ class OrderService(orders_pb2_grpc.OrderServiceServicer):
                 raise OrderClosed(order_id, order.status.value)
             if order.status not in CANCELLABLE:
                 raise OrderInFlight(order_id)
-            cancelled = await self._store.advance([apply(order, Cancelled(), _NO_RETRY)])
+            transition = apply(order, Cancelled(), _NO_RETRY)
+            cancelled = await self._store.advance([transition])
             if cancelled is not None:
                 transitions_total.labels(cancelled.status.value).inc()
-                self._hints.publish([order_id])
+                # With its event: a worker's hint of what the order did before may come later, and look newer.
+                self._hints.tell(cancelled, [transition.event])
                 return await self._get(order_id)
             # A worker moved it meanwhile. It moves a few times at most, and then the answer is clear.
 

@@ -16,6 +16,7 @@ from engine.domain.order import Attempt, Order, Quote, Route, RouteLeg, RoutingD
 from engine.domain.retry import RetryPolicy
 from engine.hints import Hints
 from engine.settings import Settings
+from engine.storage.migrate import read_news_key
 from engine.storage.postgres import Store
 from gateway.server import serve as serve_gateway
 from server.app import serve as serve_orders
@@ -88,9 +89,11 @@ class Worker:
 
     def __init__(self, settings: Settings) -> None:
         self.store = Store(settings)
-        self.hints = Hints(settings)
+        self._settings = settings
+        self.hints: Hints
 
     async def __aenter__(self) -> Self:
+        self.hints = Hints(self._settings, await read_news_key(self._settings))
         return self
 
     async def __aexit__(

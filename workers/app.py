@@ -18,7 +18,7 @@ from engine.redis_client import check_version
 from engine.settings import Settings
 from engine.solana.rpc import NodeClient
 from engine.solana.transactions import Wallet, WalletError
-from engine.storage.migrate import migrate
+from engine.storage.migrate import migrate, read_news_key
 from engine.storage.postgres import Store
 from engine.telemetry import ProbeServer, observe_batch
 from workers.executor import Executor
@@ -41,7 +41,7 @@ async def work(settings: Settings, stopping: asyncio.Event, index: int = 0) -> N
     await migrate(settings)
     await check_version(settings)
     broker = make_broker(settings)
-    hints = Hints(settings)
+    hints = Hints(settings, await read_news_key(settings))
     try:
         async with (
             Store(settings, observe_batch) as store,

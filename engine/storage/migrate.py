@@ -8,6 +8,8 @@ that was applied is never edited: its checksum is kept and compared.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib import resources
 from typing import Final
@@ -57,14 +59,29 @@ async def migrate(settings: Settings, migrations: list[Migration] | None = None)
     Raises SchemaError: unreachable, too old, made by a newer program, or an applied migration differs.
     """
     migrations = read_migrations() if migrations is None else migrations
+    # If it goes away half way, whatever was not committed is for the next start.
+    async with _connected(settings) as connection:
+        return await _apply(connection, migrations)
+
+
+async def read_news_key(settings: Settings) -> bytes:
+    """Return what hints sign events with, as every process on the migrated database. Raises SchemaError."""
+    async with _connected(settings) as connection:
+        row = await (await connection.execute("SELECT key FROM news_key")).fetchone()
+    if row is None:
+        raise SchemaError("the database has lost its news_key")
+    return bytes(row[0])
+
+
+@asynccontextmanager
+async def _connected(settings: Settings) -> AsyncIterator[psycopg.AsyncConnection]:
     try:
         connection = await _connect(settings)
         try:
-            return await _apply(connection, migrations)
+            yield connection
         finally:
             await connection.close()
     except psycopg.OperationalError as error:
-        # Also when it goes away half way: whatever was not committed is for the next start.
         where = f"{settings.db_host or '127.0.0.1'}:{settings.db_port}"
         raise SchemaError(f"PostgreSQL at {where} cannot be used: {first_line(error)}") from error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hmac
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
@@ -24,6 +25,12 @@ from tests.integration.engine.polling import until
 from tests.integration.engine.storage.records import new_order, signed, transitions
 from tests.redis_py import redis_py
 from tests.serving import decision
+
+KEY = b"what those share who know this database"
+
+
+def sealed(news: bytes, key: bytes = KEY) -> bytes:
+    return hmac.digest(key, news, "sha256") + news
 
 
 class Heard:
@@ -58,7 +65,7 @@ class Heard:
 
 @asynccontextmanager
 async def listening(settings: Settings) -> AsyncIterator[tuple[Hints, Heard]]:
-    hints = Hints(settings)
+    hints = Hints(settings, KEY)
     heard = Heard(hints)
     async with asyncio.TaskGroup() as group:
         task = group.create_task(heard.run())
@@ -182,7 +189,7 @@ async def test_events_that_are_not_understood_are_left_to_be_read(
     async with listening(empty_valkey) as (_, heard):
         await until(lambda: heard.connected)
         for news in (b"[[]]", b"[{}]", b"[null]", b'[[{"event":{"status":"teleported"}}]]', b'[["\xff"]]'):
-            await client.publish(NEWS_CHANNEL, head + news)
+            await client.publish(NEWS_CHANNEL, sealed(head + news))
         await until(lambda: len(heard.messages) == 5)
         for garbage in (
             b"",
@@ -196,10 +203,26 @@ async def test_events_that_are_not_understood_are_left_to_be_read(
             head + b"[[],[]]",
             head + b"\xff",
         ):
-            await client.publish(NEWS_CHANNEL, garbage)
+            await client.publish(NEWS_CHANNEL, sealed(garbage))
         await until(lambda: dropped("malformed") == before + 10)
     assert heard.messages == [[order_id]] * 5
     assert heard.news == [[[]]] * 5
+
+
+async def test_what_nobody_of_this_database_has_signed_is_not_told(
+    empty_valkey: Settings, client: Redis
+) -> None:
+    news = b"\x01" + uuid4().bytes + b"[[]]"
+    before = dropped("malformed")
+    async with listening(empty_valkey) as (_, heard):
+        await until(lambda: heard.connected)
+        forged = (news, b"", sealed(news)[:-1], sealed(news, b"another"), sealed(news)[:32] + news[::-1])
+        for message in forged:
+            await client.publish(NEWS_CHANNEL, message)
+        await until(lambda: dropped("malformed") == before + len(forged))
+        await client.publish(NEWS_CHANNEL, sealed(news))
+        await until(lambda: heard.messages)
+    assert len(heard.messages) == 1
 
 
 @pytest.mark.parametrize(
@@ -268,7 +291,8 @@ async def test_a_redis_that_hangs_is_not_waited_for_and_what_it_did_not_take_is_
 
     monkeypatch.setattr("engine.redis_client._TRUST_SECONDS", 0.0)
     async with await asyncio.start_server(serve, "127.0.0.1", 0) as redis:
-        hints = Hints(Settings(redis_host="127.0.0.1", redis_port=redis.sockets[0].getsockname()[1]))
+        port = redis.sockets[0].getsockname()[1]
+        hints = Hints(Settings(redis_host="127.0.0.1", redis_port=port), KEY)
         before = dropped("publish_failed")
         hints.publish([uuid4()])
         await hints.drain()

@@ -16,6 +16,7 @@ from engine.domain.retry import RetryPolicy
 from engine.hints import Hints
 from engine.redis_client import RedisClient
 from engine.settings import Settings
+from engine.storage.migrate import read_news_key
 from engine.storage.postgres import Store, Submitted
 from server.watches import Ended, Subscription, Watches
 from tests.integration.engine.storage.records import new_order
@@ -70,7 +71,7 @@ async def here(settings: Settings, until: Until, monkeypatch: pytest.MonkeyPatch
     # It looks around when the test says so.
     monkeypatch.setattr(server.watches, "_LOOK_SECONDS", 60.0)
     async with Store(settings) as store, asyncio.TaskGroup() as group:
-        hints = Hints(settings)
+        hints = Hints(settings, await read_news_key(settings))
         here = Server(store, hints)
         running = group.create_task(here.watches.run())
         await until(lambda: hints.up)
@@ -187,6 +188,29 @@ async def test_events_that_are_told_again_are_not_told_on(
     assert here.read_orders == []
 
 
+async def test_what_an_order_did_before_it_was_cancelled_may_be_told_after_it(
+    here: Server, stream: Stream, worker: Worker
+) -> None:
+    order_id = await here.submit()
+    stream.subscription.watch(order_id)
+    assert await stream.sequences() == [1]
+    claim = apply(await order_of(worker, order_id), Claimed(), RetryPolicy())
+    claimed = await worker.store.advance([claim])
+    assert claimed is not None
+    # As CancelOrder does it, which is told at once, where a worker waits a moment.
+    cancel = apply(claimed, Cancelled(), RetryPolicy())
+    cancelled = await here.store.advance([cancel])
+    assert cancelled is not None
+    here.hints.tell(cancelled, [cancel.event])
+    await here.hints.drain()
+    worker.hints.tell(claimed, [claim.event])
+    await worker.hints.drain()
+    found = await stream.sequences()
+    while len(found) < 2:
+        found += await stream.sequences()
+    assert found == [2, 3]
+
+
 async def test_who_has_seen_an_order_close_is_told_that_there_is_no_more(
     here: Server, stream: Stream, worker: Worker
 ) -> None:
@@ -262,7 +286,7 @@ async def test_a_cursor_beyond_the_first_event_is_refused(here: Server, stream: 
 
 async def test_without_a_subscription_to_hints_everything_is_read(settings: Settings) -> None:
     async with Store(settings) as store:
-        here = Server(store, Hints(settings))
+        here = Server(store, Hints(settings, await read_news_key(settings)))
         order_id = await here.submit()
         with here.watches.subscribe() as subscription:
             subscription.watch(order_id)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Callable
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 from uuid import UUID
 
@@ -16,10 +17,15 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from orders.v1 import orders_pb2 as pb
 
 from engine.domain.lifecycle import Claimed, Signed
+from engine.domain.order import OrderStatus, WatchedEvent
 from engine.domain.tokens import SOL, USDC
+from engine.hints import Hints, events_told
 from engine.settings import Settings
+from engine.storage.migrate import read_news_key
 from tests.integration.server.calls import UNKNOWN, Stub, refusal, refusal_of, simnet, spec, stub_of, submit
 from tests.serving import ATTEMPT, Worker, no_route, order_server, with_grpc_port
+
+Until = Callable[..., Awaitable[None]]
 
 NO_STATUS: Any = 99
 FIELDS_OF_ORDER = {"order_id", "spec", "status", "attempt", "sequence", "create_time", "update_time"}
@@ -61,6 +67,20 @@ async def worker(served: Settings) -> AsyncIterator[Worker]:
 async def submitted(stub: Stub, request_id: str = "", **changes: Any) -> pb.Order:
     order: pb.Order = (await stub.SubmitOrder(submit(request_id, **changes))).order
     return order
+
+
+@pytest.fixture
+async def told(served: Settings, until: Until) -> AsyncIterator[list[WatchedEvent]]:
+    """The events that come with hints."""
+    hints, told = Hints(served, await read_news_key(served)), list[WatchedEvent]()
+    async with asyncio.TaskGroup() as group:
+        hearing = group.create_task(
+            hints.run(lambda _order_ids, news: told.extend(chain.from_iterable(map(events_told, news))))
+        )
+        await until(lambda: hints.up)
+        yield told
+        hearing.cancel()
+    await hints.aclose()
 
 
 # ---- Submitting ------------------------------------------------------------------------------------
@@ -479,6 +499,18 @@ async def test_an_order_can_be_cancelled_until_it_is_broadcast(
     answer = await stub.CancelOrder(pb.CancelOrderRequest(order_id=order.order_id))
     assert (answer.order.status, answer.order.sequence) == (pb.ORDER_STATUS_CANCELLED, steps + 2)
     assert answer.order == (await stub.GetOrder(pb.GetOrderRequest(order_id=order.order_id))).order
+
+
+async def test_a_cancel_is_told_with_its_event(
+    stub: Stub, worker: Worker, told: list[WatchedEvent], until: Until
+) -> None:
+    order_id = (await submitted(stub)).order_id
+    await worker.move(order_id, Claimed())
+    await stub.CancelOrder(pb.CancelOrderRequest(order_id=order_id))
+    events = await worker.store.events_after((UUID(order_id), 1))
+    await until(lambda: len(told) >= 2)
+    assert told == events
+    assert [watched.event.status for watched in told] == [OrderStatus.ROUTING, OrderStatus.CANCELLED]
 
 
 async def test_a_cancel_that_comes_too_late_says_why(stub: Stub, worker: Worker) -> None:

@@ -30,6 +30,7 @@ from engine.queue import make_broker
 from engine.settings import Settings
 from engine.solana.rpc import NodeClient
 from engine.solana.transactions import Wallet
+from engine.storage.migrate import read_news_key
 from engine.storage.postgres import Store
 from workers.executor import Executor
 from workers.leases import Lease, Sweeper
@@ -207,7 +208,7 @@ async def worker_of(
         "solana_rpc_url": url,
     }
     settings = replace(settings, **(figures | changes))
-    hints = Hints(settings)
+    hints = Hints(settings, await read_news_key(settings))
     told: list[WatchedEvent] = []
 
     def hear(_order_ids: Sequence[bytes], news: Sequence[Raw]) -> None:
