@@ -32,6 +32,15 @@ from engine.domain.pools.raydium_clmm import (
     tick_at_sqrt_price,
 )
 from engine.domain.pools.raydium_cpmm import CreatorFeeOn, Rates, RaydiumCpmmPool
+from tests.unit.engine.domain.pools.curve_mutants import (
+    Classes,
+    ask_a_tenth_more,
+    ask_one_less,
+    ask_one_more,
+    change,
+    keep_the_change,
+    pay_one_more,
+)
 
 NOW = Clock(slot=400_000_000, unix_timestamp=1_750_000_000)
 
@@ -349,103 +358,59 @@ def test_product_of_the_reserves_never_falls(curve: str) -> None:
 
 # ---- Mutants: ways to get a curve wrong ----------------------------------------------------------
 
+CLASSES = (RaydiumCpmmPool, RaydiumAmmV4Pool, RaydiumClmmPool, MeteoraDammV2Pool)
 MODULES: list[ModuleType] = [raydium_cpmm, raydium_amm_v4, raydium_clmm, meteora_damm_v2]
 
 
-def _round_fees_down(patch: pytest.MonkeyPatch) -> None:
+def _round_fees_down(patch: pytest.MonkeyPatch, classes: Classes) -> None:
     for module in MODULES:
         patch.setattr(module, "ceil_div", lambda numerator, denominator: numerator // denominator)
 
 
-def _change(patch: pytest.MonkeyPatch, method: str, change: Callable[[bool, Swap], Swap]) -> None:
-    for curve in (RaydiumCpmmPool, RaydiumAmmV4Pool, RaydiumClmmPool, MeteoraDammV2Pool):
-        original = getattr(curve, method)
-
-        def changed(pool: Any, a_to_b: bool, amount: int, clock: Clock, original: Any = original) -> Swap:
-            return change(a_to_b, original(pool, a_to_b, amount, clock))
-
-        patch.setattr(curve, method, changed)
-
-
-def _take_output_twice(patch: pytest.MonkeyPatch) -> None:
+def _take_output_twice(patch: pytest.MonkeyPatch, classes: Classes) -> None:
     names = {
         RaydiumCpmmPool: ("vault_0", "vault_1"),
         RaydiumAmmV4Pool: ("coin_vault", "pc_vault"),
         MeteoraDammV2Pool: ("token_a_amount", "token_b_amount"),
     }
 
-    def change(a_to_b: bool, swap: Swap) -> Swap:
+    def wrong(a_to_b: bool, swap: Swap) -> Swap:
         after: Any = swap.pool
         name = names[type(after)][1 if a_to_b else 0]
         left = getattr(after, name) - swap.output_amount
         return replace(swap, pool=replace(after, **{name: left})) if left > 0 else swap
 
-    _change(patch, "swap_exact_in", change)
+    change(patch, classes, "swap_exact_in", wrong)
 
 
-def _move_the_price_too_far(patch: pytest.MonkeyPatch) -> None:
-    def change(a_to_b: bool, swap: Swap) -> Swap:
+def _move_the_price_too_far(patch: pytest.MonkeyPatch, classes: Classes) -> None:
+    def wrong(a_to_b: bool, swap: Swap) -> Swap:
         after = swap.pool
         assert isinstance(after, RaydiumClmmPool)
         farther = after.sqrt_price * 9 // 10 if a_to_b else after.sqrt_price * 10 // 9
         return replace(swap, pool=replace(after, sqrt_price=farther))
 
-    _change(patch, "swap_exact_in", change)
-
-
-def _pay_one_more(patch: pytest.MonkeyPatch) -> None:
-    def change(a_to_b: bool, swap: Swap) -> Swap:
-        return replace(swap, output_amount=swap.output_amount + 1)
-
-    _change(patch, "swap_exact_in", change)
-
-
-def _ask_one_more(patch: pytest.MonkeyPatch) -> None:
-    def change(a_to_b: bool, swap: Swap) -> Swap:
-        return replace(swap, input_amount=swap.input_amount + 1)
-
-    _change(patch, "swap_exact_out", change)
-
-
-def _ask_one_less(patch: pytest.MonkeyPatch) -> None:
-    def change(a_to_b: bool, swap: Swap) -> Swap:
-        return replace(swap, input_amount=swap.input_amount - 1)
-
-    _change(patch, "swap_exact_out", change)
-
-
-def _ask_a_tenth_more(patch: pytest.MonkeyPatch) -> None:
-    def change(a_to_b: bool, swap: Swap) -> Swap:
-        return replace(swap, input_amount=swap.input_amount * 11 // 10)
-
-    _change(patch, "swap_exact_out", change)
-
-
-def _keep_the_change(patch: pytest.MonkeyPatch) -> None:
-    def change(a_to_b: bool, swap: Swap) -> Swap:
-        return replace(swap, output_amount=max(0, swap.output_amount - swap.input_amount % 1_000))
-
-    _change(patch, "swap_exact_in", change)
+    change(patch, classes, "swap_exact_in", wrong)
 
 
 @dataclass(frozen=True)
 class Mutant:
-    apply: Callable[[pytest.MonkeyPatch], None]
+    apply: Callable[[pytest.MonkeyPatch, Classes], None]
     caught_by: Property
     curves: Sequence[str] = tuple(CURVES)
 
 
 MUTANTS = [
     Mutant(_round_fees_down, never_pays_more_than_the_exact_curve),
-    Mutant(_pay_one_more, never_pays_more_than_the_exact_curve),
-    Mutant(_pay_one_more, never_pays_more_than_its_segments),
+    Mutant(pay_one_more, never_pays_more_than_the_exact_curve),
+    Mutant(pay_one_more, never_pays_more_than_its_segments),
     Mutant(_take_output_twice, a_round_trip_never_gains, CONSTANT_PRODUCT),
     Mutant(_move_the_price_too_far, a_round_trip_never_gains, ["raydium_clmm"]),
-    Mutant(_ask_one_more, exact_out_asks_for_no_more_than_was_spent),
+    Mutant(ask_one_more, exact_out_asks_for_no_more_than_was_spent),
     Mutant(_round_fees_down, exact_out_asks_for_the_least_that_suffices, CONSTANT_PRODUCT),
-    Mutant(_ask_one_less, exact_out_asks_for_the_least_that_suffices),
-    Mutant(_ask_a_tenth_more, exact_out_asks_for_the_least_that_suffices),
-    Mutant(_keep_the_change, more_in_never_gives_less_out),
+    Mutant(ask_one_less, exact_out_asks_for_the_least_that_suffices),
+    Mutant(ask_a_tenth_more, exact_out_asks_for_the_least_that_suffices),
+    Mutant(keep_the_change, more_in_never_gives_less_out),
     Mutant(_take_output_twice, the_product_of_the_reserves_never_falls, CONSTANT_PRODUCT),
 ]
 
@@ -459,6 +424,6 @@ MUTANTS = [
     ],
 )
 def test_property_catches_its_mutant(mutant: Mutant, curve: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    mutant.apply(monkeypatch)
+    mutant.apply(monkeypatch, CLASSES)
     with pytest.raises(AssertionError):
         _check(mutant.caught_by, curve, phases=[Phase.generate])

@@ -31,6 +31,15 @@ from engine.domain.pools.meteora_dlmm import (
     bin_price,
 )
 from engine.domain.pools.pool import Clock, Pool, Swap, SwapError, ceil_div
+from tests.unit.engine.domain.pools.curve_mutants import (
+    Classes,
+    ask_a_tenth_more,
+    ask_one_less,
+    ask_one_more,
+    change,
+    keep_the_change,
+    pay_one_more,
+)
 
 NOW = Clock(slot=400_000_000, unix_timestamp=1_750_000_000)
 
@@ -329,22 +338,14 @@ def test_limited_fee_never_falls_as_the_amount_grows(limiter: RateLimiter, gross
 
 # ---- Mutants: ways to get a curve wrong ----------------------------------------------------------
 
-
-def _change(patch: pytest.MonkeyPatch, method: str, change: Callable[[bool, Swap], Swap]) -> None:
-    for curve in (MeteoraDammV2Pool, MeteoraDlmmPool):
-        original = getattr(curve, method)
-
-        def changed(pool: Any, a_to_b: bool, amount: int, clock: Clock, original: Any = original) -> Swap:
-            return change(a_to_b, original(pool, a_to_b, amount, clock))
-
-        patch.setattr(curve, method, changed)
+CLASSES = (MeteoraDammV2Pool, MeteoraDlmmPool)
 
 
-def _round_down(patch: pytest.MonkeyPatch) -> None:
+def _round_down(patch: pytest.MonkeyPatch, classes: Classes) -> None:
     patch.setattr(meteora_damm_v2, "ceil_div", lambda numerator, denominator: numerator // denominator)
 
 
-def _give_a_unit_more_from_a_bin(patch: pytest.MonkeyPatch) -> None:
+def _give_a_unit_more_from_a_bin(patch: pytest.MonkeyPatch, classes: Classes) -> None:
     original = meteora_dlmm._spend_in_bin
 
     def changed(*asked: Any) -> tuple[int, int, int, int]:
@@ -354,58 +355,23 @@ def _give_a_unit_more_from_a_bin(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(meteora_dlmm, "_spend_in_bin", changed)
 
 
-def _take_no_fee(patch: pytest.MonkeyPatch) -> None:
-    def change(a_to_b: bool, swap: Swap) -> Swap:
+def _take_no_fee(patch: pytest.MonkeyPatch, classes: Classes) -> None:
+    def wrong(a_to_b: bool, swap: Swap) -> Swap:
         # A curve that forgets a fee on the output hands it out.
         return replace(swap, output_amount=swap.output_amount + swap.fee_amount)
 
-    _change(patch, "swap_exact_in", change)
+    change(patch, classes, "swap_exact_in", wrong)
 
 
-def _pay_one_more(patch: pytest.MonkeyPatch) -> None:
-    def change(a_to_b: bool, swap: Swap) -> Swap:
-        return replace(swap, output_amount=swap.output_amount + 1)
-
-    _change(patch, "swap_exact_in", change)
-
-
-def _pay_a_tenth_more(patch: pytest.MonkeyPatch) -> None:
-    def change(a_to_b: bool, swap: Swap) -> Swap:
+def _pay_a_tenth_more(patch: pytest.MonkeyPatch, classes: Classes) -> None:
+    def wrong(a_to_b: bool, swap: Swap) -> Swap:
         return replace(swap, output_amount=swap.output_amount * 11 // 10 + 1)
 
-    _change(patch, "swap_exact_in", change)
+    change(patch, classes, "swap_exact_in", wrong)
 
 
-def _ask_one_more(patch: pytest.MonkeyPatch) -> None:
-    def change(a_to_b: bool, swap: Swap) -> Swap:
-        return replace(swap, input_amount=swap.input_amount + 1)
-
-    _change(patch, "swap_exact_out", change)
-
-
-def _ask_one_less(patch: pytest.MonkeyPatch) -> None:
-    def change(a_to_b: bool, swap: Swap) -> Swap:
-        return replace(swap, input_amount=swap.input_amount - 1)
-
-    _change(patch, "swap_exact_out", change)
-
-
-def _ask_a_tenth_more(patch: pytest.MonkeyPatch) -> None:
-    def change(a_to_b: bool, swap: Swap) -> Swap:
-        return replace(swap, input_amount=swap.input_amount * 11 // 10)
-
-    _change(patch, "swap_exact_out", change)
-
-
-def _keep_the_change(patch: pytest.MonkeyPatch) -> None:
-    def change(a_to_b: bool, swap: Swap) -> Swap:
-        return replace(swap, output_amount=max(0, swap.output_amount - swap.input_amount % 1_000))
-
-    _change(patch, "swap_exact_in", change)
-
-
-def _take_output_twice(patch: pytest.MonkeyPatch) -> None:
-    def change(a_to_b: bool, swap: Swap) -> Swap:
+def _take_output_twice(patch: pytest.MonkeyPatch, classes: Classes) -> None:
+    def wrong(a_to_b: bool, swap: Swap) -> Swap:
         after: Any = swap.pool
         if isinstance(after, MeteoraDammV2Pool):
             name = "token_b_amount" if a_to_b else "token_a_amount"
@@ -420,12 +386,12 @@ def _take_output_twice(patch: pytest.MonkeyPatch) -> None:
         )
         return replace(swap, pool=replace(after, bins=bins))
 
-    _change(patch, "swap_exact_in", change)
+    change(patch, classes, "swap_exact_in", wrong)
 
 
 @dataclass(frozen=True)
 class Mutant:
-    apply: Callable[[pytest.MonkeyPatch], None]
+    apply: Callable[[pytest.MonkeyPatch, Classes], None]
     caught_by: Property
     curves: Sequence[str] = tuple(CURVES)
 
@@ -433,17 +399,17 @@ class Mutant:
 MUTANTS = [
     Mutant(_round_down, never_pays_more_than_the_exact_curve, ["range"]),
     Mutant(_give_a_unit_more_from_a_bin, never_pays_more_than_the_exact_curve, ["bins"]),
-    Mutant(_pay_one_more, never_pays_more_than_the_exact_curve),
+    Mutant(pay_one_more, never_pays_more_than_the_exact_curve),
     Mutant(_take_no_fee, never_pays_more_than_the_exact_curve),
-    Mutant(_pay_one_more, never_pays_more_than_its_segments),
+    Mutant(pay_one_more, never_pays_more_than_its_segments),
     Mutant(_take_no_fee, never_pays_more_than_its_segments),
     Mutant(_pay_a_tenth_more, a_round_trip_never_gains),
-    Mutant(_ask_one_more, exact_out_asks_for_no_more_than_was_spent),
+    Mutant(ask_one_more, exact_out_asks_for_no_more_than_was_spent),
     Mutant(_round_down, exact_out_asks_for_the_least_that_suffices, ["range"]),
-    Mutant(_ask_one_less, exact_out_asks_for_the_least_that_suffices),
-    Mutant(_ask_one_more, exact_out_asks_for_the_least_that_suffices, ["bins"]),
-    Mutant(_ask_a_tenth_more, exact_out_asks_for_the_least_that_suffices),
-    Mutant(_keep_the_change, more_in_never_gives_less_out),
+    Mutant(ask_one_less, exact_out_asks_for_the_least_that_suffices),
+    Mutant(ask_one_more, exact_out_asks_for_the_least_that_suffices, ["bins"]),
+    Mutant(ask_a_tenth_more, exact_out_asks_for_the_least_that_suffices),
+    Mutant(keep_the_change, more_in_never_gives_less_out),
     Mutant(_take_output_twice, the_pool_never_gets_poorer),
     Mutant(_give_a_unit_more_from_a_bin, the_pool_never_gets_poorer, ["bins"]),
 ]
@@ -460,7 +426,7 @@ MUTANTS = [
 def test_property_of_meteora_catches_its_mutant(
     mutant: Mutant, curve: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mutant.apply(monkeypatch)
+    mutant.apply(monkeypatch, CLASSES)
     with pytest.raises(AssertionError):
         _check(mutant.caught_by, curve, phases=[Phase.generate])
 
