@@ -19,7 +19,7 @@ from client import OrderClient, OrderSpec, OrderStatus, Side
 from engine.domain.tokens import SOL
 from engine.settings import Settings, settings_as_environ
 from engine.solana.transactions import Wallet
-from tests.integration.workers.executing import Simnet
+from tests.simnet_process import Simnet
 
 ROOT = Path(__file__).parents[2]
 SOL_TO_USDC = {"side": "sell", "amount": "1", "inputToken": "SOL", "outputToken": "USDC"}
@@ -83,8 +83,9 @@ class Stack:
 
 
 @pytest.fixture
-async def stack(settings: Settings, free_port: Callable[[], int], tmp_path: Path) -> AsyncIterator[Stack]:
-    simnet = Simnet(tmp_path / "simnet")
+async def stack(
+    settings: Settings, simnet: Simnet, free_port: Callable[[], int], tmp_path: Path
+) -> AsyncIterator[Stack]:
     wallet = Wallet.create(tmp_path / "wallet.json")
     settings = replace(
         settings,
@@ -98,10 +99,7 @@ async def stack(settings: Settings, free_port: Callable[[], int], tmp_path: Path
     )
     stack = Stack(settings, simnet)
     async with AsyncExitStack() as running:
-        running.push_async_callback(simnet.kill)
-        await simnet.start()
-        gift = {"wallet": str(wallet.pubkey), "mint": SOL.symbol, "amount": 10**12}
-        await simnet.ask("simnet_fund", gift)
+        await simnet.fund(wallet, SOL, 10**12)
         processes = {}
         for name in ("server", "workers", "gateway"):
             processes[name] = await asyncio.create_subprocess_exec(

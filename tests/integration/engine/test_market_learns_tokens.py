@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -16,32 +15,10 @@ from engine.domain.tokens import SOL, USDC, Token, token_of_mint
 from engine.market import FORGET_SECONDS, Market
 from engine.solana.rpc import NodeClient
 from engine.solana.transactions import Wallet
-from tests.integration.engine.on_simnet import Simnet, built, route_of, settled, trading
+from tests.integration.engine.on_simnet import built, route_of, settled, trading
+from tests.simnet_process import Simnet
 
 ONE_SOL = 10**9
-
-
-@pytest.fixture(scope="module")
-async def simnet(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Simnet]:
-    process = Simnet(tmp_path_factory.mktemp("simnet"))
-    try:
-        await process.start()
-        yield process
-    finally:
-        await process.kill()
-
-
-@pytest.fixture
-async def node(simnet: Simnet) -> AsyncIterator[NodeClient]:
-    async with NodeClient(simnet.url, simnet.ws_url) as client:
-        yield client
-
-
-@pytest.fixture
-async def wallet(simnet: Simnet) -> Wallet:
-    made = Wallet(Keypair())
-    await simnet.fund(made, SOL, 1_000 * ONE_SOL)
-    return made
 
 
 async def launched(simnet: Simnet, slots: int, **asked: Any) -> tuple[dict[str, Any], Token]:

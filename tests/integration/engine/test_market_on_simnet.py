@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -18,31 +17,8 @@ from engine.solana.rpc import NodeClient
 from engine.solana.transactions import FEE_RESERVE, Wallet
 from engine.venues import VENUES, meteora_damm_v2
 from engine.venues.venue import Venue
-from tests.integration.engine.on_simnet import RICH, Simnet, built, route_of, settled, trading
-
-
-@pytest.fixture(scope="module")
-async def simnet(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Simnet]:
-    process = Simnet(tmp_path_factory.mktemp("simnet"))
-    try:
-        await process.start()
-        yield process
-    finally:
-        await process.kill()
-
-
-@pytest.fixture
-async def node(simnet: Simnet) -> AsyncIterator[NodeClient]:
-    async with NodeClient(simnet.url, simnet.ws_url) as client:
-        yield client
-
-
-@pytest.fixture
-async def wallet(simnet: Simnet) -> Wallet:
-    made = Wallet(Keypair())
-    for token, amount in RICH.items():
-        await simnet.fund(made, token, amount)
-    return made
+from tests.integration.engine.on_simnet import RICH, built, route_of, settled, trading
+from tests.simnet_process import Simnet, running_simnet
 
 
 async def test_every_pool_of_simnet_is_traded(simnet: Simnet, node: NodeClient, wallet: Wallet) -> None:
@@ -153,19 +129,17 @@ async def test_same_bytes_sent_again_change_nothing(simnet: Simnet, node: NodeCl
 
 
 async def test_market_goes_on_after_simnet_was_killed(tmp_path: Path) -> None:
-    simnet = Simnet(tmp_path)
-    try:
-        await simnet.start()
-        wallet = Wallet(Keypair())
-        async with NodeClient(simnet.url, simnet.ws_url) as node, trading(node, wallet) as market:
-            before = market.slot
-            await simnet.kill()
-            await simnet.start()
-            while market.slot <= before:
-                await market.next_refresh()
-            assert route_of(market, SPECS[0]).output_amount > 0
-    finally:
+    async with (
+        running_simnet(tmp_path) as simnet,
+        NodeClient(simnet.url, simnet.ws_url) as node,
+        trading(node, Wallet(Keypair())) as market,
+    ):
+        before = market.slot
         await simnet.kill()
+        await simnet.start()
+        while market.slot <= before:
+            await market.next_refresh()
+        assert route_of(market, SPECS[0]).output_amount > 0
 
 
 @pytest.mark.parametrize("venue", VENUES, ids=lambda venue: venue.kind)

@@ -2,42 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-
 import pytest
-from solders.keypair import Keypair
 
 from engine.domain.order import FailureReason, OrderSpec, Side
 from engine.domain.tokens import BONK, JUP, SOL, USDC, USDT, Token
 from engine.market import Market, RouteRules, explain_error
 from engine.solana.rpc import NodeClient
 from engine.solana.transactions import Wallet
-from tests.integration.engine.on_simnet import RICH, Simnet, built, route_of, settled, trading
-
-
-@pytest.fixture(scope="module")
-async def simnet(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Simnet]:
-    process = Simnet(tmp_path_factory.mktemp("simnet"))
-    try:
-        await process.start()
-        yield process
-    finally:
-        await process.kill()
-
-
-@pytest.fixture
-async def node(simnet: Simnet) -> AsyncIterator[NodeClient]:
-    async with NodeClient(simnet.url, simnet.ws_url) as client:
-        yield client
-
-
-@pytest.fixture
-async def wallet(simnet: Simnet) -> Wallet:
-    made = Wallet(Keypair())
-    for token, amount in RICH.items():
-        await simnet.fund(made, token, amount)
-    return made
-
+from tests.integration.engine.on_simnet import built, route_of, settled, trading
+from tests.simnet_process import Simnet
 
 LARGE = [
     OrderSpec(Side.SELL, 800 * 10**9, SOL, USDC),

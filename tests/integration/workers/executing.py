@@ -1,29 +1,20 @@
-"""A worker put together in the test's process, and the simnet process that it trades on."""
+"""A worker put together in the test's process."""
 
 from __future__ import annotations
 
 import asyncio
-import os
-import socket
-import sys
-from asyncio.subprocess import DEVNULL, Process
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from itertools import chain
-from pathlib import Path
-from typing import Any, Self
+from typing import Any
 from uuid import UUID
 
-import aiohttp
 from msgspec import Raw
-from solders.keypair import Keypair
 
-from engine.domain.errors import NodeUnavailable
 from engine.domain.lifecycle import CLOSED
 from engine.domain.order import Order, OrderEvent, WatchedEvent
 from engine.domain.order_types import TriggerKind
-from engine.domain.tokens import SOL, USDC, Token
 from engine.hints import Hints, events_told
 from engine.market import Market, RouteRules
 from engine.queue import make_broker
@@ -32,106 +23,11 @@ from engine.solana.rpc import NodeClient
 from engine.solana.transactions import Wallet
 from engine.storage.migrate import read_news_key
 from engine.storage.postgres import Store
+from tests.simnet_process import Simnet
 from workers.executor import Executor
 from workers.leases import Lease, Sweeper
 from workers.monitor import Monitor
 from workers.settlement import Settlement
-
-RICH = {SOL: 10_000 * 10**9, USDC: 1_000_000 * 10**6}
-
-
-class Simnet:
-    """A simnet process with short slots, whose market rests until a test moves a price."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._port = _two_ports()
-        self._process: Process | None = None
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self._port}"
-
-    async def start(self, **environ: str) -> Self:
-        self._process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "simnet"),
-            stderr=DEVNULL,
-            env={
-                **os.environ,
-                "SIMNET_PORT": str(self._port),
-                "SIMNET_SLOT_MS": "20",
-                "SIMNET_FINALIZED_SLOTS": "4",
-                "SIMNET_MARKET_POOLS": "0",
-                "SIMNET_LAUNCH_SLOTS": "0",
-                "SIMNET_DATA_DIR": str(self._folder),
-                **environ,
-            },
-        )
-        async with asyncio.timeout(20), NodeClient(self.url, self.url) as node:
-            while True:
-                try:
-                    await node.slot()
-                except NodeUnavailable:
-                    assert self._process.returncode is None, "simnet ended"
-                    await asyncio.sleep(0.02)
-                else:
-                    return self
-
-    async def kill(self) -> None:
-        if self._process is not None and self._process.returncode is None:
-            self._process.kill()
-            await self._process.wait()
-
-    async def ask(self, method: str, params: dict[str, Any] | None = None) -> Any:
-        return await self.call(method, [] if params is None else [params])
-
-    async def call(self, method: str, params: list[Any]) -> Any:
-        body = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
-        async with aiohttp.ClientSession() as session, session.post(self.url, json=body) as response:
-            answer = await response.json()
-        assert "error" not in answer, answer
-        return answer["result"]
-
-    async def make_wallet(self, funds: dict[Token, int] = RICH) -> Wallet:
-        wallet = Wallet(Keypair())
-        for token, amount in funds.items():
-            asked = {"wallet": str(wallet.pubkey), "mint": token.symbol, "amount": amount}
-            await self.ask("simnet_fund", asked)
-        return wallet
-
-    async def landed(self, order_id: UUID) -> list[dict[str, Any]]:
-        """The ledger's transactions for an order, in the order of execution."""
-        page = await self.ask("simnet_ledger", {"memoPrefix": str(order_id)})
-        transactions: list[dict[str, Any]] = page["transactions"]
-        return transactions
-
-    async def has_landed(self, order_id: UUID) -> None:
-        """Wait until a transaction of the order is in the ledger."""
-        async with asyncio.timeout(20):
-            while not await self.landed(order_id):  # noqa: ASYNC110 - another process sets no event
-                await asyncio.sleep(0.01)
-
-    async def executions(self, order_id: UUID) -> list[str]:
-        """Memos of the order's transactions that did what they should."""
-        return [each["memo"] for each in await self.landed(order_id) if each["err"] is None]
-
-    @asynccontextmanager
-    async def faults(self, **faults: float) -> AsyncIterator[None]:
-        """Misbehave like that inside the block."""
-        await self.ask("simnet_faults", faults)
-        try:
-            yield
-        finally:
-            await self.ask("simnet_faults", dict.fromkeys(faults, 0.0))
-
-    @asynccontextmanager
-    async def paused(self) -> AsyncIterator[None]:
-        """Make no slots inside the block, but those that are asked for."""
-        await self.ask("simnet_pause")
-        try:
-            yield
-        finally:
-            await self.ask("simnet_resume")
 
 
 class Worker:
@@ -275,16 +171,3 @@ async def worker_of(
                     task.cancel()
                 await broker.shutdown()
     await hints.aclose()
-
-
-def _two_ports() -> int:
-    """Return a free port whose next one, for the WebSocket, is free too."""
-    while True:
-        with socket.socket() as first, socket.socket() as second:
-            first.bind(("127.0.0.1", 0))
-            port: int = first.getsockname()[1]
-            try:
-                second.bind(("127.0.0.1", port + 1))
-            except OSError:
-                continue
-            return port

@@ -22,26 +22,13 @@ from engine.settings import Settings
 from engine.solana.transactions import Wallet, build_swap
 from engine.storage.postgres import Store, Submitted
 from tests.integration.engine.storage.records import advance, new_order, transitions
-from tests.integration.workers.executing import Simnet, Worker, worker_of
+from tests.integration.workers.executing import Worker, worker_of
+from tests.simnet_process import Simnet
 
 S = OrderStatus
 R = FailureReason
 Until = Callable[..., Awaitable[None]]
 HAPPY = [S.PENDING, S.ROUTING, S.BUILDING, S.SUBMITTED, S.CONFIRMED]
-
-
-@pytest.fixture(scope="module")
-async def simnet(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Simnet]:
-    simnet = Simnet(tmp_path_factory.mktemp("simnet"))
-    try:
-        yield await simnet.start()
-    finally:
-        await simnet.kill()
-
-
-@pytest.fixture(scope="module")
-async def wallet(simnet: Simnet) -> Wallet:
-    return await simnet.make_wallet()
 
 
 @pytest.fixture(scope="module")
@@ -52,13 +39,6 @@ def settings(shared_database: Settings, valkey: Settings) -> Settings:
         redis_port=valkey.redis_port,
         redis_password=valkey.redis_password,
     )
-
-
-@pytest.fixture
-async def worker(settings: Settings, simnet: Simnet, wallet: Wallet) -> AsyncIterator[Worker]:
-    """A worker that takes what it is told to take, and retries at once."""
-    async with worker_of(settings, simnet, wallet, retry_base_seconds=0.0) as worker:
-        yield worker
 
 
 @pytest.fixture
@@ -144,8 +124,7 @@ async def test_what_an_order_does_is_told_with_its_hints_as_it_is_on_record(
 async def test_an_order_of_several_legs_is_one_transaction_and_realised_as_quoted(
     spec: OrderSpec, venues: str, worker: Worker, simnet: Simnet
 ) -> None:
-    funds = {"wallet": str(worker.wallet.pubkey), "mint": "USDT", "amount": 10**9}
-    await simnet.ask("simnet_fund", funds)
+    await simnet.fund(worker.wallet, USDT, 10**9)
     while worker.market.wallet_balance(USDT) < 10**9:
         await worker.market.next_refresh()
     order = (await worker.store.submit(replace(new_order(), spec=spec))).order

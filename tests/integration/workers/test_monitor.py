@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
@@ -16,30 +15,11 @@ from engine.domain.tokens import SOL, USDC
 from engine.settings import Settings
 from engine.solana.transactions import Wallet
 from tests.integration.engine.storage.records import new_order, transitions
-from tests.integration.workers.executing import Simnet, Worker, worker_of
+from tests.integration.workers.executing import Worker, worker_of
+from tests.simnet_process import Simnet
 
 S = OrderStatus
 HAPPY = [S.PENDING, S.ROUTING, S.BUILDING, S.SUBMITTED, S.CONFIRMED]
-
-
-@pytest.fixture(scope="module")
-async def simnet(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Simnet]:
-    simnet = Simnet(tmp_path_factory.mktemp("simnet"))
-    try:
-        yield await simnet.start()
-    finally:
-        await simnet.kill()
-
-
-@pytest.fixture(scope="module")
-async def wallet(simnet: Simnet) -> Wallet:
-    return await simnet.make_wallet()
-
-
-@pytest.fixture
-async def worker(settings: Settings, simnet: Simnet, wallet: Wallet) -> AsyncIterator[Worker]:
-    async with worker_of(settings, simnet, wallet, retry_base_seconds=0.0) as worker:
-        yield worker
 
 
 async def submit(worker: Worker, spec: OrderSpec) -> Order:

@@ -19,7 +19,8 @@ from engine.solana.rpc import RpcError
 from engine.solana.transactions import Wallet
 from engine.storage.postgres import RestingGroup
 from tests.integration.engine.storage.records import new_order
-from tests.integration.workers.executing import Simnet, Worker, worker_of
+from tests.integration.workers.executing import Worker, worker_of
+from tests.simnet_process import Simnet
 from workers import monitor
 from workers.executor import Executor
 
@@ -29,20 +30,6 @@ LEAST = 1 << 40
 UNHEARD_OF = Token(
     "HeLp6NuQkmYB4pYWo2zYs22mESHXPQYzXbB8n4V98jwC", "HeLp6NuQkmYB4pYWo2zYs22mESHXPQYzXbB8n4V98jwC", 7
 )
-
-
-@pytest.fixture(scope="module")
-async def simnet(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Simnet]:
-    simnet = Simnet(tmp_path_factory.mktemp("simnet"))
-    try:
-        yield await simnet.start()
-    finally:
-        await simnet.kill()
-
-
-@pytest.fixture(scope="module")
-async def wallet(simnet: Simnet) -> Wallet:
-    return await simnet.make_wallet()
 
 
 @pytest.fixture

@@ -35,7 +35,7 @@ from engine.settings import Settings
 from engine.solana.transactions import Wallet
 from engine.storage.postgres import RestingGroup, Store
 from tests.integration.engine.storage.records import new_order, transitions
-from tests.integration.workers.executing import Simnet, Worker, worker_of
+from tests.integration.workers.executing import Worker, worker_of
 from tests.integration.workers.waiting_model import (
     WHOLE_SOL,
     WHOLE_TOKEN,
@@ -45,6 +45,7 @@ from tests.integration.workers.waiting_model import (
     land,
     sign,
 )
+from tests.simnet_process import Simnet
 from workers import monitor
 
 SLIPPAGE_BPS: Final = 200
@@ -357,14 +358,9 @@ async def launched(worker: Worker, simnet: Simnet) -> AsyncIterator[Pair]:
 
 
 @pytest.fixture(scope="module")
-async def simnet(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Simnet]:
-    simnet = Simnet(tmp_path_factory.mktemp("simnet"))
-    try:
-        await simnet.start()
-        await simnet.ask("simnet_pause")
-        yield simnet
-    finally:
-        await simnet.kill()
+async def simnet(simnet: Simnet) -> Simnet:
+    await simnet.ask("simnet_pause")
+    return simnet
 
 
 @pytest.fixture(scope="module")

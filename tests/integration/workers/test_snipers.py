@@ -15,7 +15,8 @@ from engine.domain.tokens import SOL, Token, token_of_mint
 from engine.settings import Settings
 from engine.solana.transactions import Wallet
 from tests.integration.engine.storage.records import new_order
-from tests.integration.workers.executing import Simnet, Worker, worker_of
+from tests.integration.workers.executing import Worker, worker_of
+from tests.simnet_process import Simnet, running_simnet
 
 S = OrderStatus
 HAPPY = [S.PENDING, S.ROUTING, S.BUILDING, S.SUBMITTED, S.CONFIRMED]
@@ -26,17 +27,9 @@ FAR = 1_000_000
 
 @pytest.fixture(scope="module")
 async def simnet(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Simnet]:
-    simnet = Simnet(tmp_path_factory.mktemp("simnet"))
-    try:
-        # Slots as long as on the real network: what takes two of them there takes two here.
-        yield await simnet.start(SIMNET_SLOT_MS="400")
-    finally:
-        await simnet.kill()
-
-
-@pytest.fixture(scope="module")
-async def wallet(simnet: Simnet) -> Wallet:
-    return await simnet.make_wallet()
+    # Slots as long as on the real network: what takes two of them there takes two here.
+    async with running_simnet(tmp_path_factory.mktemp("simnet"), SIMNET_SLOT_MS="400") as simnet:
+        yield simnet
 
 
 @pytest.fixture

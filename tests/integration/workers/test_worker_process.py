@@ -26,26 +26,16 @@ from engine.settings import Settings, settings_as_environ
 from engine.solana.transactions import Wallet
 from engine.storage.postgres import Store
 from tests.integration.engine.storage.records import new_order
-from tests.integration.workers.executing import Simnet
+from tests.simnet_process import Simnet
 
 ROOT = Path(__file__).parents[3]
-
-
-@pytest.fixture(scope="module")
-async def simnet(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Simnet]:
-    simnet = Simnet(tmp_path_factory.mktemp("simnet"))
-    try:
-        yield await simnet.start()
-    finally:
-        await simnet.kill()
 
 
 @pytest.fixture(scope="module")
 async def wallet_path(simnet: Simnet, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("wallet") / "wallet.json"
     wallet = Wallet.create(path)
-    asked = {"wallet": str(wallet.pubkey), "mint": SOL.symbol, "amount": 10**12}
-    await simnet.ask("simnet_fund", asked)
+    await simnet.fund(wallet, SOL, 10**12)
     return path
 
 
