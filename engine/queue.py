@@ -29,7 +29,6 @@ from itertools import chain
 from typing import Final
 from uuid import UUID
 
-from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 from taskiq import AckableMessage, AsyncBroker, BrokerMessage, TaskiqMessage
 from taskiq.abc.formatter import TaskiqFormatter
@@ -58,7 +57,7 @@ ORDERS_PER_MESSAGE: Final = 25
 _FIELD: Final = b"orders"
 
 _REST_SECONDS: Final = 1.0
-"""How long offers are refused at once after Redis did not take one. A queue of callers would only grow."""
+"""How long offers are refused at once after Redis did not take one. A queue of them would only grow."""
 
 _OFFER_INTERVAL_SECONDS: Final = 0.002
 """Least time between two offers. One takes over 100 us of CPU here, and an order in it less than one."""
@@ -133,7 +132,7 @@ class OrderFormatter(TaskiqFormatter):
 
 
 class OrderBroker(RedisStreamBroker):
-    """A taskiq broker on one Redis stream. Servers `offer`, workers `run_tasks`.
+    """A taskiq broker on one Redis stream. Who makes orders due calls `offer_soon`, workers `run_tasks`.
 
     Entering it as a context manager, or `startup`, never waits for Redis: a broker without Redis
     refuses offers and listens patiently.
@@ -169,13 +168,14 @@ class OrderBroker(RedisStreamBroker):
         self._block_ms = round(block_seconds * 1000)
         self._idle_seconds = idle_seconds
         # Ours, where the stock broker takes one of redis-py's for each call. Reading waits for what comes, so
-        # it has one of its own.
+        # it has one of its own. So have offers, few of which are answered: that other commands are is no sign
+        # that Redis takes these, which it refuses while its memory is full.
         self._client = RedisClient(settings)
         self._reading = RedisClient(settings)
-        self._offers: Coalescer[tuple[Sequence[UUID], bool], None] = Coalescer(
+        self._offering = RedisClient(settings)
+        self._offers: Coalescer[Sequence[UUID], None] = Coalescer(
             self._add, interval_seconds=_OFFER_INTERVAL_SECONDS
         )
-        """Orders, and whether somebody waits to hear that Redis took them."""
         self._rest_until = 0.0
         self._acknowledgements: Coalescer[bytes, None] = Coalescer(
             self._acknowledge,
@@ -203,41 +203,24 @@ class OrderBroker(RedisStreamBroker):
 
     # ---- Offering --------------------------------------------------------------------------------
 
-    async def offer(self, order_ids: Sequence[UUID]) -> None:
-        """Tell the workers that these orders are due.
-
-        Raises one of REDIS_ERRORS when Redis did not take them; they are counted as dropped. Go on then,
-        the sweeper finds them. Offers that come while another is under way travel together.
-        """
-        if not order_ids:
-            return
-        if self._rests():
-            hints_dropped_total.labels("offer_failed").inc(len(order_ids))
-            raise RedisConnectionError("Redis did not take the offer before this one")
-        await self._offers((order_ids, True))
-
     def offer_soon(self, order_ids: Sequence[UUID]) -> None:
-        """Offer them, on the loop's next turn at the soonest, and do not wait for it. Never raises.
+        """Tell the workers that these orders are due, on the loop's next turn at the soonest. Never raises.
 
-        In the second before Redis is found to be away they may be lost uncounted.
+        Nobody waits for it, and offers that come while another is under way travel together. What Redis does
+        not take is counted as dropped, and the sweeper finds it; in the second before Redis is found to be
+        away or unwilling it may be lost uncounted.
         """
-        if self._rests():
+        if asyncio.get_running_loop().time() < self._rest_until:
             hints_dropped_total.labels("offer_failed").inc(len(order_ids))
-        else:
-            self._offers.put((order_ids, False))
-
-    def _rests(self) -> bool:
-        """Redis did not take the last offer, a moment ago."""
-        return asyncio.get_running_loop().time() < self._rest_until
+        elif order_ids:
+            self._offers.put(order_ids)
 
     async def kick(self, message: BrokerMessage) -> None:
         """Queue a task the way taskiq does: `broker.task(...)(...).kiq(order_ids)`."""
         await self._client("XADD", STREAM, "*", _FIELD, message.message)
 
-    async def _add(self, offers: list[tuple[Sequence[UUID], bool]]) -> list[None]:
-        offered = chain.from_iterable([order_ids for order_ids, _ in offers])
-        order_ids = list(dict.fromkeys([order_id.bytes for order_id in offered]))
-        is_heard = any(is_heard for _, is_heard in offers)
+    async def _add(self, offers: list[Sequence[UUID]]) -> list[None]:
+        order_ids = list(dict.fromkeys([order_id.bytes for order_id in chain.from_iterable(offers)]))
         _observe_offer(len(order_ids))
         try:
             # No MAXLEN: it would cut off messages that nobody has read.
@@ -246,12 +229,11 @@ class OrderBroker(RedisStreamBroker):
                 for at in range(0, len(order_ids), ORDERS_PER_MESSAGE)
             ]
             # What is lost unheard, as Redis goes away, is as late as what Redis lost then.
-            if is_heard or not self._client.tell(messages):
-                await self._client.together(messages, seconds=_OFFER_SECONDS)
+            if not self._offering.tell(messages):
+                await self._offering.together(messages, seconds=_OFFER_SECONDS)
         except REDIS_ERRORS:
             hints_dropped_total.labels("offer_failed").inc(len(order_ids))
             self._rest_until = asyncio.get_running_loop().time() + _REST_SECONDS
-            raise
         return [None] * len(offers)
 
     # ---- Receiving -------------------------------------------------------------------------------
@@ -303,6 +285,7 @@ class OrderBroker(RedisStreamBroker):
                 logger.info("another worker will tidy up after this one: %s", error)
         self._client.close()
         self._reading.close()
+        self._offering.close()
         await super().shutdown()
 
     async def _next_entries(self) -> list[Entry]:

@@ -33,7 +33,6 @@ from engine.domain.routing import REACH
 from engine.domain.tokens import Token
 from engine.market import Market
 from engine.queue import OrderBroker
-from engine.redis_client import REDIS_ERRORS
 from engine.settings import Settings
 from engine.storage.postgres import RestingGroup, Store
 from engine.telemetry import monitor_fired_total, monitor_leads, monitor_tick_seconds
@@ -278,9 +277,7 @@ class Monitor:
         logger.info("the %s monitor fires %d orders", self._kind, len(fired))
         mine = {order.order_id for order in orders[:room]}
         await self._executor.take([order_id for order_id in fired if order_id in mine])
-        if others := [order_id for order_id in fired if order_id not in mine]:
-            with suppress(*REDIS_ERRORS):
-                await self._broker.offer(others)
+        self._broker.offer_soon([order_id for order_id in fired if order_id not in mine])
         return fired
 
 

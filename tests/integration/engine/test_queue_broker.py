@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -15,11 +17,13 @@ from redis.asyncio import Redis
 from taskiq import TaskiqMessage
 from taskiq.result_backends.dummy import DummyResultBackend
 
+from cli.embedded import Valkey
 from engine import queue
 from engine.process import StartupError
 from engine.queue import GROUP, MAX_ORDER_IDS, ORDERS_PER_MESSAGE, STREAM, TASK_NAME, OrderBroker, run_tasks
-from engine.redis_client import REDIS_ERRORS, check_version
+from engine.redis_client import check_version
 from engine.settings import Settings
+from tests.integration.engine.offering import dropped_offers, offer, until_dropped
 from tests.integration.engine.polling import until
 from tests.redis_py import redis_py
 
@@ -79,15 +83,11 @@ def counted(result: str) -> float:
     return REGISTRY.get_sample_value("order_engine_queue_messages_total", {"result": result}) or 0.0
 
 
-def dropped_offers() -> float:
-    return REGISTRY.get_sample_value("order_engine_hints_dropped_total", {"reason": "offer_failed"}) or 0.0
-
-
 async def test_a_message_on_the_wire_is_order_ids_and_nothing_else(
     broker: OrderBroker, client: Redis
 ) -> None:
     orders = [uuid4(), uuid4()]
-    await broker.offer(orders)
+    await offer(broker, orders)
     entries = await client.xrange(STREAM)
     assert [fields for _, fields in entries or []] == [{b"orders": orders[0].bytes + orders[1].bytes}]
 
@@ -98,7 +98,7 @@ async def test_offers_made_at_once_travel_together_and_arrive_once_each(
     orders = [uuid4() for _ in range(200)]
     async with asyncio.TaskGroup() as group:
         for order_id in orders:
-            group.create_task(broker.offer([order_id, order_id]))
+            group.create_task(offer(broker, [order_id, order_id]))
     assert await client.xlen(STREAM) == 200 // ORDERS_PER_MESSAGE
     ran = Ran(broker)
     async with running(broker):
@@ -139,7 +139,7 @@ async def test_garbage_is_dropped_deleted_and_counted(
     before = counted("dropped")
     order_id = uuid4()
     await client.xadd(STREAM, fields)  # type: ignore[arg-type]
-    await broker.offer([order_id])
+    await offer(broker, [order_id])
     ran = Ran(broker)
     async with running(broker):
         await ran.until(lambda: bool(ran.orders))
@@ -153,10 +153,10 @@ async def test_garbage_is_dropped_deleted_and_counted(
 async def test_a_task_that_raises_is_not_tried_again_by_the_queue(broker: OrderBroker, client: Redis) -> None:
     first, second = uuid4(), uuid4()
     ran = Ran(broker, error=RuntimeError("no claim"))
-    await broker.offer([first])
+    await offer(broker, [first])
     async with running(broker):
         await ran.until(lambda: first in ran.orders)
-        await broker.offer([second])
+        await offer(broker, [second])
         await ran.until(lambda: second in ran.orders)
     assert ran.orders == [first, second]
     assert await client.xlen(STREAM) == 0
@@ -182,7 +182,7 @@ async def test_nothing_is_read_while_there_is_no_room(broker: OrderBroker, clien
         return room
 
     broker.has_room = has_room
-    await broker.offer([uuid4()])
+    await offer(broker, [uuid4()])
     async with running(broker):
         async with asyncio.timeout(20.0):
             await asked_often.wait()
@@ -206,7 +206,7 @@ async def test_no_more_than_the_capacity_is_read_at_once(empty_valkey: Settings,
 
     orders = [uuid4() for _ in range(10)]
     for order_id in orders:
-        await broker.offer([order_id])
+        await offer(broker, [order_id])
     async with running(broker):
         async with asyncio.timeout(20.0):
             await full.wait()
@@ -225,7 +225,7 @@ async def test_consumers_that_are_gone_are_removed_unless_they_hold_something(
     monkeypatch.setattr(broker, "_idle_seconds", 3600.0)  # so that what they hold stays theirs
     await client.xgroup_create(STREAM, GROUP, id="0", mkstream=True)
     await client.xgroup_createconsumer(STREAM, GROUP, "gone")
-    await broker.offer([uuid4()])
+    await offer(broker, [uuid4()])
     await client.xreadgroup(GROUP, "holding", {STREAM: ">"})
 
     async def names() -> set[str]:
@@ -242,15 +242,59 @@ async def test_consumers_that_are_gone_are_removed_unless_they_hold_something(
     assert await names() == {"holding"}
 
 
-async def test_an_offer_to_a_redis_that_is_away_is_refused_and_counted(tmp_path: Path) -> None:
+async def test_offers_to_a_redis_that_is_away_are_counted_and_for_a_while_refused_at_once(
+    tmp_path: Path,
+) -> None:
     broker = OrderBroker(Settings(redis_host=str(tmp_path / "nobody.sock")))
     await broker.startup()
     before = dropped_offers()
-    for _ in range(2):
-        with pytest.raises(REDIS_ERRORS):
-            await broker.offer([uuid4()])
+    broker.offer_soon([uuid4()])
+    assert dropped_offers() == before
+    await broker._offers.drain()
+    assert dropped_offers() == before + 1
+    broker.offer_soon([uuid4(), uuid4()])  # not even tried
+    assert dropped_offers() == before + 3
     await broker.shutdown()
-    assert dropped_offers() == before + 2
+    assert dropped_offers() == before + 3
+
+
+async def test_a_redis_that_stops_answering_is_noticed_by_who_offers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queue, "_OFFER_SECONDS", 0.1)
+    server = Valkey(tmp_path)
+    server.start()
+    broker = OrderBroker(Settings(redis_host=server.host))
+    try:
+        await offer(broker, [uuid4()])
+        assert server.pid is not None
+        os.kill(server.pid, signal.SIGSTOP)
+        await until_dropped(broker, [uuid4()])
+    finally:
+        await broker.shutdown()
+        server.kill()
+
+
+async def test_a_redis_that_refuses_offers_and_answers_all_else_is_noticed_by_who_offers(
+    broker: OrderBroker, client: Redis
+) -> None:
+    Ran(broker)
+    # It listens too: what it asks meanwhile is answered all the time.
+    async with running(broker):
+        await offer(broker, [uuid4()])
+        was = await client.config_get("maxmemory")
+        await client.config_set("maxmemory", 1)
+        try:
+            await until_dropped(broker, [uuid4()])
+        finally:
+            await client.config_set("maxmemory", was["maxmemory"] or 0)
+
+
+async def test_what_was_offered_just_before_the_shutdown_arrives(broker: OrderBroker, client: Redis) -> None:
+    assert await client.xlen(STREAM) == 0
+    broker.offer_soon([uuid4()])
+    await broker.shutdown()
+    assert await client.xlen(STREAM) == 1
 
 
 def test_another_task_cannot_be_queued(valkey: Settings) -> None:

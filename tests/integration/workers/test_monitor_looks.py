@@ -14,12 +14,14 @@ from engine.domain.errors import NodeUnavailable, StoreUnavailable
 from engine.domain.order import Order, OrderSpec, Side
 from engine.domain.order_types import LimitOrder, OrderType, SniperOrder, TriggerKind
 from engine.domain.tokens import SOL, USDC, Token
+from engine.queue import STREAM
 from engine.settings import Settings
 from engine.solana.rpc import RpcError
 from engine.solana.transactions import Wallet
 from engine.storage.postgres import RestingGroup
 from tests.integration.engine.storage.records import new_order
 from tests.integration.workers.executing import Worker, worker_of
+from tests.redis_py import redis_py
 from tests.simnet_process import Simnet
 from workers import monitor
 from workers.executor import Executor
@@ -85,6 +87,17 @@ async def test_orders_for_a_token_without_a_pool_are_not_read(
 async def test_an_order_that_waits_for_any_pool_fires_where_there_is_one(worker: Worker) -> None:
     (order,) = await submit(worker, OrderSpec(Side.SELL, 10**9, SOL, USDC, type=SniperOrder()))
     assert await worker.monitors[LIQUIDITY].tick() == [order.order_id]
+
+
+async def test_what_fires_where_there_is_no_room_is_offered_to_other_workers(
+    worker: Worker, settings: Settings
+) -> None:
+    (order,) = await submit(worker, OrderSpec(Side.SELL, 10**9, SOL, USDC, type=SniperOrder()))
+    assert await worker.monitors[LIQUIDITY].tick() == [order.order_id]
+    async with asyncio.timeout(20), redis_py(settings) as client:
+        streams: Any = await client.xread({STREAM: 0}, block=0)
+    [[_, [[_, fields]]]] = streams
+    assert fields == {b"orders": order.order_id.bytes}
 
 
 @pytest.mark.parametrize("side", Side)

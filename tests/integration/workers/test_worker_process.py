@@ -96,7 +96,7 @@ async def test_orders_come_by_the_queue_and_by_the_sweep(settings: Settings, sim
     async with Store(settings) as store, running(replace(settings, sweep_seconds=60.0)):
         offered = (await store.submit(new_order())).order
         broker = make_broker(settings)
-        await broker.offer([offered.order_id])
+        broker.offer_soon([offered.order_id])
         assert (await closed(store, offered)).status is OrderStatus.CONFIRMED
         await broker.shutdown()
         metrics = await get(settings, "/metrics")
