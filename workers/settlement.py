@@ -214,7 +214,8 @@ class Settlement:
     async def _read_amounts(self, entries: list[_Open]) -> None:
         """Resolve what landed with what it really exchanged. What the node cannot show yet waits a slot.
 
-        A record without error is itself proof: the node has it at the commitment.
+        One that cannot be read waits alone. A record without error is itself proof: the node has it at the
+        commitment.
         """
         if not entries:
             return
@@ -225,9 +226,16 @@ class Settlement:
         except EngineError as error:
             logger.warning("landed transactions cannot be read: %s", error)
             return
+        unread: list[EngineError] = []
         for entry, record in zip(entries, records, strict=True):
-            if record is not None and record.err is None:
+            if isinstance(record, EngineError):
+                unread.append(record)
+            elif record is not None and record.err is None:
                 self._land(entry, record)
+        if unread:
+            logger.warning(
+                "%d of %d landed transactions cannot be read: %s", len(unread), len(entries), unread[0]
+            )
 
     def _land(self, entry: _Open, record: TransactionRecord) -> None:
         spec = entry.order.spec

@@ -22,7 +22,7 @@ from solders.pubkey import Pubkey
 from solders.signature import Signature
 
 from engine.coalesce import Coalescer
-from engine.domain.errors import NodeUnavailable, Refused
+from engine.domain.errors import EngineError, NodeUnavailable, Refused
 from engine.settings import SettingsError
 from engine.solana.http import HttpClient, HttpError
 from engine.solana.transactions import Blockhash
@@ -515,10 +515,20 @@ class NodeClient:
 
     async def transactions(
         self, signatures: Sequence[str], commitment: str = "confirmed"
-    ) -> list[TransactionRecord | None]:
-        """Return how transactions went, in order; None where the node has none of that signature."""
+    ) -> list[TransactionRecord | EngineError | None]:
+        """Return how transactions went, in order; None where the node has none of that signature.
+
+        What cannot be read has the error in its place. Where nothing can, the first error is raised.
+        """
         options = {"encoding": "base64", "commitment": commitment, "maxSupportedTransactionVersion": 0}
-        return await self._read_all([(_GET_TRANSACTION, [signature, options]) for signature in signatures])
+        calls: list[_Call] = [(_GET_TRANSACTION, [signature, options]) for signature in signatures]
+        answers: list[Any] = await self._read.many(calls)
+        errors = [answer for answer in answers if isinstance(answer, Exception)]
+        for error in errors:
+            # A defect of ours is no answer of the node, and is not to be passed over.
+            if len(errors) == len(answers) or not isinstance(error, EngineError):
+                raise error
+        return answers
 
     def follow_landed(
         self,

@@ -61,6 +61,6 @@ async def settled(node: NodeClient, attempt: Attempt) -> tuple[SignatureStatus, 
             (status,) = await node.signature_statuses([attempt.tx_hash])
             if status is not None and status.reached("confirmed"):
                 (record,) = await node.transactions([attempt.tx_hash])
-                assert record is not None
+                assert isinstance(record, TransactionRecord)
                 return status, record
             await asyncio.sleep(0.02)

@@ -12,6 +12,7 @@ from uuid import UUID
 import pytest
 from solders.signature import Signature
 
+from engine.domain.frozen import replace
 from engine.domain.lifecycle import Landed, Lapsed, Reverted
 from engine.domain.order import Attempt, FailureReason, Order, OrderSpec, OrderStatus, Side
 from engine.domain.tokens import SOL, USDC
@@ -477,6 +478,40 @@ async def test_amounts_that_the_node_does_not_tell_keep_no_status_from_being_loo
         chain.landed("finalized", {"InsufficientFundsForRent": {"account_index": 0}})
         await chain.tick()
         assert isinstance(await result(outcome), Reverted)
+
+
+async def test_a_transaction_that_cannot_be_read_holds_up_no_other(
+    chain: Chain, caplog: pytest.LogCaptureFixture
+) -> None:
+    unread, read = "4" * 88, "5" * 88
+    orders = [
+        replace(ORDER, order_id=UUID(int=number), open_attempt=Attempt(1, tx_hash, SIGNED, LAST_VALID))
+        for number, tx_hash in enumerate((unread, read))
+    ]
+    status = {"slot": 5, "err": None, "confirmationStatus": "finalized"}
+    chain.fake.answers["getSignatureStatuses"] = lambda params: {
+        "result": {"context": {"slot": 9}, "value": [status for _ in params[0]]}
+    }
+    chain.fake.answers["getTransaction"] = lambda params: {
+        "result": {"slot": 5, "meta": None} if params[0] == unread else LANDED_TRANSACTION
+    }
+    async with NodeClient(chain.fake.url, chain.fake.ws_url) as client:
+        settlement = Settlement(client, WALLET, commitment="finalized", resend_seconds=3600)
+        following = asyncio.ensure_future(settlement.run())
+        outcomes = [asyncio.ensure_future(settlement.settle(order)) for order in orders]
+        await chain.until(lambda: len(chain.sent) == len(orders))
+        await client.slot()
+        await chain.tick()
+        assert await result(outcomes[1]) == Landed(1_500_000_000, 158_000_000)
+        assert not outcomes[0].done()
+        (record,) = caplog.records
+        assert "1 of 2 landed transactions cannot be read" in record.getMessage()
+        # The node has found it.
+        chain.fake.answers["getTransaction"] = lambda _: {"result": LANDED_TRANSACTION}
+        await chain.tick()
+        assert isinstance(await result(outcomes[0]), Landed)
+        following.cancel()
+        await asyncio.wait([following])
 
 
 class Silent:

@@ -179,7 +179,7 @@ async def test_statuses_of_many_are_chunks_of_one_request(node: FakeNode, client
 async def test_transaction_tells_what_became_of_token_accounts(node: FakeNode, client: NodeClient) -> None:
     _answer(node, "getTransaction", _published("getTransaction", lambda response: response.get("result")))
     (record,) = await client.transactions(["a"])
-    assert record is not None
+    assert isinstance(record, TransactionRecord)
     assert (record.slot, record.err, record.fee) == (412_345_670, None, 5_300)
     # The account is in the first list only: it was closed on the way.
     before, after = record.meta.pre_token_balances, record.meta.post_token_balances
@@ -196,6 +196,31 @@ async def test_transaction_that_is_not_there_is_none(node: FakeNode, client: Nod
         node, "getTransaction", _published("getTransaction", lambda response: not response.get("result", 1))
     )
     assert await client.transactions(["a"]) == [None]
+
+
+async def test_transactions_that_cannot_be_read_keep_no_other_from_being_read(
+    node: FakeNode, client: NodeClient
+) -> None:
+    meta = {"err": None, "fee": 5_000}
+    answers: dict[str, dict[str, Any]] = {
+        "landed": {"result": {"slot": 9, "meta": meta}},
+        "without meta": {"result": {"slot": 9, "meta": None}},
+        "refused": {"error": {"code": -32015, "message": "Transaction version (1) is not supported"}},
+        "absent": {"result": None},
+    }
+    node.answers["getTransaction"] = lambda params: answers[params[0]]
+    landed, without_meta, refused, absent = await client.transactions(list(answers))
+    assert isinstance(landed, TransactionRecord)
+    assert isinstance(without_meta, NodeUnavailable)
+    assert isinstance(refused, RpcError)
+    assert absent is None
+
+
+async def test_transactions_of_which_none_can_be_read_raise(node: FakeNode, client: NodeClient) -> None:
+    assert await client.transactions([]) == []
+    node.http_status = 503
+    with pytest.raises(NodeUnavailable, match="HTTP 503"):
+        await client.transactions(["a", "b"])
 
 
 async def test_exchanged_amounts_are_what_the_pools_took_and_gave(node: FakeNode, client: NodeClient) -> None:
