@@ -34,6 +34,8 @@ class FakeNode:
         self.unsubscribed = asyncio.Event()
         self.slot_calls: list[str] = []
         """Every slotSubscribe and slotUnsubscribe."""
+        self.slot_answer: dict[str, Any] = {"result": 7}
+        """What slotSubscribe is answered with. After an error nothing is announced."""
         self.block_calls: list[dict[str, Any]] = []
         """Every blockSubscribe and blockUnsubscribe."""
         self.block_answer: dict[str, Any] | None = None
@@ -139,9 +141,10 @@ class FakeNode:
                 if method.startswith("slot"):
                     self.slot_calls.append(method)
                 if method == "slotSubscribe":
-                    await socket.send_json({"jsonrpc": "2.0", "result": 7, "id": message.json()["id"]})
-                    self._sockets.add(socket)
-                    self.subscribed.set()
+                    await socket.send_json({"jsonrpc": "2.0", **self.slot_answer, "id": message.json()["id"]})
+                    if "result" in self.slot_answer:
+                        self._sockets.add(socket)
+                        self.subscribed.set()
                     continue
                 if method == "slotUnsubscribe":
                     assert message.json()["params"] == [7]

@@ -46,6 +46,11 @@ _MAX_TEXT: Final = 16 * 2**20
 """Bytes of an announcement. An account has at most 10 MiB, of which base64 makes a third more."""
 _UNHEARD_SECONDS: Final = 1.0
 """Slots are announced for so long after somebody last waited for one."""
+_SILENT_SECONDS: Final = 5.0
+"""A node that announces no slot for so long does not announce them: a slot takes 0.4 s, and few in a row are
+skipped."""
+_SLOTS_ID: Final = 1
+"""Of the call that has slots announced, by which its answer is known."""
 _BLOCKS_ID: Final = 3
 """Of the call that has blocks announced, by which its answer is known."""
 _SIGNATURE_BASE64: Final = 88
@@ -628,6 +633,8 @@ class _Announcements:
         self._left_time = 0.0
         """When somebody last stopped waiting, by the loop's clock."""
         self._wanted = asyncio.Event()
+        self._lost = asyncio.Event()
+        """Set from the loss of the announcements until a slot is announced again: meanwhile it is polled."""
         self.landed: _LandedWatch | None = None
         """What is told of what lands; None: nothing."""
         self._lose()
@@ -636,6 +643,8 @@ class _Announcements:
         """Begin without a connection, again."""
         self._socket: aiohttp.ClientWebSocketResponse | None = None
         self._is_subscribed = False
+        self._silence: asyncio.Timeout | None = None
+        """Ends the connection when no slot is announced in time; None while there is none."""
         self._blocks: int | None = None
         """The number of the subscription to blocks; None while there is none."""
         self._has_blocks = True
@@ -661,48 +670,90 @@ class _Announcements:
 
     async def follow(self) -> None:
         """Follow slots whenever somebody waits for one, for ever."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._poll())
+            await self._listen()
+
+    async def _listen(self) -> None:
         while True:
             await self._wanted.wait()
             try:
-                async with self._connect() as self._socket, aclosing(_texts(self._socket)) as texts:
-                    await self._subscribe()
-                    async for text in texts:
-                        await self._on_text(self._socket, text)
+                async with self._connect() as self._socket:
+                    await self._hear(self._socket)
             except (aiohttp.ClientError, OSError, TimeoutError, msgspec.DecodeError, ValueError) as error:
-                logger.warning("slot announcements lost, polling: %s", error)
+                self._on_lost(error)
                 node_errors_total.labels("slots_lost").inc()
                 if isinstance(error, msgspec.DecodeError | ValueError):
                     # Blocks in a shape we do not know are not to cost us the slots again.
                     self.landed = None
             finally:
                 self._lose()
-            # Polls until it is time to try the WebSocket again.
-            for _ in range(max(1, round(_RECONNECT_SECONDS / _POLL_SECONDS))):
-                if self._wanted.is_set():
-                    with suppress(NodeUnavailable, RpcError):
-                        self._pass(await self._ask())
-                await asyncio.sleep(_POLL_SECONDS)
+            await asyncio.sleep(_RECONNECT_SECONDS)
+
+    async def _hear(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+        """Take what one connection tells, until it ends. Raises ClientError, OSError or TimeoutError then."""
+        try:
+            async with asyncio.timeout(None) as silence, aclosing(_texts(socket)) as texts:
+                self._silence = silence
+                await self._subscribe()
+                async for text in texts:
+                    await self._on_text(socket, text)
+        except TimeoutError:
+            if not silence.expired():
+                raise
+            error = ConnectionResetError(f"no slot was announced for {_SILENT_SECONDS:g} s")
+            # Before the connection is closed: a node that hangs takes its time over that.
+            self._on_lost(error)
+            raise error from None
+        finally:
+            self._silence = None
+
+    async def _poll(self) -> None:
+        """Ask for slots while nothing announces them, a connection that is tried again included."""
+        while True:
+            await self._lost.wait()
+            await self._wanted.wait()
+            with suppress(NodeUnavailable, RpcError):
+                self._pass(await self._ask())
+            await asyncio.sleep(_POLL_SECONDS)
+
+    def _on_lost(self, error: Exception) -> None:
+        # The same again with every try is no news.
+        level = logging.DEBUG if self._lost.is_set() else logging.WARNING
+        logger.log(level, "slot announcements lost, polling: %s", error)
+        self._lost.set()
+
+    def _expect_slot(self) -> None:
+        """Have the connection end unless a slot is announced in time; while there are to be any."""
+        if self._silence is not None:
+            now = asyncio.get_running_loop().time()
+            self._silence.reschedule(now + _SILENT_SECONDS if self._is_subscribed else None)
 
     async def _subscribe(self) -> None:
         socket = self._socket
         if socket is not None and not self._is_subscribed:
             self._is_subscribed = True
+            self._expect_slot()
             # A connection that has ended is noticed where it is read.
             with suppress(aiohttp.ClientError, OSError):
                 if self.landed is not None and self._has_blocks:
                     await socket.send_str(self.landed.subscribe)
-                await socket.send_str('{"jsonrpc":"2.0","id":1,"method":"slotSubscribe"}')
+                await socket.send_str(_encode(_Request(_SLOTS_ID, "slotSubscribe", [])).decode())
 
     async def _on_text(self, socket: aiohttp.ClientWebSocketResponse, text: str) -> None:
         announcement = _decode_announcement(text)
         if announcement.params is None:
             if announcement.id == _BLOCKS_ID:
                 await self._on_blocks_answer(socket, announcement)
+            elif announcement.id == _SLOTS_ID and announcement.error is not None:
+                # As a node does that has as many subscriptions as it takes. The socket would stand, silent.
+                raise ConnectionResetError(f"slotSubscribe was refused: {announcement.error.message}")
             return
         announced = announcement.params.result
         if announced.value is not None:
             self._tell_landed(announced.value)
         elif announced.slot is not None:
+            self._lost.clear()
             self._pass(announced.slot)
             if self._is_subscribed and not self._wanted.is_set():
                 self._is_subscribed = False
@@ -710,6 +761,7 @@ class _Announcements:
                 if self._blocks is not None:
                     blocks, self._blocks = self._blocks, None
                     await self._unsubscribe(socket, "blockUnsubscribe", blocks)
+            self._expect_slot()
 
     async def _on_blocks_answer(self, socket: aiohttp.ClientWebSocketResponse, answer: _Announcement) -> None:
         if answer.error is not None:

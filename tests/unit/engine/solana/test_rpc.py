@@ -416,6 +416,71 @@ async def test_slots_are_announced_once_for_all_and_to_nobody_who_does_not_wait(
     assert node.slot_calls == ["slotSubscribe", "slotUnsubscribe", "slotSubscribe"]
 
 
+async def test_a_node_that_refuses_to_announce_slots_is_polled_and_tried_again(
+    node: FakeNode, client: NodeClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("engine.solana.rpc._RECONNECT_SECONDS", 0.01)
+    monkeypatch.setattr("engine.solana.rpc._POLL_SECONDS", 0.01)
+    polled = iter(range(50, 1_000))
+    node.answers["getSlot"] = lambda params: {"result": next(polled)}
+    node.slot_answer = {"error": {"code": -32005, "message": "too many subscriptions"}}
+    slot = -1
+    async with asyncio.timeout(10):
+        while node.slot_calls.count("slotSubscribe") < 3:
+            slot = await client.next_slot(slot)
+        assert slot >= 50
+        node.slot_answer = {"result": 7}
+        waiting = asyncio.ensure_future(client.next_slot(1_000))
+        await node.subscribed.wait()
+        await node.announce(1_001)
+        assert await waiting == 1_001
+    # Refused thrice, said once.
+    (record,) = caplog.records
+    assert (record.levelname, "too many subscriptions" in record.getMessage()) == ("WARNING", True)
+
+
+async def test_a_node_that_announces_no_slot_is_polled_until_it_does(
+    node: FakeNode, client: NodeClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("engine.solana.rpc._SILENT_SECONDS", 0.05)
+    monkeypatch.setattr("engine.solana.rpc._RECONNECT_SECONDS", 0.01)
+    monkeypatch.setattr("engine.solana.rpc._POLL_SECONDS", 0.01)
+    polled = iter(range(50, 1_000))
+    node.answers["getSlot"] = lambda params: {"result": next(polled)}
+    async with asyncio.timeout(10):
+        slot = await client.next_slot(-1)
+        # The connections that are tried from here on are given their time, and it is polled all the same.
+        monkeypatch.setattr("engine.solana.rpc._SILENT_SECONDS", 60.0)
+        for _ in range(20):
+            slot = await client.next_slot(slot)
+        assert 2 <= node.slot_calls.count("slotSubscribe") <= 3
+        await node.subscribed.wait()
+        await _announced(node, client, 2_000)
+        # A poll that was on its way is answered by now; there is no other.
+        await client.slot()
+        polls = node.calls["getSlot"]
+        await _announced(node, client, 2_001)
+        assert node.calls["getSlot"] == polls
+    (record,) = caplog.records
+    assert (record.levelname, "no slot was announced" in record.getMessage()) == ("WARNING", True)
+
+
+async def test_a_node_that_is_to_announce_nothing_is_not_taken_for_a_silent_one(
+    node: FakeNode, client: NodeClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("engine.solana.rpc._UNHEARD_SECONDS", 0.0)
+    async with asyncio.timeout(5):
+        await _announced(node, client, 41)
+        monkeypatch.setattr("engine.solana.rpc._SILENT_SECONDS", 0.0)
+        await node.announce(42)
+        await node.unsubscribed.wait()
+        monkeypatch.setattr("engine.solana.rpc._SILENT_SECONDS", 60.0)
+        node.subscribed.clear()
+        await _announced(node, client, 43)
+    assert caplog.records == []
+    assert node.calls["getSlot"] == 0
+
+
 # ---- What lands of a wallet ------------------------------------------------------------------------
 
 OURS, OTHERS = (Signature.from_bytes(bytes([number]) * 64) for number in (3, 4))
