@@ -111,6 +111,7 @@ class Rpc:
             "getBalance": self.get_balance,
             "getBlockHeight": self.get_block_height,
             "getEpochInfo": self.get_epoch_info,
+            "getFirstAvailableBlock": self.get_first_available_block,
             "getHealth": self.get_health,
             "getLatestBlockhash": self.get_latest_blockhash,
             "getMinimumBalanceForRentExemption": self.get_minimum_balance_for_rent_exemption,
@@ -218,6 +219,10 @@ class Rpc:
             "slotsInEpoch": SLOTS_IN_EPOCH,
             "transactionCount": self._chain.transaction_count,
         }
+
+    def get_first_available_block(self, _params: list[Any]) -> int:
+        # The whole ledger is kept.
+        return 0
 
     def get_latest_blockhash(self, params: list[Any]) -> Json:
         options = parse_options(params, 0)

@@ -1,15 +1,19 @@
 """Follows broadcast transactions to proof of what became of them.
 
-What proves what (the model check in tests/unit/engine/domain walks through it):
+What proves what (the model check in tests/unit/engine/domain walks through it, with a node that knows all
+that is final):
 
     on chain, no error, at the commitment the settings name    Landed
     on chain, with an error, finalized                         Reverted
     not on chain, looked up after a finalized block height
-    beyond its last valid one was read                         Lapsed
+    beyond its last valid one was read, by a node that had
+    come to that height's slot and whose history reaches
+    back to before it can have landed                          Lapsed
 
-Nothing else proves anything: no answer, an error of the node, time. Until there is proof the same
-bytes are sent again, which the network takes once. A node that can tells of what landed by itself; what
-it has not told is looked up, all of a process's transactions together, once a slot.
+Nothing else proves anything: no answer, an error of the node, time; nor what a node has not seen that lags
+behind, as one of several at one address may, or that was put back from a snapshot since. Until there is
+proof the same bytes are sent again, which the network takes once. A node that can tells of what landed by
+itself; what it has not told is looked up, all of a process's transactions together, once a slot.
 """
 
 from __future__ import annotations
@@ -26,11 +30,20 @@ from engine.domain.errors import EngineError
 from engine.domain.lifecycle import Landed, Lapsed, Reverted
 from engine.domain.order import Attempt, FailureReason, Order
 from engine.market import explain_error
-from engine.solana.rpc import NodeClient, SignatureStatus, TransactionRecord
+from engine.solana.rpc import ChainPosition, NodeClient, SignatureStatus, TransactionRecord
 from engine.telemetry import stage_seconds
 
 _HEIGHT_SECONDS: Final = 1.0
 """How often the finalized block height is read while something is open."""
+_HISTORY_SECONDS: Final = 1.0
+"""How often, at most, it is asked how far the node's history reaches back."""
+_BLOCKHASH_BLOCKS: Final = 150
+"""From a blockhash's height to the last at which it is valid: MAX_PROCESSING_AGE in Solana's clock.rs. Only
+simnet can be set to more; it has its whole ledger, which reaches back to before whatever is computed."""
+_MAX_SLOTS_PER_BLOCK: Final = 10
+"""On average, between a blockhash's block and a finalized one: no more than nine of ten slots are skipped.
+Mainnet skips one of twenty; without two thirds of the stake, whose leaders have as many slots, nothing is
+finalized."""
 _CONFIRMED_SLOTS: Final = 2
 """After so many a transaction can be confirmed: one that it lands in, and one that is voted in."""
 _TOLD_SLOTS: Final = 4
@@ -57,6 +70,10 @@ class _Open:
     """Not looked up yet, or on chain without error when its status was."""
     look_slot: int
     """When to look it up first, where nothing is told."""
+    first_slot: int = 0
+    """It cannot have landed before; the highest bound of those that were found."""
+    is_out_of_reach: bool = False
+    """The node's history has been found to begin later, and that was said."""
     is_sent: bool = False
     """Somebody has answered to its being sent, or it was told of."""
     start_time: float = field(default_factory=time.perf_counter)
@@ -67,6 +84,21 @@ class _Open:
         return not self.outcome.done() and (
             slot >= self.look_slot + told_slots if self.is_sent else now >= self.send_time
         )
+
+    def is_overdue(self, finalized: ChainPosition) -> bool:
+        """Return whether it can land no more."""
+        return finalized.block_height > self.attempt.last_valid_block_height
+
+    def bound(self, finalized: ChainPosition) -> None:
+        """Learn from how far the chain has come before which slot it cannot have landed.
+
+        It cannot before its blockhash's block, of which the height is known and not the slot. Seen from later
+        it may lie further back, as more slots may have been skipped since: the highest bound is kept.
+        """
+        blocks = finalized.block_height - (self.attempt.last_valid_block_height - _BLOCKHASH_BLOCKS)
+        # Negative: the blockhash's block was not yet finalized, and is not older than this one.
+        slots = _MAX_SLOTS_PER_BLOCK * max(0, blocks)
+        self.first_slot = max(self.first_slot, finalized.absolute_slot - slots)
 
     def resolve(self, outcome: Outcome) -> None:
         if not self.outcome.done():
@@ -100,8 +132,8 @@ class Settlement:
         self._jitter = jitter
         self._open: dict[str, _Open] = {}
         self._has_open = asyncio.Event()
-        self._finalized_height = 0
-        self._height_time = float("-inf")
+        self._finalized = ChainPosition(0, 0)
+        self._height_time = self._history_time = float("-inf")
         if is_told:
             node.follow_landed(wallet, commitment, self._open, self._on_landed)
 
@@ -171,9 +203,9 @@ class Settlement:
         # The height comes first. Read after the status, a transaction could land in between, and be taken
         # for one that never can. An older height is a lower one: it proves less, never wrongly.
         if now - self._height_time >= _HEIGHT_SECONDS:
-            self._finalized_height = await self._node.block_height("finalized")
+            self._finalized = await self._node.position("finalized")
             self._height_time = now
-        height = self._finalized_height
+        finalized = self._finalized
         # What most likely is confirmed by now is asked for whole, which saves a round trip; where it is not,
         # its status is asked for in the next slot.
         likely = [entry for entry in entries if entry.is_likely_confirmed]
@@ -184,15 +216,20 @@ class Settlement:
             # Mostly so, and two tasks less.
             await self._read_amounts(likely)
             return
-        statuses, _ = await asyncio.gather(
+        # The history is asked for with the statuses, in one request, and not remembered: of several nodes at
+        # one address, the one that has not seen a transaction must be the one whose history reaches back.
+        (seen_slot, statuses), history_slot, _ = await asyncio.gather(
             self._node.signature_statuses([entry.attempt.tx_hash for entry in entries]),
+            self._read_history(entries, now),
             self._read_amounts(likely),
         )
         landed, unseen = [], []
         for entry, status in zip(entries, statuses, strict=True):
             if status is None:
-                if height > entry.attempt.last_valid_block_height:
-                    entry.resolve(Lapsed())
+                entry.bound(finalized)
+                if entry.is_overdue(finalized):
+                    if history_slot is not None and seen_slot >= finalized.absolute_slot:
+                        self._lapse(entry, history_slot)
                 elif now >= entry.send_time:
                     unseen.append(entry)
             elif self._has_landed(status):
@@ -210,6 +247,35 @@ class Settlement:
 
     def _has_landed(self, status: SignatureStatus) -> bool:
         return status.err is None and status.reached(self._commitment)
+
+    def _lapse(self, entry: _Open, history_slot: int) -> None:
+        """Conclude that what is not on chain never was, if a history from that slot on can tell."""
+        if history_slot <= entry.first_slot:
+            entry.resolve(Lapsed())
+        elif not entry.is_out_of_reach:
+            entry.is_out_of_reach = True
+            logger.warning(
+                "whether %s landed cannot be told: it may have from slot %d on, and the node's history "
+                "begins at %d; set SOLANA_RPC_URL to a node that has more of it",
+                entry.attempt.tx_hash,
+                entry.first_slot,
+                history_slot,
+                extra={"order_id": entry.order.order_id},
+            )
+
+    async def _read_history(self, entries: list[_Open], now: float) -> int | None:
+        """Return the slot that the node's history begins with, if it matters to any; None: not known now."""
+        if now - self._history_time < _HISTORY_SECONDS or not any(
+            entry.is_overdue(self._finalized) for entry in entries
+        ):
+            return None
+        self._history_time = now
+        try:
+            return await self._node.first_available_slot()
+        except EngineError as error:
+            # What else is looked up has nothing to do with it.
+            logger.warning("how far the node's history reaches back is not known: %s", error)
+            return None
 
     async def _read_amounts(self, entries: list[_Open]) -> None:
         """Resolve what landed with what it really exchanged. What the node cannot show yet waits a slot.

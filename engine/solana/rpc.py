@@ -87,6 +87,14 @@ class ProgramChange(NamedTuple):
     data: bytes
 
 
+class ChainPosition(msgspec.Struct, frozen=True, rename="camel"):
+    """How far the chain has come. Some slots stay without a block, so the height never runs ahead of them."""
+
+    absolute_slot: int
+    block_height: int
+    """Of that slot's block."""
+
+
 class SignatureStatus(msgspec.Struct, frozen=True, rename="camel"):
     """What the chain says of a transaction that it has seen."""
 
@@ -202,6 +210,7 @@ class _LatestBlockhash(msgspec.Struct):
 
 
 class _Statuses(msgspec.Struct):
+    context: _Context
     value: list[SignatureStatus | None]
 
 
@@ -298,7 +307,8 @@ class _Method:
 
 
 _GET_LATEST_BLOCKHASH: Final = _Method("getLatestBlockhash", _LatestBlockhash)
-_GET_BLOCK_HEIGHT: Final = _Method("getBlockHeight", int)
+_GET_EPOCH_INFO: Final = _Method("getEpochInfo", ChainPosition)
+_GET_FIRST_AVAILABLE_BLOCK: Final = _Method("getFirstAvailableBlock", int)
 _GET_SLOT: Final = _Method("getSlot", int)
 _GET_MULTIPLE_ACCOUNTS: Final = _Method("getMultipleAccounts", _Accounts)
 _GET_PROGRAM_ACCOUNTS: Final = _Method("getProgramAccounts", list[_ProgramAccount])
@@ -374,10 +384,15 @@ class NodeClient:
         value = (await self._read((_GET_LATEST_BLOCKHASH, [{"commitment": commitment}]))).value
         return Blockhash(value.blockhash, value.last_valid_block_height)
 
-    async def block_height(self, commitment: str = "confirmed") -> int:
-        """Return the height of the newest block; `finalized` for proof that a transaction expired."""
-        height: int = await self._read((_GET_BLOCK_HEIGHT, [{"commitment": commitment}]))
-        return height
+    async def position(self, commitment: str) -> ChainPosition:
+        """Return slot and height of the newest block; `finalized` for proof that a transaction expired."""
+        position: ChainPosition = await self._read((_GET_EPOCH_INFO, [{"commitment": commitment}]))
+        return position
+
+    async def first_available_slot(self) -> int:
+        """Return the slot of the oldest block that the node has: of what landed before, it does not know."""
+        slot: int = await self._read((_GET_FIRST_AVAILABLE_BLOCK, []))
+        return slot
 
     async def slot(self, commitment: str = "processed") -> int:
         """Return the newest slot."""
@@ -510,13 +525,18 @@ class NodeClient:
             ):
                 raise
 
-    async def signature_statuses(self, signatures: Sequence[str]) -> list[SignatureStatus | None]:
-        """Return what the chain says of any number of transactions, in order; None: it has not seen it."""
+    async def signature_statuses(self, signatures: Sequence[str]) -> tuple[int, list[SignatureStatus | None]]:
+        """Return what the node says of any number of transactions, in order; None: it has not seen it.
+
+        The slot is how far the node had come: the oldest of those that the answer's parts were read at.
+        """
         calls = [
             (_GET_SIGNATURE_STATUSES, [list(chunk), {"searchTransactionHistory": True}])
             for chunk in _chunks(signatures, MAX_SIGNATURES)
         ]
-        return [status for answer in await self._read_all(calls) for status in answer.value]
+        answers = await self._read_all(calls)
+        slot = min((answer.context.slot for answer in answers), default=0)
+        return slot, [status for answer in answers for status in answer.value]
 
     async def transactions(
         self, signatures: Sequence[str], commitment: str = "confirmed"

@@ -58,7 +58,7 @@ async def settled(node: NodeClient, attempt: Attempt) -> tuple[SignatureStatus, 
     await node.send_transaction(attempt.raw_transaction)
     async with asyncio.timeout(20):
         while True:
-            (status,) = await node.signature_statuses([attempt.tx_hash])
+            _, (status,) = await node.signature_statuses([attempt.tx_hash])
             if status is not None and status.reached("confirmed"):
                 (record,) = await node.transactions([attempt.tx_hash])
                 assert isinstance(record, TransactionRecord)

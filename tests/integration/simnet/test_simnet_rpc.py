@@ -189,6 +189,11 @@ async def test_commitments_lie_as_many_slots_apart_as_they_are_set_to(wire: Wire
     assert epoch["absoluteSlot"] == epoch["epoch"] * epoch["slotsInEpoch"] + epoch["slotIndex"]
 
 
+async def test_nothing_is_ever_purged(wire: Wire) -> None:
+    assert await wire.result("getFirstAvailableBlock") == 0
+    responses.GetFirstAvailableBlockResp.from_json(wire.text)
+
+
 async def test_a_token_balance_reads_in_base_units_and_in_whole_tokens(wire: Wire) -> None:
     await wire.result("simnet_fund", {"wallet": str(BOB.pubkey), "mint": USDC.mint, "amount": "1230000"})
     value = (await wire.result("getTokenAccountBalance", str(BOB.token_account(USDC)), PROCESSED))["value"]

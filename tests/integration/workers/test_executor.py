@@ -274,7 +274,8 @@ async def test_a_transaction_dropped_for_good_is_given_up_on_proof_and_made_anew
         assert (await worker.store.get(order.order_id)) == submitted
         await simnet.ask("simnet_advance", {"slots": 60})
         await worker.until(order.order_id, lambda order: order.attempt == 2)
-        assert await worker.node.block_height("finalized") > attempt.last_valid_block_height
+        finalized = await worker.node.position("finalized")
+        assert finalized.block_height > attempt.last_valid_block_height
     closed = await worker.closed(order.order_id)
     told = (await worker.events(order.order_id))[4]
     assert (told.status, told.attempt, told.failure_reason) == (S.ROUTING, 2, R.TRANSACTION_EXPIRED)

@@ -16,7 +16,7 @@ from engine.domain.frozen import replace
 from engine.domain.lifecycle import Landed, Lapsed, Reverted
 from engine.domain.order import Attempt, FailureReason, Order, OrderSpec, OrderStatus, Side
 from engine.domain.tokens import SOL, USDC
-from engine.solana.rpc import NodeClient, SignatureStatus
+from engine.solana.rpc import ChainPosition, NodeClient, SignatureStatus
 from tests.fake_node import FakeNode
 from workers.settlement import Outcome, Settlement
 
@@ -40,6 +40,12 @@ class Chain:
     def __init__(self, fake: FakeNode) -> None:
         self.fake = fake
         self.height = LAST_VALID - 100
+        """Of the finalized block."""
+        self.finalized_slot = 1
+        self.history_slot = 0
+        """Of the oldest block that the node has."""
+        self.lag = 0
+        """So many slots behind the finalized one is the node that is asked for statuses."""
         self.status: dict[str, Any] | None = None
         self.sent: list[bytes] = []
         self.refusals = 0
@@ -49,7 +55,8 @@ class Chain:
         self._slot = 1
         fake.answers = {
             "sendTransaction": self._send,
-            "getBlockHeight": self._height,
+            "getEpochInfo": self._position,
+            "getFirstAvailableBlock": lambda _: {"result": self.history_slot},
             "getSignatureStatuses": self._statuses,
             "getTransaction": self._transaction,
             "getSlot": lambda _: {"result": self._slot},
@@ -125,9 +132,9 @@ class Chain:
             return {"error": {"code": -32603, "message": "Internal error"}}
         return {"result": TX_HASH}
 
-    def _height(self, params: list[Any]) -> dict[str, Any]:
+    def _position(self, params: list[Any]) -> dict[str, Any]:
         assert params == [{"commitment": "finalized"}]
-        return {"result": self.height}
+        return {"result": {"absoluteSlot": self.finalized_slot, "blockHeight": self.height}}
 
     def _transaction(self, params: list[Any]) -> dict[str, Any]:
         """What landed, once it is as final as is asked."""
@@ -140,7 +147,7 @@ class Chain:
 
     def _statuses(self, params: list[Any]) -> dict[str, Any]:
         assert params == [[TX_HASH], {"searchTransactionHistory": True}]
-        return {"result": {"context": {"slot": self._slot}, "value": [self.status]}}
+        return {"result": {"context": {"slot": self.finalized_slot - self.lag}, "value": [self.status]}}
 
 
 def balance(index: int, owner: str, mint: str, amount: int) -> dict[str, Any]:
@@ -273,6 +280,112 @@ async def test_seen_though_not_final_it_has_not_lapsed(chain: Chain) -> None:
         await undecided(chain, outcome)
 
 
+# ---- A node that does not know what landed ----------------------------------------------------------
+
+
+@pytest.fixture
+def asked_every_slot(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How far the chain has come, and how far back the history reaches."""
+    monkeypatch.setattr("workers.settlement._HEIGHT_SECONDS", 0.0)
+    monkeypatch.setattr("workers.settlement._HISTORY_SECONDS", 0.0)
+
+
+@pytest.mark.usefixtures("asked_every_slot")
+async def test_a_node_that_lags_behind_the_finalized_block_proves_nothing(chain: Chain) -> None:
+    """It landed in its last valid block, which one node of several at the address has not come to."""
+    chain.height, chain.finalized_slot, chain.lag = LAST_VALID + 1, 50_000, 1
+    async with settling(chain) as outcome:
+        await undecided(chain, outcome)
+        chain.lag = 0
+        await chain.tick()
+        assert await result(outcome) == Lapsed()
+
+
+@pytest.mark.usefixtures("asked_every_slot")
+@pytest.mark.parametrize(
+    ("early", "late", "first_slot"),
+    [
+        # 151 blocks since its blockhash's, each ten slots after the one before it.
+        (None, (50_000, LAST_VALID + 1), 50_000 - 1_510),
+        # Worker and node were away for a while. How many slots were skipped meanwhile is not known.
+        (None, (50_000, LAST_VALID + 850), 50_000 - 10_000),
+        # The block of its blockhash was seen to be final, ten blocks later, or was not final yet.
+        ((40_000, LAST_VALID - 150), (50_000, LAST_VALID + 1), 50_000 - 1_510),
+        ((49_000, LAST_VALID - 150), (50_000, LAST_VALID + 1), 49_000),
+        ((49_000, LAST_VALID - 140), (50_000, LAST_VALID + 1), 48_900),
+        ((49_000, LAST_VALID - 182), (50_000, LAST_VALID + 1), 49_000),
+    ],
+)
+async def test_a_history_that_begins_after_it_may_have_landed_proves_nothing(
+    chain: Chain,
+    caplog: pytest.LogCaptureFixture,
+    early: tuple[int, int] | None,
+    late: tuple[int, int],
+    first_slot: int,
+) -> None:
+    """The node was put back from a snapshot, or has purged what is older."""
+    chain.history_slot = first_slot + 1
+    async with settling(chain) as outcome:
+        if early is not None:
+            chain.finalized_slot, chain.height = early
+            await undecided(chain, outcome)
+        chain.finalized_slot, chain.height = late
+        await undecided(chain, outcome)
+        # Said once, not with every slot.
+        (record,) = caplog.records
+        assert TX_HASH in record.getMessage()
+        assert f"from slot {first_slot} on" in record.getMessage()
+        assert vars(record)["order_id"] == ORDER.order_id
+        chain.history_slot = first_slot
+        await chain.tick()
+        assert await result(outcome) == Lapsed()
+
+
+@pytest.mark.usefixtures("asked_every_slot")
+async def test_it_landed_though_it_could_not_be_told_for_a_while(chain: Chain) -> None:
+    chain.height, chain.finalized_slot, chain.history_slot = LAST_VALID + 1, 50_000, 49_000
+    async with settling(chain, resend_seconds=1e-6) as outcome:
+        await undecided(chain, outcome)
+        # It can land no more, so that it need not be sent.
+        assert chain.sent == [SIGNED]
+        chain.landed("finalized")
+        await chain.tick()
+        await chain.tick()
+        assert isinstance(await result(outcome), Landed)
+
+
+@pytest.mark.usefixtures("asked_every_slot")
+async def test_a_node_that_does_not_tell_how_far_back_it_reaches_proves_nothing(chain: Chain) -> None:
+    known = chain.fake.answers["getFirstAvailableBlock"]
+    chain.fake.answers["getFirstAvailableBlock"] = lambda _: {"error": {"code": -32601, "message": "no"}}
+    chain.height = LAST_VALID + 1
+    async with settling(chain) as outcome:
+        await undecided(chain, outcome)
+        chain.fake.answers["getFirstAvailableBlock"] = known
+        await chain.tick()
+        assert await result(outcome) == Lapsed()
+
+
+async def test_the_history_is_asked_for_with_the_statuses_once_a_second_where_it_matters(
+    chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workers.settlement._HEIGHT_SECONDS", 0.0)
+    monkeypatch.setattr("workers.settlement._HISTORY_SECONDS", 3600.0)
+    chain.history_slot, chain.finalized_slot = 49_000, 50_000
+    async with settling(chain) as outcome:
+        chain.height = LAST_VALID
+        await undecided(chain, outcome)
+        assert chain.fake.calls["getFirstAvailableBlock"] == 0
+        chain.height = LAST_VALID + 1
+        await undecided(chain, outcome)
+    (request,) = (
+        methods
+        for calls in chain.fake.requests
+        if "getFirstAvailableBlock" in (methods := [call["method"] for call in calls])
+    )
+    assert request == [STATUS, "getFirstAvailableBlock"]
+
+
 # ---- Height first, then status ---------------------------------------------------------------------
 
 
@@ -282,8 +395,8 @@ class Landing(Chain):
     def __init__(self, fake: FakeNode) -> None:
         super().__init__(fake)
 
-    def _height(self, params: list[Any]) -> dict[str, Any]:
-        return self._answered(super()._height(params))
+    def _position(self, params: list[Any]) -> dict[str, Any]:
+        return self._answered(super()._position(params))
 
     def _statuses(self, params: list[Any]) -> dict[str, Any]:
         return self._answered(super()._statuses(params))
@@ -299,16 +412,16 @@ class StatusesFirst:
 
     def __init__(self, node: NodeClient) -> None:
         self._node = node
-        self._statuses: Sequence[SignatureStatus | None] = ()
+        self._statuses: tuple[int, Sequence[SignatureStatus | None]] = (0, ())
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._node, name)
 
-    async def block_height(self, commitment: str) -> int:
+    async def position(self, commitment: str) -> ChainPosition:
         self._statuses = await self._node.signature_statuses([TX_HASH])
-        return await self._node.block_height(commitment)
+        return await self._node.position(commitment)
 
-    async def signature_statuses(self, _: Sequence[str]) -> Sequence[SignatureStatus | None]:
+    async def signature_statuses(self, _: Sequence[str]) -> tuple[int, Sequence[SignatureStatus | None]]:
         return self._statuses
 
 

@@ -30,6 +30,9 @@ What is deliberately pessimistic:
 
 `final` stands for the commitment that the settings name: what is final is never undone.
 
+One thing is taken for granted: of what is final the node knows. From one that lags behind, or whose history
+begins later, workers/settlement.py concludes nothing.
+
 What to do and what comes of it is decided by `next_step` and `apply` of the engine itself; the model
 adds what surrounds them: the conditional write, the conditional fire, and the order of record, send,
 height, status.

@@ -17,6 +17,7 @@ from solders.signature import Signature
 from engine.domain.errors import NodeUnavailable
 from engine.solana.programs import TOKEN_PROGRAM
 from engine.solana.rpc import (
+    ChainPosition,
     NodeClient,
     ProgramChange,
     ProgramWatch,
@@ -68,14 +69,21 @@ async def test_blockhash_comes_with_how_long_it_lasts(node: FakeNode, client: No
 
 
 async def test_heights_and_slots_are_of_the_commitment_asked_for(node: FakeNode, client: NodeClient) -> None:
-    _answer(node, "getBlockHeight", _published("getBlockHeight"))
+    _answer(node, "getEpochInfo", _published("getEpochInfo"))
     _answer(node, "getSlot", _published("getSlot"))
-    assert await client.block_height("finalized") == 390_000_000
+    assert await client.position("finalized") == ChainPosition(412_345_678, 390_000_000)
     assert await client.slot("processed") == 412_345_678
     assert [call["params"] for (call,) in node.requests] == [
         [{"commitment": "finalized"}],
         [{"commitment": "processed"}],
     ]
+
+
+async def test_history_begins_with_the_first_block_that_is_available(
+    node: FakeNode, client: NodeClient
+) -> None:
+    _answer(node, "getFirstAvailableBlock", {"result": 250_000})
+    assert await client.first_available_slot() == 250_000
 
 
 async def test_accounts_come_in_order_with_none_where_there_is_none(
@@ -140,7 +148,8 @@ async def test_program_accounts_are_narrowed_by_what_they_contain(node: FakeNode
 
 async def test_statuses_tell_finality_and_error(node: FakeNode, client: NodeClient) -> None:
     _answer(node, "getSignatureStatuses", _published("getSignatureStatuses"))
-    landed, reverted, unseen = await client.signature_statuses(["a", "b", "c"])
+    slot, (landed, reverted, unseen) = await client.signature_statuses(["a", "b", "c"])
+    assert slot == 412_345_678
     assert landed == SignatureStatus(412_345_670, None, "confirmed")
     assert reverted == SignatureStatus(412_345_600, {"InstructionError": [2, {"Custom": 6005}]}, "finalized")
     assert unseen is None
@@ -165,13 +174,14 @@ def test_status_reaches_its_own_commitment_and_those_below(
 async def test_statuses_of_many_are_chunks_of_one_request(node: FakeNode, client: NodeClient) -> None:
     node.answers["getSignatureStatuses"] = lambda params: {
         "result": {
-            "context": {"slot": 1},
+            "context": {"slot": len(params[0])},
             "value": [
                 {"slot": int(text), "err": None, "confirmationStatus": "finalized"} for text in params[0]
             ],
         }
     }
-    statuses = await client.signature_statuses([str(number) for number in range(600)])
+    slot, statuses = await client.signature_statuses([str(number) for number in range(600)])
+    assert slot == 88
     assert [status.slot for status in statuses if status] == list(range(600))
     assert [[len(call["params"][0]) for call in request] for request in node.requests] == [[256, 256, 88]]
 
@@ -331,11 +341,14 @@ async def test_answer_that_is_none_is_unavailable(node: FakeNode, client: NodeCl
 async def test_a_result_of_another_shape_is_unavailable_to_its_caller_alone(
     node: FakeNode, client: NodeClient
 ) -> None:
-    node.answers = {"getSlot": lambda _: {"result": {"slot": 5}}, "getBlockHeight": lambda _: {"result": 7}}
-    slot, height = await asyncio.gather(client.slot(), client.block_height(), return_exceptions=True)
+    node.answers = {
+        "getSlot": lambda _: {"result": {"slot": 5}},
+        "getFirstAvailableBlock": lambda _: {"result": 7},
+    }
+    slot, first = await asyncio.gather(client.slot(), client.first_available_slot(), return_exceptions=True)
     assert isinstance(slot, NodeUnavailable)
     assert "answered getSlot in a shape we do not know" in str(slot)
-    assert height == 7
+    assert first == 7
 
 
 async def test_unreachable_node_is_unavailable(unused_port: int) -> None:
