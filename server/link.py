@@ -88,6 +88,8 @@ class Link(LinkConnection):
         """Known with the first message."""
         self._subscription: Subscription | None = None
         self._watching: asyncio.Task[None] | None = None
+        self._resuming: asyncio.Task[None] | None = None
+        """Not None while nothing is received."""
         self._at_end = ExitStack()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -99,6 +101,9 @@ class Link(LinkConnection):
         try:
             if self._subscription is not None:
                 listen(pb.WatchOrdersRequest.FromString(message), self._subscription)
+                if self._subscription.is_full and self._resuming is None:
+                    self.pause_reading()
+                    self._resuming = self._server.start_task(self._resume(self._subscription))
             elif self._method == b"BatchSubmitOrders":
                 request = pb.BatchSubmitOrdersRequest.FromString(message)
                 self._server.start_task(self._submit(number, request))
@@ -116,8 +121,9 @@ class Link(LinkConnection):
     def on_end(self) -> None:
         self._server.ended(self)
         self._at_end.close()
-        if self._watching is not None:
-            self._watching.cancel()
+        for task in (self._watching, self._resuming):
+            if task is not None:
+                task.cancel()
 
     async def _submit(self, number: int, request: pb.BatchSubmitOrdersRequest) -> None:
         try:
@@ -126,6 +132,11 @@ class Link(LinkConnection):
             refused = pb.BatchSubmitOrdersResult(error=to_status(error))
             response = pb.BatchSubmitOrdersResponse(results=[refused] * len(request.requests))
         self.send(number, response.SerializeToString())
+
+    async def _resume(self, subscription: Subscription) -> None:
+        await subscription.room()
+        self._resuming = None
+        self.resume_reading()
 
     async def _watch(self, subscription: Subscription) -> None:
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from struct import Struct
 from typing import Any, Final
 from uuid import UUID
@@ -68,6 +68,10 @@ _NO_RETRY: Final = RetryPolicy()
 
 _QUOTE_AGE_SECONDS: Final = 0.1
 """Prices of quotes are at most so old; quotes that come closer together share what was read."""
+
+_REQUEST_BYTES: Final = 512
+_WATCH_BYTES: Final = 64
+"""What a request of watches, and each of its orders, takes in memory beyond the bytes it came in."""
 
 _accepted = transitions_total.labels(OrderStatus.PENDING.value)
 _accept_seconds = stage_seconds.labels("accept")
@@ -307,20 +311,29 @@ class OrderService(orders_pb2_grpc.OrderServiceServicer):
 async def _listen(requests: AsyncIterator[pb.WatchOrdersRequest], subscription: Subscription) -> None:
     async for request in requests:
         listen(request, subscription)
+        await subscription.room()
 
 
 def listen(request: pb.WatchOrdersRequest, subscription: Subscription) -> None:
-    """Watch what the request asks for, and no longer what it says so of."""
+    """Have watched what the request asks for, and no longer what it says so of."""
+    order_count = len(request.watch) + len(request.unwatch)
+    size = _REQUEST_BYTES + _WATCH_BYTES * order_count + request.ByteSize()
+    subscription.ask(_steps(request, subscription), size)
+
+
+def _steps(request: pb.WatchOrdersRequest, subscription: Subscription) -> Iterator[None]:
     for watch in request.watch:
         try:
             subscription.watch(*_watch_from_proto(watch))
         except InvalidOrder as error:
             subscription.refuse(watch.order_id, error)
+        yield
     for order_id in request.unwatch:
         try:
             subscription.unwatch(order_id_from_proto(order_id))
         except InvalidOrder as error:
             subscription.refuse(order_id, error)
+        yield
 
 
 def news_to_proto(news: Sequence[WatchedEvent], ended: Sequence[Ended]) -> pb.WatchOrdersResponse:

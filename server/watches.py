@@ -6,12 +6,16 @@ A gap, a hint without events and a watcher from elsewhere are read.
 No watcher has a queue. A stream keeps a cursor for each order it watches, and the set of orders to look at.
 When it can send, it takes what is after its cursors: what is known, and the rest in one query with all other
 streams of the process that read at that moment. A slow reader costs nothing but its cursors.
+
+Nor do requests run ahead of their answers: each round hears about as many orders as it reads. What a stream
+asks for beyond that stays as it came, until there is so much of it that nothing further is received.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +25,14 @@ from uuid import UUID
 
 import msgspec
 
-from engine.domain.errors import Draining, EngineError, OrderNotFound, OrderNotReadable, SequenceAhead
+from engine.domain.errors import (
+    Draining,
+    EngineError,
+    OrderNotFound,
+    OrderNotReadable,
+    SequenceAhead,
+    TooManyOrders,
+)
 from engine.domain.lifecycle import CLOSED
 from engine.domain.order import Order, OrderEvent, WatchedEvent, watched
 from engine.hints import Hints, events_told
@@ -37,6 +48,14 @@ _LOOKS: Final = 1024
 3.5 % of a processor here and 2.5 % in PostgreSQL, for hints that Redis hardly ever loses."""
 _ROUND: Final = 512
 """Orders one stream reads at a time, so that its first message does not wait for its last order."""
+
+_MOST_WATCHED: Final = 200_000
+"""Orders on one stream: some 120 MB. The contract names the number."""
+_MOST_UNHEARD_BYTES: Final = 16 << 20
+"""Of one stream's requests. Those of 150,000 orders fit: a client that reads nothing before it has written
+them all would wait for ever if they did not."""
+_RETRY_SECONDS: Final = 1.0
+"""When a stream that watches too many orders may ask again; it is for its client to watch fewer."""
 
 _LEAST_INTERVAL_SECONDS: Final = 0.002
 _MOST_REST_SECONDS: Final = 0.02
@@ -96,7 +115,7 @@ class Watches:
             yield subscription
         finally:
             self._streams.discard(subscription)
-            subscription.unwatch_all()
+            subscription.end()
 
     @property
     def draining(self) -> bool:
@@ -213,12 +232,38 @@ class Subscription:
         self._look: dict[bytes, None] = {}
         """Orders to look at, longest waiting first."""
         self._refused: list[Ended] = []
+        self._unheard: deque[tuple[Iterator[None], int]] = deque()
+        """Requests whose steps were not all taken, with their size."""
+        self._unheard_bytes = 0
         self._wake = asyncio.Event()
+        self._room = asyncio.Event()
+
+    def ask(self, steps: Iterator[None], size: int) -> None:
+        """Have a request's steps taken in time; each may watch, unwatch or refuse one order.
+
+        `size` is what the request takes in memory, in bytes. Ask no more until there is room.
+        """
+        self._unheard.append((steps, size))
+        self._unheard_bytes += size
+        self._wake.set()
+
+    @property
+    def is_full(self) -> bool:
+        return self._unheard_bytes > _MOST_UNHEARD_BYTES
+
+    async def room(self) -> None:
+        """Return once there is room for another request: the client has read what earlier ones led to."""
+        while self.is_full:
+            self._room.clear()
+            await self._room.wait()
 
     def watch(self, order_id: UUID, after_sequence: int = 0) -> None:
         """Watch an order from after that sequence on; once more for one that is watched moves its cursor."""
         key = order_id.bytes
         if key not in self._watched:
+            if len(self._watched) >= _MOST_WATCHED:
+                self.refuse(str(order_id), _too_many())
+                return
             # First in the register, then a look: a hint that comes in between is not missed.
             self._watches.add(key, self)
         self._watched[key] = _Watch(order_id, after_sequence)
@@ -227,7 +272,9 @@ class Subscription:
     def unwatch(self, order_id: UUID) -> None:
         self._let_go(order_id.bytes)
 
-    def unwatch_all(self) -> None:
+    def end(self) -> None:
+        """Let go of everything."""
+        self._unheard.clear()
         for key in list(self._watched):
             self._let_go(key)
 
@@ -256,14 +303,19 @@ class Subscription:
         next_read = 0.0
         while True:
             await self._wake.wait()
-            if (pause := next_read - loop.time()) > 0 and len(self._look) < _ROUND:
+            self._hear()
+            if self._unheard:
+                # A round may need no wait at all, and others have their turn.
+                await asyncio.sleep(0)
+            elif (pause := next_read - loop.time()) > 0 and len(self._look) < _ROUND:
                 await asyncio.sleep(pause)
+                self._hear()
             if self._watches.draining:
                 raise Draining("the server is restarting; watch again with after_sequence")
             keys = list(islice(self._look, _ROUND))
             for key in keys:
                 del self._look[key]
-            if not self._look:
+            if not self._look and not self._unheard:
                 self._wake.clear()
             refused, self._refused = self._refused, []
             start = loop.time()
@@ -273,6 +325,19 @@ class Subscription:
             end = loop.time()
             rest = min(_RESTS * (end - start), _MOST_REST_SECONDS)
             next_read = max(start + _LEAST_INTERVAL_SECONDS, end + rest)
+
+    def _hear(self) -> None:
+        """Take as many steps as a round reads orders, whatever else is to be read: nothing starves."""
+        left = _ROUND
+        while self._unheard:
+            steps, size = self._unheard[0]
+            for _ in steps:
+                left -= 1
+                if not left:
+                    return
+            self._unheard.popleft()
+            self._unheard_bytes -= size
+            self._room.set()
 
     async def _read(self, watches: list[_Watch]) -> tuple[list[WatchedEvent], list[Ended]]:
         answers: list[tuple[_Watch, Sequence[WatchedEvent] | OrderNotReadable]] = []
@@ -342,6 +407,13 @@ class Subscription:
         if self._watched.pop(key, None) is not None:
             self._look.pop(key, None)
             self._watches.remove(key, self)
+
+
+def _too_many() -> TooManyOrders:
+    return TooManyOrders(
+        f"{_MOST_WATCHED} orders are watched on this stream; unwatch some, or use another stream",
+        _RETRY_SECONDS,
+    )
 
 
 def _first_event(order: Order) -> WatchedEvent:

@@ -154,6 +154,11 @@ class OrderServiceServicer:
         """Watches many orders on one stream. Each request adds and removes orders; each
         response carries whatever events are ready, in sequence per order. An order that
         closes or cannot be watched is reported once in `ended`. The stream stays open.
+
+        Requests are taken up as their answers are read, so read while you write: of those
+        that wait some 150,000 orders are held, a thousand in each, and no more is received.
+        A stream watches 200,000 orders at most; any other is reported in `ended`.
+        RESOURCE_EXHAUSTED, TOO_MANY_ORDERS: unwatch some, or use another stream.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -7,16 +7,20 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from uuid import UUID
 
 import grpc
 import pytest
 from orders.v1 import orders_pb2 as pb
+from orders.v1 import orders_pb2_grpc
 from prometheus_client import REGISTRY
 
 from engine.domain.lifecycle import Cancelled, Claimed
 from engine.settings import Settings
+from server.service import listen
+from server.watches import Subscription
 from tests.integration.server.calls import UNKNOWN, Refusal, Stub, refusal, refusal_of, stub_of, submit
-from tests.serving import Worker, order_server, with_grpc_port
+from tests.serving import Worker, address, order_server, with_grpc_port
 
 Until = Callable[..., Awaitable[None]]
 
@@ -315,6 +319,124 @@ async def test_watchers_of_one_order_have_each_their_own_cursor(stub: Stub, work
         await one.until(lambda: one.ended)
         await other.until(lambda: other.ended)
     assert (one.sequences, other.sequences) == ({order_id: [1, 2, 3, 4]}, {order_id: [4]})
+
+
+# ---- A client that asks and does not read ----------------------------------------------------------
+
+REQUESTS = 20
+ORDERS = 1000
+"""In each of them."""
+MOST_KEPT = 4 * 512
+"""A round takes as many steps as it reads orders, twice at most; an order may be watched and to look at."""
+
+
+@pytest.fixture
+async def idle_stub(served: Settings) -> AsyncIterator[Stub]:
+    """A stub whose channel takes 64 KiB of answers and no more before they are read."""
+    options = [("grpc.http2.bdp_probe", 0)]
+    async with grpc.aio.insecure_channel(address(served), options=options) as channel:
+        yield orders_pb2_grpc.OrderServiceStub(channel)
+
+
+class Received:
+    """Stands in for `listen`, and sees what the server received and what it keeps of that."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, module: str) -> None:
+        self.count = 0
+        self.most_kept = 0
+        self._listen = listen
+        monkeypatch.setattr(f"{module}.listen", self)
+
+    def __call__(self, request: pb.WatchOrdersRequest, subscription: Subscription) -> None:
+        self.count += 1
+        self._listen(request, subscription)
+        self.most_kept = max(self.most_kept, kept(subscription))
+
+
+def kept(subscription: Subscription) -> int:
+    """How many orders it watches, has to look at or has refused."""
+    return len(subscription._watched) + len(subscription._look) + len(subscription._refused)
+
+
+def watch_of_none(number: int) -> pb.WatchOrdersRequest:
+    """A request for orders that cannot be watched: there are none with these ids, or they are no ids."""
+    numbers = range(number * ORDERS, (number + 1) * ORDERS)
+    return pb.WatchOrdersRequest(
+        watch=[
+            pb.WatchOrderRequest(order_id=str(UUID(int=each)) if each % 2 else f"no id {each}")
+            for each in numbers
+        ]
+    )
+
+
+async def test_what_is_asked_is_taken_up_only_as_its_answers_are_read(
+    idle_stub: Stub, worker: Worker, until: Until, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    received = Received(monkeypatch, "server.service")
+    unwatched, watched = await new_order(idle_stub), await new_order(idle_stub)
+    async with stream_of(idle_stub) as stream:
+        await stream.watch(unwatched)
+        # All of it before an answer is read, one after the other: this must not wait for ever.
+        for number in range(REQUESTS):
+            await stream.write(watch_of_none(number))
+        await stream.unwatch(unwatched)
+        await stream.watch(watched)
+        await until(lambda: received.count == REQUESTS + 3)
+        assert received.most_kept <= MOST_KEPT
+        await stream.until(lambda: watched in stream.sequences)
+        assert len(stream.ended) == REQUESTS * ORDERS
+        assert all(stream.ended.values())
+        await worker.move(unwatched, Claimed())
+        await worker.move(watched, Claimed())
+        await stream.until(lambda: stream.sequences[watched] == [1, 2])
+        assert stream.sequences[unwatched] == [1]
+
+
+async def test_what_is_too_much_to_hold_is_not_received_before_answers_are_read(
+    idle_stub: Stub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.watches._MOST_UNHEARD_BYTES", 1 << 16)
+    received = Received(monkeypatch, "server.service")
+    async with stream_of(idle_stub) as stream, asyncio.TaskGroup() as group:
+
+        async def write() -> None:
+            for number in range(REQUESTS):
+                await stream.write(watch_of_none(number))
+
+        group.create_task(write())
+        # Time enough for the server to receive them all.
+        for _ in range(100):
+            await new_order(idle_stub)
+        assert received.count < REQUESTS / 2
+        assert received.most_kept <= MOST_KEPT
+        await stream.until(lambda: len(stream.ended) == REQUESTS * ORDERS)
+        assert received.count == REQUESTS
+
+
+async def test_a_stream_watches_so_many_orders_and_no_more(
+    stub: Stub, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.watches._MOST_WATCHED", 2)
+    one, other, third = [await new_order(stub) for _ in range(3)]
+    async with stream_of(stub) as stream:
+        for order_id in (one, other, third):
+            await stream.watch(order_id)
+        await stream.until(lambda: stream.ended and len(stream.sequences) == 2)
+        said = stream.ended.pop(third)
+        assert said is not None
+        assert (said.code, said.reason, said.retry_seconds) == ("RESOURCE_EXHAUSTED", "TOO_MANY_ORDERS", 1.0)
+        assert said.message == "2 orders are watched on this stream; unwatch some, or use another stream"
+        # The others stand, and may be asked for again.
+        await stream.watch(one)
+        await stream.until(lambda: stream.sequences[one] == [1, 1])
+        # One that is not watched any more leaves its place, and so does one that has closed.
+        await stream.unwatch(one)
+        await stream.watch(third)
+        await stream.until(lambda: third in stream.sequences)
+        await worker.move(other, Cancelled())
+        await stream.until(lambda: other in stream.ended)
+        await stream.watch(one)
+        await stream.until(lambda: stream.sequences[one] == [1, 1, 1])
 
 
 # ---- Stopping --------------------------------------------------------------------------------------

@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import os
 import stat
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from orders.v1 import orders_pb2 as pb
 
 from client import InvalidOrder, OrderClient, OrderNotFound, OrderSpec, OrderStatus, SequenceAhead, Side
+from engine.link import LinkConnection
 from engine.settings import Settings
 from engine.storage.postgres import Store
+from tests.integration.server.test_order_watches import MOST_KEPT, ORDERS, REQUESTS, Received, watch_of_none
 from tests.serving import Worker, address, order_server, with_grpc_port
 
 SPEC = OrderSpec(Side.BUY, 10, "SOL", "USDC")
@@ -109,6 +112,51 @@ async def test_what_is_none_of_ours_is_cut_off(client: OrderClient, linked: Sett
         assert await reader.read() == bytes(8)
     writer.close()
     assert (await client.submit(SPEC)).status is OrderStatus.PENDING
+
+
+class Asker(LinkConnection):
+    """Asks for watches; what is refused of them."""
+
+    def __init__(self) -> None:
+        super().__init__(1 << 24)
+        self.ended: set[str] = set()
+
+    def on_message(self, number: int, message: bytes) -> None:
+        self.ended.update(end.order_id for end in pb.WatchOrdersResponse.FromString(message).ended)
+
+    def on_end(self) -> None:
+        pass
+
+
+async def test_a_gateway_that_does_not_read_is_not_heard_before_it_does(
+    client: OrderClient,
+    linked: Settings,
+    until: Callable[..., Awaitable[None]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("server.watches._MOST_UNHEARD_BYTES", 1 << 16)
+    received = Received(monkeypatch, "server.link")
+    loop = asyncio.get_running_loop()
+    _, gateway = await loop.create_unix_connection(Asker, linked.link_paths[0])
+    gateway.pause_reading()
+    gateway.send(0, b"WatchOrders")
+
+    async def write() -> None:
+        for number in range(REQUESTS):
+            await gateway.writable()
+            gateway.send(0, watch_of_none(number).SerializeToString())
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(write())
+        # Time enough for the server to receive them all.
+        for _ in range(100):
+            await client.submit(SPEC)
+        assert received.count < REQUESTS / 2
+        assert received.most_kept <= MOST_KEPT
+        gateway.resume_reading()
+        await until(lambda: len(gateway.ended) == REQUESTS * ORDERS)
+    assert received.count == REQUESTS
+    gateway.close()
 
 
 async def test_only_the_same_user_may_connect(client: OrderClient, linked: Settings) -> None:
