@@ -7,8 +7,8 @@ No watcher has a queue. A stream keeps a cursor for each order it watches, and t
 When it can send, it takes what is after its cursors: what is known, and the rest in one query with all other
 streams of the process that read at that moment. A slow reader costs nothing but its cursors.
 
-Nor do requests run ahead of their answers: each round hears about as many orders as it reads. What a stream
-asks for beyond that stays as it came, until there is so much of it that nothing further is received.
+Nor do requests run ahead of their answers by more than a round or two: what a stream asks for beyond that
+stays as it came, until there is so much of it that nothing further is received.
 """
 
 from __future__ import annotations
@@ -245,6 +245,9 @@ class Subscription:
         """
         self._unheard.append((steps, size))
         self._unheard_bytes += size
+        if len(self._look) + len(self._refused) < _ROUND:
+            # Where the client keeps up, at once: what is told of these orders from here on needs no read.
+            self._hear()
         self._wake.set()
 
     @property
