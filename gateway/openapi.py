@@ -193,8 +193,8 @@ def _follow() -> Json:
         "summary": "Follow an order (WebSocket)",
         "description": "Each message is one `OrderEvent`: first those that have happened, then each as it "
         "happens. Closes with 1000 after the last one; 4404 for an unknown order; 4400 for an `after` that "
-        "is no sequence of the order; 1012 when the gateway restarts and 1013 when the client reads too "
-        "slowly: connect again with `after`.",
+        "is no sequence of the order, or another parameter; 1012 when the gateway restarts and 1013 when the "
+        "client reads too slowly: connect again with `after`.",
         "operationId": "follow",
         "parameters": [
             _ORDER_ID,

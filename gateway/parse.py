@@ -178,12 +178,14 @@ def parse_page(query: Sequence[tuple[str, str]]) -> dict[str, Any]:
     return found
 
 
-def parse_sequence(text: str | None) -> int:
-    """Return the `after` of a watch, 0 if there is none. Raises ValueError."""
-    if text is None:
-        return 0
+def parse_watch(query: Sequence[tuple[str, str]]) -> int:
+    """Return the sequence after which a watch begins, 0 if the query names none. Raises InvalidOrder."""
+    single = _single(query)
+    text = single.pop("after", "0")
+    for name in single:
+        raise _invalid(shown(name), "is not a parameter; there is after")
     if not _INTEGER.fullmatch(text) or int(text) < 0:
-        raise ValueError(f'was "{shown(text)}"; must be a whole number from 0')
+        raise _invalid("after", f'was "{shown(text)}"; must be a whole number from 0')
     return int(text)
 
 

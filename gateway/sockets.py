@@ -24,10 +24,10 @@ from websockets.frames import Close, Frame, Opcode
 from websockets.protocol import Protocol, Side
 from websockets.utils import accept_key
 
-from client import OrderClient, OrderError, OrderNotFound, SequenceAhead
+from client import InvalidOrder, OrderClient, OrderError, OrderNotFound, SequenceAhead
 from client.watches import Listener
 from engine.telemetry import events_sent_total
-from gateway.parse import parse_sequence
+from gateway.parse import parse_watch
 from gateway.problems import code_of, problem, raw
 
 MAX_SOCKETS: Final = 20_000
@@ -43,7 +43,7 @@ FINISHED: Final = 1000
 SERVER_ERROR: Final = 1011
 RESTARTING: Final = 1012
 TOO_SLOW: Final = 1013
-BAD_SEQUENCE: Final = 4400
+BAD_QUERY: Final = 4400
 UNKNOWN_ORDER: Final = 4404
 
 _PATH: Final = re.compile(rb"/api/orders/([^/]+)/ws")
@@ -204,9 +204,9 @@ class Socket(asyncio.Protocol):
             b"Sec-WebSocket-Accept: %s\r\n\r\n" % accept
         )
         try:
-            after_sequence = parse_sequence(_after(query))
-        except ValueError as error:
-            self._close(BAD_SEQUENCE, f"after {error}")
+            after_sequence = _after(query)
+        except InvalidOrder as error:
+            self._close(BAD_QUERY, error.message)
             return
         self._order_id = unquote(match[1].decode("latin-1"))
         try:
@@ -231,7 +231,7 @@ class Socket(asyncio.Protocol):
         elif isinstance(error, OrderNotFound):
             self._close(UNKNOWN_ORDER, error.message)
         elif isinstance(error, SequenceAhead):
-            self._close(BAD_SEQUENCE, error.message)
+            self._close(BAD_QUERY, error.message)
         else:
             if code_of(error) == 500:
                 log.error("watch failed: %s", error, extra={"order_id": self._order_id})
@@ -355,6 +355,6 @@ def _is_key(key: bytes) -> bool:
         return False
 
 
-def _after(query: bytes) -> str | None:
-    """Return the query's `after`, the last one if there are several."""
-    return dict(parse_qsl(query.decode("latin-1"), keep_blank_values=True)).get("after") if query else None
+def _after(query: bytes) -> int:
+    """Return the sequence after which to begin. Raises InvalidOrder."""
+    return parse_watch(parse_qsl(query.decode("latin-1"), keep_blank_values=True)) if query else 0

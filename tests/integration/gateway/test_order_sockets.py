@@ -128,6 +128,28 @@ async def test_what_cannot_be_followed_is_closed_with_its_code(base: str) -> Non
             assert (socket.close_code, bool(socket.close_reason)) == (code, True), address
 
 
+async def test_a_query_is_read_as_strictly_as_rest_reads_one(base: str) -> None:
+    order_id = await submit(base)
+    for query, reason in (
+        ("after=1&after=2", "after comes twice"),
+        ("after=0&after=0", "after comes twice"),
+        ("afer=3", "afer is not a parameter; there is after"),
+        ("after=0&status=pending", "status is not a parameter; there is after"),
+        ("after=", 'after was ""; must be a whole number from 0'),
+    ):
+        async with connect(path(base, order_id, f"?{query}")) as socket:
+            assert await messages(socket) == []
+            assert (socket.close_code, socket.close_reason) == (4400, reason), query
+    # REST's own words.
+    async with aiohttp.ClientSession(f"http://{base}") as http:
+        for query, words in (
+            ("limit=1&limit=2", "limit comes twice"),
+            ("afer=3", "afer is not a parameter;"),
+        ):
+            async with http.get(f"/api/orders?{query}") as answer:
+                assert (await answer.json(content_type=None))["message"].startswith(words)
+
+
 async def test_pages_of_other_sites_may_not_follow_orders(base: str) -> None:
     order_id = await submit(base)
     for origin in (f"http://{base}", "https://desk.example.com", None):
