@@ -175,7 +175,7 @@ def _get() -> Json:
         "summary": "An order as it stands, and how each attempt was routed",
         "operationId": "get",
         "parameters": [_ORDER_ID],
-        "responses": {"200": _answer("The order", "OrderDetails"), **_problems(404, 503)},
+        "responses": {"200": _answer("The order", "OrderDetails"), **_problems(400, 404, 503)},
     }
 
 
@@ -184,7 +184,7 @@ def _cancel() -> Json:
         "summary": "Cancel an order that has not been broadcast",
         "operationId": "cancel",
         "parameters": [_ORDER_ID],
-        "responses": {"200": _answer("Cancelled", "Accepted"), **_problems(404, 409, 503)},
+        "responses": {"200": _answer("Cancelled", "Accepted"), **_problems(400, 404, 409, 503)},
     }
 
 

@@ -328,6 +328,24 @@ async def test_only_allowed_sites_may_use_the_api_from_their_pages(http: aiohttp
         assert answer.status == 400
 
 
+async def test_the_document_tells_each_refusal(http: aiohttp.ClientSession) -> None:
+    async with http.get("/openapi.json") as answer:
+        paths = (await answer.json())["paths"]
+    for method, route, order_id, headers, code in (
+        ("post", "/api/orders/execute", "", JSON, 400),
+        ("post", "/api/orders/execute", "", {"content-type": "text/plain"}, 415),
+        ("get", "/api/orders/{orderId}", "nope", {}, 400),
+        ("get", "/api/orders/{orderId}", UNKNOWN, {}, 404),
+        ("post", "/api/orders/{orderId}/cancel", "nope", {}, 400),
+        ("post", "/api/orders/{orderId}/cancel", UNKNOWN, {}, 404),
+        ("get", "/api/orders/{orderId}/ws", UNKNOWN, {}, 426),
+    ):
+        address = route.replace("{orderId}", order_id)
+        async with http.request(method, address, headers=headers) as answer:
+            assert answer.status == code, address
+        assert str(code) in paths[route][method]["responses"], (method, route, code)
+
+
 async def test_nothing_is_cached_or_sniffed_or_framed(http: aiohttp.ClientSession) -> None:
     async with http.get("/api/orders") as answer:
         assert answer.headers["cache-control"] == "no-store"
