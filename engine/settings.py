@@ -38,7 +38,9 @@ class Settings:
         "Folder of the Unix sockets by which gateways reach servers on their host; unset: by gRPC",
     )
     allowed_origins: str = _setting(
-        "", "Other sites whose pages may use REST and WebSocket, comma-separated: https://desk.example.com"
+        "",
+        "Other sites whose pages may use REST and WebSocket, comma-separated: https://desk.example.com; "
+        "and the gateway's own, if pages reach it by a name that is not HOST's, as behind a proxy",
     )
     server_metrics_port: int = _setting(9101, "/metrics and /healthz of the server; 0 chooses a free one")
     workers_metrics_port: int = _setting(

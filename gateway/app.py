@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Collection
 from typing import Final
 
 from starlette.applications import Starlette
@@ -20,6 +19,7 @@ from client import OrderClient, OrderError
 from engine.telemetry import open_watches, open_websockets, render_metrics
 from gateway.figures import tell_answer
 from gateway.openapi import openapi_body
+from gateway.origins import Origins
 from gateway.pages import page_routes
 from gateway.problems import API_HEADERS, HttpRefusal, code_of, problem, problem_of_error, problem_of_refusal
 from gateway.rest import Rest
@@ -31,9 +31,9 @@ log = logging.getLogger(__name__)
 _REASONS: Final = {404: "NOT_FOUND", 405: "METHOD_NOT_ALLOWED"}
 
 
-def make_app(client: OrderClient, sockets: Sockets, allowed_origins: Collection[str]) -> ASGIApp:
-    """Return the application. `allowed_origins` may use it from pages of their own, besides its own pages."""
-    rest = Rest(client)
+def make_app(client: OrderClient, sockets: Sockets, origins: Origins) -> ASGIApp:
+    """Return the application. `origins` may use it from pages of their own, besides its own pages."""
+    rest = Rest(client, origins)
 
     async def healthz(_request: Request) -> Response:
         reason = await client.unready_reason()
@@ -62,11 +62,11 @@ def make_app(client: OrderClient, sockets: Sockets, allowed_origins: Collection[
         *page_routes(),
     ]
     middleware = []
-    if allowed_origins:
+    if origins.allowed:
         middleware.append(
             Middleware(
                 CORSMiddleware,
-                allow_origins=sorted(allowed_origins),
+                allow_origins=sorted(origins.allowed),
                 allow_methods=["GET", "POST"],
                 allow_headers=["Content-Type", "Idempotency-Key"],
                 expose_headers=EXPOSED_HEADERS,

@@ -143,7 +143,7 @@ def _execute() -> Json:
         "responses": {
             "202": _answer("Accepted", "Accepted"),
             "200": _answer("Accepted before, under this key", "Accepted", "Idempotent-Replayed"),
-            **_problems(400, 413, 415, 422, 429, 503),
+            **_problems(400, 403, 413, 415, 422, 429, 503),
         },
     }
 
@@ -184,7 +184,7 @@ def _cancel() -> Json:
         "summary": "Cancel an order that has not been broadcast",
         "operationId": "cancel",
         "parameters": [_ORDER_ID],
-        "responses": {"200": _answer("Cancelled", "Accepted"), **_problems(400, 404, 409, 503)},
+        "responses": {"200": _answer("Cancelled", "Accepted"), **_problems(400, 403, 404, 409, 503)},
     }
 
 
@@ -202,7 +202,7 @@ def _follow() -> Json:
                 "after", {"type": "integer", "minimum": 0, "default": 0}, "Only events after this sequence."
             ),
         ],
-        "responses": {"101": {"description": "Switching to WebSocket"}, **_problems(426)},
+        "responses": {"101": {"description": "Switching to WebSocket"}, **_problems(403, 426)},
     }
 
 
@@ -377,6 +377,7 @@ def _answer(about: str, schema: str, header: str | None = None) -> Json:
 
 _PROBLEMS: Final = {
     400: "A field is malformed",
+    403: "Pages of this origin may not use the gateway",
     404: "No such order",
     409: "The order, or the market, does not allow it",
     413: "The body is larger than 16 KiB",

@@ -29,6 +29,7 @@ CODE_OF: Final[Mapping[str, int]] = {
     "STORE_UNAVAILABLE": 503,
     # Those of HTTP itself.
     "BAD_REQUEST": 400,
+    "ORIGIN_NOT_ALLOWED": 403,
     "NOT_FOUND": 404,
     "METHOD_NOT_ALLOWED": 405,
     "REQUEST_TIMEOUT": 408,

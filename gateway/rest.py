@@ -11,12 +11,14 @@ from starlette.responses import Response
 
 from client import OrderClient
 from client.json_text import decision_json, details_json, json_bytes, page_json
+from gateway.origins import Origins
 from gateway.parse import parse_page, parse_quote
 
 
 class Rest:
-    def __init__(self, client: OrderClient) -> None:
+    def __init__(self, client: OrderClient, origins: Origins) -> None:
         self._client = client
+        self._origins = origins
 
     async def get(self, request: Request) -> Response:
         """GET /api/orders/{orderId}"""
@@ -31,6 +33,9 @@ class Rest:
 
     async def cancel(self, request: Request) -> Response:
         """POST /api/orders/{orderId}/cancel"""
+        # It has no body, so browsers send it for any page without asking first.
+        if (refusal := self._origins.refusal(request.headers.raw)) is not None:
+            raise refusal
         order = await self._client.cancel(request.path_params["orderId"])
         return _json(
             {

@@ -20,6 +20,7 @@ from engine.process import StartupError
 from engine.settings import Settings, SettingsError
 from engine.telemetry import observe_batch
 from gateway.app import make_app
+from gateway.origins import Origins
 from gateway.protocols import HttpProtocol
 from gateway.sockets import Sockets
 from gateway.submits import Submits
@@ -38,7 +39,7 @@ async def serve(
     Raises SettingsError for an ALLOWED_ORIGINS that is none, StartupError when the port is in use or the
     order service cannot be reached.
     """
-    origins = allowed_origins(settings.allowed_origins)
+    origins = Origins(allowed_origins(settings.allowed_origins), settings.host)
     listener = _listen(settings.host, settings.port)
     _raise_file_limit()
     with listener:

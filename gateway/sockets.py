@@ -13,10 +13,10 @@ import base64
 import binascii
 import logging
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Final
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, unquote
 
 from starlette.responses import Response
 from uvicorn.server import ServerState
@@ -27,8 +27,9 @@ from websockets.utils import accept_key
 from client import InvalidOrder, OrderClient, OrderError, OrderNotFound, SequenceAhead
 from client.watches import Listener
 from engine.telemetry import events_sent_total
+from gateway.origins import Headers, Origins
 from gateway.parse import parse_watch
-from gateway.problems import code_of, problem, raw
+from gateway.problems import code_of, problem, problem_of_refusal, raw
 
 MAX_SOCKETS: Final = 20_000
 MAX_INBOUND_BYTES: Final = 4096
@@ -68,11 +69,10 @@ def text_frame(text: bytes) -> bytes:
 class Sockets:
     """Who may follow orders, how many at once, and what is done for all of them together."""
 
-    def __init__(self, client: OrderClient, allowed_origins: Collection[str]) -> None:
-        """`allowed_origins`: "https://desk.example.com", besides the gateway's own."""
+    def __init__(self, client: OrderClient, origins: Origins) -> None:
         self.client = client
+        self.origins = origins
         self.open_count = 0
-        self._allowed_origins = frozenset(allowed_origins)
         self._loop = asyncio.get_running_loop()
         self._unwritten: list[Socket] = []
         self.unwritten_event_count = 0
@@ -80,18 +80,6 @@ class Sockets:
         self._round = 0
         """The next to be pinged."""
         self._ping_timer: asyncio.TimerHandle | None = None
-
-    def allows(self, headers: Mapping[bytes, bytes]) -> bool:
-        """Browsers name a page's origin and let any page connect; other programs name none."""
-        origin = headers.get(b"origin", b"").decode("latin-1")
-        if not origin or origin in self._allowed_origins:
-            return True
-        try:
-            parts = urlsplit(origin)
-        except ValueError:
-            return False
-        host = headers.get(b"host", b"").decode("latin-1")
-        return parts.scheme in ("http", "https") and parts.netloc == host
 
     def opened(self, socket: Socket) -> set[Socket]:
         """Count the socket and have it pinged; return its group, which it leaves in the end."""
@@ -172,7 +160,7 @@ class Socket(asyncio.Protocol):
         self._heard = True
         """Something has come from the client since the last ping."""
 
-    def handshake(self, method: str, url: bytes, header_list: Sequence[tuple[bytes, bytes]]) -> None:
+    def handshake(self, method: str, url: bytes, header_list: Headers) -> None:
         """Answer the upgrade request, whose header names are in lower case, and begin."""
         headers = dict(header_list)
         path, _, query = url.partition(b"?")
@@ -185,8 +173,8 @@ class Socket(asyncio.Protocol):
             refusal = problem(426, "UPGRADE_REQUIRED", "this is WebSocket version 13", headers=version)
         elif not _is_key(headers.get(b"sec-websocket-key", b"")):
             refusal = problem(400, "BAD_REQUEST", "Sec-WebSocket-Key must be 16 bytes in base64")
-        elif not self._sockets.allows(headers):
-            refusal = problem(403, "ORIGIN_NOT_ALLOWED", "pages of this site may not follow orders")
+        elif (not_allowed := self._sockets.origins.refusal(header_list)) is not None:
+            refusal = problem_of_refusal(not_allowed)
         elif self._sockets.open_count >= MAX_SOCKETS:
             refusal = problem(503, "TOO_MANY_SOCKETS", "too many WebSockets", headers={"Retry-After": "1"})
         if refusal is not None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Final, Protocol
 
@@ -19,6 +19,7 @@ from uvicorn.server import ServerState
 from client import OrderClient, OrderError, OrderSpec, Receipt, TooManyOrders
 from client.json_text import json_bytes
 from gateway.figures import tell_answer
+from gateway.origins import Headers, Origins
 from gateway.parse import MAX_BODY_BYTES, parse_body, parse_request_id
 from gateway.problems import (
     API_HEADERS,
@@ -46,9 +47,6 @@ _ANSWER: Final = (
     + b"\r\n%b"
 )
 
-Headers = Sequence[tuple[bytes, bytes]]
-"""Names in lower case."""
-
 log = logging.getLogger(__name__)
 
 
@@ -65,9 +63,10 @@ class Connection(Protocol):
 class Submits:
     """What all of them share."""
 
-    def __init__(self, client: OrderClient, allowed_origins: Collection[str]) -> None:
+    def __init__(self, client: OrderClient, origins: Origins) -> None:
         self._client = client
-        self._allowed_origins = frozenset(origin.encode() for origin in allowed_origins)
+        self.origins = origins
+        self._allowed_origins = frozenset(origin.encode() for origin in origins.allowed)
         self.waiting_count = 0
 
     def submit(
@@ -192,7 +191,7 @@ class Submit:
         try:
             if self._refusal is not None:
                 raise self._refusal
-            spec, request_id = _read(self._headers, self._body)
+            spec, request_id = _read(self._headers, self._body, self._submits.origins)
             self._submits.submit(spec, request_id, self._answer_submit)
         except HttpRefusal as refusal:
             self._answer_problem(problem_of_refusal(refusal))
@@ -243,15 +242,20 @@ class Submit:
         self._connection.on_submit_answered(self)
 
 
-def _read(headers: Headers, body: bytes) -> tuple[OrderSpec, str | None]:
+def _read(headers: Headers, body: bytes, origins: Origins) -> tuple[OrderSpec, str | None]:
     """Return the order and its Idempotency-Key. Raises HttpRefusal, InvalidOrder."""
     keys: list[str] = []
     content_type = b""
+    from_page = False
     for name, value in headers:
         if name == b"content-type":
             content_type = content_type or value
         elif name == b"idempotency-key":
             keys.append(value.decode("latin-1"))
+        elif name == b"origin":
+            from_page = True
+    if from_page and (refusal := origins.refusal(headers)) is not None:
+        raise refusal
     request_id = parse_request_id(keys)
     if not _is_json(content_type):
         # Not only manners: a page of another site can send any other type without the browser asking first.

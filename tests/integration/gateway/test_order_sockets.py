@@ -162,6 +162,22 @@ async def test_pages_of_other_sites_may_not_follow_orders(base: str) -> None:
         assert json.loads(refused.value.response.body or b"")["reason"] == "ORIGIN_NOT_ALLOWED"
 
 
+async def test_a_page_whose_name_is_made_to_lead_here_may_not_follow_orders(base: str) -> None:
+    order_id = await submit(base)
+    host, _, port = base.partition(":")
+    for name, allowed in (("rebind.example", False), ("localhost", True)):
+        # The name goes into Host, the connection to the gateway.
+        address = path(f"{name}:{port}", order_id)
+        connecting = connect(address, origin=f"http://{name}:{port}", host=host, port=int(port))  # type: ignore[arg-type]
+        if allowed:
+            async with connecting as socket:
+                assert json.loads(await socket.recv())["status"] == "pending"
+        else:
+            with pytest.raises(InvalidStatus) as refused:
+                await connecting
+            assert refused.value.response.status_code == 403
+
+
 async def test_a_handshake_that_is_none_is_a_problem(base: str) -> None:
     good = {
         "upgrade": "websocket",

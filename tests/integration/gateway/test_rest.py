@@ -328,17 +328,70 @@ async def test_only_allowed_sites_may_use_the_api_from_their_pages(http: aiohttp
         assert answer.status == 400
 
 
+async def test_pages_of_other_sites_can_post_nothing(base: str, http: aiohttp.ClientSession) -> None:
+    _, resting = await post(http, BUY)
+    port = base.partition(":")[2]
+    rebound = f"rebind.example:{port}"
+    async with http.get("/openapi.json") as answer:
+        posts = [path for path, methods in (await answer.json())["paths"].items() if "post" in methods]
+    assert len(posts) == 2
+    for path in posts:
+        for headers in (
+            {"origin": "https://evil.example.com"},
+            {"origin": "null"},
+            {"origin": f"http://{rebound}", "host": rebound},
+        ):
+            address = path.replace("{orderId}", resting["orderId"])
+            data = json.dumps(BUY) if path.endswith("/execute") else None
+            async with http.post(address, data=data, headers=JSON | headers) as answer:
+                body = await answer.json(content_type=None)
+            assert_problem(answer, body, 403, "ORIGIN_NOT_ALLOWED")
+            assert "access-control-allow-origin" not in answer.headers
+    async with http.get("/api/orders") as answer:
+        orders = (await answer.json())["orders"]
+    assert [(order["orderId"], order["status"]) for order in orders] == [(resting["orderId"], "pending")]
+
+
+async def test_its_own_pages_named_sites_and_programs_may_post(
+    base: str, http: aiohttp.ClientSession
+) -> None:
+    port = base.partition(":")[2]
+    for headers in (
+        {"origin": f"http://{base}"},
+        {"origin": f"http://localhost:{port}", "host": f"localhost:{port}"},
+        {"origin": "https://desk.example.com"},
+        {"origin": "https://desk.example.com", "host": "desk.example.com"},
+        {"host": f"engine.example:{port}"},
+    ):
+        answer, accepted = await post(http, BUY, **headers)
+        assert answer.status == 202
+        async with http.post(f"/api/orders/{accepted['orderId']}/cancel", headers=headers) as answer:
+            assert answer.status == 200
+            named = headers.get("origin") == "https://desk.example.com"
+            assert ("access-control-allow-origin" in answer.headers) is named
+
+
 async def test_the_document_tells_each_refusal(http: aiohttp.ClientSession) -> None:
     async with http.get("/openapi.json") as answer:
         paths = (await answer.json())["paths"]
+    evil = {"origin": "https://evil.example.com"}
+    upgrade = {
+        "upgrade": "websocket",
+        "connection": "Upgrade",
+        "sec-websocket-version": "13",
+        "sec-websocket-key": "dGhlIHNhbXBsZSBub25jZQ==",
+    }
     for method, route, order_id, headers, code in (
         ("post", "/api/orders/execute", "", JSON, 400),
+        ("post", "/api/orders/execute", "", evil | JSON, 403),
         ("post", "/api/orders/execute", "", {"content-type": "text/plain"}, 415),
         ("get", "/api/orders/{orderId}", "nope", {}, 400),
         ("get", "/api/orders/{orderId}", UNKNOWN, {}, 404),
         ("post", "/api/orders/{orderId}/cancel", "nope", {}, 400),
+        ("post", "/api/orders/{orderId}/cancel", UNKNOWN, evil, 403),
         ("post", "/api/orders/{orderId}/cancel", UNKNOWN, {}, 404),
         ("get", "/api/orders/{orderId}/ws", UNKNOWN, {}, 426),
+        ("get", "/api/orders/{orderId}/ws", UNKNOWN, upgrade | evil, 403),
     ):
         address = route.replace("{orderId}", order_id)
         async with http.request(method, address, headers=headers) as answer:

@@ -13,6 +13,7 @@ from websockets.protocol import Protocol, Side
 
 import gateway.sockets
 from client import OrderError
+from gateway.origins import Origins
 from gateway.sockets import PING_ROUNDS, Socket, Sockets, text_frame
 
 ORDER = "01890000-0000-7000-8000-000000000000"
@@ -117,7 +118,7 @@ class Connection:
     def __init__(self, known: bytes = b"") -> None:
         self.transport, self.events, self.timers = Transport(), Events(), Timers()
         self.events.known = known
-        self.sockets = Sockets(self.events, [])  # type: ignore[arg-type]
+        self.sockets = Sockets(self.events, Origins([], "127.0.0.1"))  # type: ignore[arg-type]
         self.state = ServerState()
         self.socket = Socket(self.sockets, self.state, self.transport)  # type: ignore[arg-type]
         loop = asyncio.get_running_loop()

@@ -14,6 +14,7 @@ from uvicorn.server import ServerState
 
 import gateway.submits
 from client import InternalError, OrderSpec, OrderStatus, Receipt, ServerUnavailable
+from gateway.origins import Origins
 from gateway.protocols import HttpProtocol
 from gateway.sockets import Sockets
 from gateway.submits import Submits
@@ -112,10 +113,11 @@ class Connection:
         self.timers: list[Timer] = []
         self.state = ServerState()
         self.state.default_headers = [(b"date", b"today")]
+        origins = Origins(allowed_origins, "127.0.0.1")
         config = uvicorn.Config(PlainTextResponse("the application"), lifespan="off", log_config=None)
         self.protocol = HttpProtocol(
-            Sockets(self.orders, allowed_origins),  # type: ignore[arg-type]
-            Submits(self.orders, allowed_origins),  # type: ignore[arg-type]
+            Sockets(self.orders, origins),  # type: ignore[arg-type]
+            Submits(self.orders, origins),  # type: ignore[arg-type]
             config=config,
             server_state=self.state,
             app_state={},
@@ -280,7 +282,7 @@ async def test_nothing_is_written_to_who_has_gone() -> None:
 
 
 async def test_a_page_of_an_allowed_site_may_read_the_answer() -> None:
-    for origin, allowed in ((SITE, True), ("https://evil.example.com", False)):
+    for origin, allowed in ((SITE, True), ("http://localhost", False)):
         connection = Connection((SITE,))
         connection.receive(post(BODY, f"Origin: {origin}"))
         connection.orders.answer()
@@ -289,6 +291,17 @@ async def test_a_page_of_an_allowed_site_may_read_the_answer() -> None:
         assert ("access-control-expose-headers" in headers) is allowed
         assert (headers.get("vary") == "Origin") is allowed
         connection.protocol.connection_lost(None)
+
+
+async def test_a_page_of_another_site_submits_nothing_and_the_connection_goes_on() -> None:
+    connection = Connection((SITE,))
+    connection.receive(post(BODY, "Origin: https://evil.example.com") + post())
+    assert len(connection.orders.asked) == 1
+    connection.orders.answer()
+    (code, headers, body), (next_code, _, _) = connection.transport.answers()
+    assert (code, json.loads(body)["reason"], next_code) == (403, "ORIGIN_NOT_ALLOWED", 202)
+    assert "access-control-allow-origin" not in headers
+    connection.protocol.connection_lost(None)
 
 
 async def test_more_waiting_orders_than_allowed_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
