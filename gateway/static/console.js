@@ -12,6 +12,9 @@ const TYPE_HINTS = {
   limit: "Once the whole amount is to be had at this price or better, and never worse.",
   sniper: "As soon as there is a way to buy the token, or the pair's pools are large enough.",
 };
+const QUOTE_MS = 2000;
+// A refusal is logged by the browser each time, and seldom is another answer to be had soon.
+const REFUSED_QUOTE_MS = 10_000;
 const SHOWN_ORDERS = 12;
 const SHOWN_TIMELINES = 8;
 
@@ -67,8 +70,13 @@ function describe(order) {
     : `Sell ${amountOf(order.amount)} ${token(order.inputToken)} for ${token(order.outputToken)}`;
 }
 
-// When an order executes; nothing for one that does so at once.
+// When an order executes, and until when; nothing for one that does so at once and never expires.
 function conditionOf(order) {
+  const until = order.expireTime === undefined ? "" : `until ${timeOf(order.expireTime)}`;
+  return [triggerOf(order), until].filter((part) => part !== "").join(", ");
+}
+
+function triggerOf(order) {
   const input = token(order.inputToken);
   switch (order.type) {
     case "market":
@@ -121,6 +129,9 @@ function asked() {
   };
   const slippage = values.get("slippageBps").trim();
   if (slippage !== "") order.slippageBps = slippage;
+  // A time rather than seconds from now: what is submitted again with the same key has to be the same order.
+  const expiry = values.get("expireTime");
+  if (expiry !== "") order.expireTime = new Date(expiry).toISOString();
   order.type = values.get("type");
   for (const name of TYPE_FIELDS[order.type]) {
     const value = values.get(name).trim();
@@ -165,31 +176,45 @@ function showErrors(problem) {
   element("form-error").textContent = problem && placed < Math.max(1, lines.length) ? problem.message : "";
 }
 
+// What was said of a field, and of the form, is not true of what is there now.
+function clearErrors(names) {
+  for (const name of names) {
+    const note = form.querySelector(`[data-error="${name}"]`);
+    if (note === null) continue;
+    note.textContent = "";
+    form.elements[name].setAttribute("aria-invalid", "false");
+  }
+  element("form-error").textContent = "";
+}
+
 let quoteRound = 0;
 
+// Show what is offered now; return whether it was refused.
 async function showQuotes() {
   const order = asked();
   const round = ++quoteRound;
   element("quote-leg").textContent = order.side === "sell" ? "Receives" : "Spends";
   // What is offered now does not depend on when the order is to execute.
-  for (const name of ["type", ...TYPE_FIELDS[order.type]]) delete order[name];
+  for (const name of ["type", "expireTime", ...TYPE_FIELDS[order.type]]) delete order[name];
   let decision;
   try {
     decision = await call(`/api/quote?${new URLSearchParams(order)}`);
   } catch (error) {
-    if (round !== quoteRound) return;
+    const refused = error.body?.status < 500;
+    if (round !== quoteRound) return refused;
     element("quotes").replaceChildren();
     const lines = error.body?.errors?.map((line) => `${line.field} ${line.message}`);
     element("quote-reason").textContent = lines?.join("; ") ?? error.message;
     showOffered(undefined);
-    return;
+    return refused;
   }
   // An older answer that arrives late is no longer what the form asks.
-  if (round !== quoteRound) return;
+  if (round !== quoteRound) return false;
   const best = decision.route?.legs[0]?.pool;
   element("quotes").replaceChildren(...decision.quotes.map((quote) => quoteRow(quote, order.side, best)));
   element("quote-reason").textContent = decision.reason;
   showOffered(decision.route?.price);
+  return false;
 }
 
 function quoteRow(quote, side, best) {
@@ -211,12 +236,22 @@ function quoteRow(quote, side, best) {
 
 let quoteTimer;
 
-function formChanged(event) {
-  showFields();
-  if (event?.target.name === "type") showErrors(null);
-  key = newKey();
+function quoteIn(milliseconds) {
   clearTimeout(quoteTimer);
-  quoteTimer = setTimeout(showQuotes, 200);
+  const timer = setTimeout(async () => {
+    const refused = !document.hidden && (await showQuotes());
+    // Unless the form changed meanwhile: then it is asked sooner.
+    if (timer === quoteTimer) quoteIn(refused ? REFUSED_QUOTE_MS : QUOTE_MS);
+  }, milliseconds);
+  quoteTimer = timer;
+}
+
+function formChanged(...names) {
+  showFields();
+  if (names.includes("type")) showErrors(null);
+  else clearErrors(names);
+  key = newKey();
+  quoteIn(200);
 }
 
 // One key for one filling of the form: a click after a lost answer finds the order instead of buying twice.
@@ -224,6 +259,11 @@ let key = newKey();
 
 async function submit(event) {
   event.preventDefault();
+  if (form.elements.expireTime.validity.badInput) {
+    // Half a time reads as none, which is an order that never expires.
+    showErrors({ errors: [{ field: "expireTime", message: "is not a whole time; complete it or clear it" }] });
+    return;
+  }
   const order = asked();
   if (order.slippageBps !== undefined && /^\d{1,5}$/.test(order.slippageBps)) {
     order.slippageBps = Number(order.slippageBps);
@@ -422,12 +462,18 @@ function orderRow(order) {
   );
 }
 
-// The time of today, the date of other days: an order may rest for long.
+// The time of today, the date of other days, the year of other years: an order may rest for long.
 function timeOf(text) {
   const time = new Date(text);
   return time.toDateString() === new Date().toDateString()
     ? time.toLocaleTimeString("en-GB")
-    : time.toLocaleDateString("en-GB", { day: "numeric", month: "short", hour: "2-digit", minute: "2-digit" });
+    : time.toLocaleDateString("en-GB", {
+        day: "numeric",
+        month: "short",
+        year: time.getFullYear() === new Date().getFullYear() ? undefined : "numeric",
+        hour: "2-digit",
+        minute: "2-digit",
+      });
 }
 
 function cancelButton(orderId) {
@@ -465,12 +511,12 @@ async function showHealth() {
   }
 }
 
-form.addEventListener("input", formChanged);
+form.addEventListener("input", (event) => formChanged(event.target.name));
 form.addEventListener("submit", submit);
 element("swap").addEventListener("click", () => {
   const { inputToken, outputToken } = form.elements;
   [inputToken.value, outputToken.value] = [outputToken.value, inputToken.value];
-  formChanged();
+  formChanged("inputToken", "outputToken");
 });
 for (const filter of [element("filter"), element("type-filter")]) {
   filter.addEventListener("change", () => {
@@ -482,5 +528,5 @@ for (const filter of [element("filter"), element("type-filter")]) {
 showFields();
 recall();
 repeatedly(showHealth, 5000);
-repeatedly(showQuotes, 2000);
+quoteIn(0);
 repeatedly(showOrders, 3000);

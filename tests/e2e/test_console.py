@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
 
@@ -72,8 +73,8 @@ async def test_an_order_is_submitted_followed_and_listed(served: tuple[Settings,
     # A reload remembers the session's orders and follows them from the first event.
     await page.open(f"http://{base}/")
     await page.until(f"{BADGE} === 'confirmed'")
-    # All of it offline: nothing but the gateway was asked.
-    assert {url.split("/")[2] for url in page.requests} == {base}
+    # All of it offline: nothing but the gateway was asked. (The browser's own icons are in data: addresses.)
+    assert {url.split("/")[2] for url in page.requests if not url.startswith("data:")} == {base}
 
 
 async def test_wrong_fields_are_told_beside_them(served: tuple[Settings, str], page: Page) -> None:
@@ -86,6 +87,95 @@ async def test_wrong_fields_are_told_beside_them(served: tuple[Settings, str], p
     await page.until("document.querySelector('[data-error=amount]').textContent.includes('<b>1</b>')")
     assert await page.run("document.querySelector('[name=outputToken]').ariaInvalid") == "true"
     assert await page.run("document.querySelectorAll('main b').length") == 0
+    # Once a field is changed, what was wrong with it is not said any more; of the others it still is.
+    told = "[...document.querySelectorAll('[data-error]')].filter(note => note.textContent)"
+    wrong = f"{told}.map(note => note.dataset.error)"
+    assert await page.run(wrong) == ["amount", "outputToken"]
+    await fill(page, "amount", "1")
+    assert await page.run(wrong) == ["outputToken"]
+    assert await page.run("document.querySelector('[name=amount]').ariaInvalid") == "false"
+    await press(page, "#swap")
+    assert await page.run(wrong) == []
+
+
+async def test_what_was_wrong_with_the_form_is_not_said_of_a_changed_one(
+    served: tuple[Settings, str], page: Page
+) -> None:
+    _, base = served
+    await page.open(f"http://{base}/")
+    await page.run("window.fetch = async () => { throw new TypeError('unreachable') }")
+    await press(page, "#submit")
+    # A changed form is another order: "nothing is bought twice" is not true of it.
+    await page.until("document.querySelector('#form-error').textContent.includes('nothing is bought twice')")
+    await fill(page, "amount", "2")
+    assert await page.run("document.querySelector('#form-error').textContent") == ""
+
+
+EXPIRY_ERROR = "document.querySelector('[data-error=expireTime]').textContent"
+
+
+async def test_an_order_expires_at_the_time_on_the_users_clock(
+    served: tuple[Settings, str], page: Page
+) -> None:
+    settings, base = served
+    await page.command("Emulation.setTimezoneOverride", timezoneId="Asia/Kolkata")
+    await page.open(f"http://{base}/")
+    await fill(page, "expireTime", "2070-01-31T12:00")
+    await press(page, "#submit")
+    await page.until(f"{BADGE} === 'pending'")
+    async with OrderClient(address(settings)) as client:
+        (order,) = [order async for order in client.list()]
+    assert order.spec.expire_time == datetime(2070, 1, 31, 6, 30, tzinfo=UTC)
+    for place in (".timeline", "#orders"):
+        condition = f"document.querySelector('{place} .condition')?.textContent"
+        await page.until(f"{condition} === 'marketuntil 31 Jan 2070, 12:00'")
+
+
+async def test_half_an_expiry_is_refused_rather_than_none(served: tuple[Settings, str], page: Page) -> None:
+    _, base = served
+    await page.open(f"http://{base}/")
+    await stand_in(page)
+    await page.run("document.querySelector('[name=expireTime]').focus()")
+    await page.command("Input.dispatchKeyEvent", type="char", text="3")
+    await press(page, "#submit")
+    await page.until(f"{EXPIRY_ERROR} === 'is not a whole time; complete it or clear it'")
+    assert await page.run("posted") == []
+    await fill(page, "expireTime", "")
+    assert await page.run(EXPIRY_ERROR) == ""
+    await press(page, "#submit")
+    await page.until("posted.length === 1")
+    assert await page.run("'expireTime' in posted[0]") is False
+
+
+# Has quotes answered with the status `answer`, and keeps how long the page waits after which answer.
+QUOTED = """
+    const [fetched, timed] = [window.fetch, window.setTimeout];
+    let told;
+    window.waits = [];
+    window.fetch = async (path, options) => {
+      if (!path.startsWith("/api/quote")) return fetched(path, options);
+      told = window.answer;
+      const body = { status: told, message: "no way", quotes: [], reason: "as told" };
+      return new Response(JSON.stringify(body), { status: told });
+    };
+    window.setTimeout = (action, milliseconds) => {
+      window.waits.push(`${milliseconds} ms after ${told}`);
+      return timed(action, milliseconds);
+    };
+"""
+
+
+async def test_what_is_not_to_be_had_is_asked_for_less_often(
+    served: tuple[Settings, str], page: Page
+) -> None:
+    _, base = served
+    await page.open(f"http://{base}/")
+    await page.run(f"(() => {{ {QUOTED} }})()")
+    for status, wait, other in ((409, 10_000, 2000), (200, 2000, 10_000), (503, 2000, 10_000)):
+        await page.run(f"window.answer = {status}")
+        await fill(page, "outputToken", MINT)
+        await page.until(f"waits.includes('{wait} ms after {status}')")
+        assert not await page.run(f"waits.includes('{other} ms after {status}')")
 
 
 async def choose(page: Page, order_type: str) -> None:
@@ -156,7 +246,14 @@ async def test_each_type_shows_the_fields_it_needs_and_sends_no_others(
     # What was typed for another type stays there, and is not sent.
     await fill(page, "limitPrice", "1")
     await choose(page, order_type)
-    assert await page.run(FIELDS) == ["amount", "inputToken", "outputToken", *shown, "slippageBps"]
+    assert await page.run(FIELDS) == [
+        "amount",
+        "inputToken",
+        "outputToken",
+        *shown,
+        "slippageBps",
+        "expireTime",
+    ]
     assert await page.run("document.querySelector('#submit').textContent") == f"Submit {order_type} order"
     await fill(page, "outputToken", MINT)
     for name, value in filled.items():
