@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -287,7 +288,11 @@ def _data_folder(wanted: Path | None) -> Iterator[Path]:
 
 
 def _with_ports(settings: Settings) -> Settings:
-    """Return the settings with every port known, and free. Raises StartupError for one that is in use."""
+    """Return the settings with every port known, and free.
+
+    Raises StartupError for a port that is in use, and for a host that is no address of this machine.
+    """
+    _check_host(settings.host)
     wanted = [
         ("PORT", settings.gateway_processes),
         ("GRPC_PORT", settings.server_processes),
@@ -315,6 +320,20 @@ def _with_ports(settings: Settings) -> Settings:
     return replace(settings, grpc_host=_grpc_host(settings), **chosen)
 
 
+def _check_host(host: str) -> None:
+    """Raise StartupError unless ports can be bound to `host`.
+
+    IPv4 only: gRPC and URLs are given host:port, which is ambiguous where the host has colons too.
+    """
+    try:
+        with socket.socket(socket.AF_INET) as listener:
+            listener.bind((host, 0))
+    except (OSError, UnicodeError):  # UnicodeError: no name has labels of that shape
+        raise StartupError(
+            f'HOST was "{host}"; must be an IPv4 address of this machine, or the name of one'
+        ) from None
+
+
 def _free_ports(host: str, count: int, taken: dict[int, str]) -> int:
     """Return the first of `count` neighbouring ports that are free."""
     while True:
@@ -335,8 +354,8 @@ def _is_free(host: str, port: int, patience_seconds: float) -> bool:
         except OSError as error:
             if isinstance(error, PermissionError):
                 raise StartupError(f"port {port} needs more rights than this user has") from None
-            if isinstance(error, socket.gaierror):
-                raise StartupError(f'HOST was "{host}", which is no address of this machine') from None
+            if error.errno != errno.EADDRINUSE:
+                raise StartupError(f"port {port} cannot be used: {error.strerror}") from None
             if time.monotonic() > deadline:
                 return False
             time.sleep(0.05)
@@ -344,7 +363,7 @@ def _is_free(host: str, port: int, patience_seconds: float) -> bool:
 
 def _reachable(host: str) -> str:
     """Return the address under which what is bound to `host` is reached from here."""
-    return "127.0.0.1" if host in ("0.0.0.0", "::", "") else host
+    return "127.0.0.1" if host in ("0.0.0.0", "") else host
 
 
 def _grpc_host(settings: Settings) -> str:

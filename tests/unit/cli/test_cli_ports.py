@@ -1,0 +1,64 @@
+"""Where `order-engine up` is to listen, checked before anything starts."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from cli import up
+from cli.up import _with_ports
+from engine.process import StartupError
+from engine.settings import Settings
+
+PORTS = ("port", "grpc_port", "server_metrics_port", "workers_metrics_port", "simnet_port")
+
+
+def given(host: str) -> Settings:
+    return Settings(host=host)
+
+
+def chosen(host: str) -> Settings:
+    ports: dict[str, Any] = dict.fromkeys(PORTS, 0)
+    return replace(Settings(host=host), **ports)
+
+
+# A name nobody has, what cannot be a name, addresses of others (192.0.2.1: RFC 5737), and IPv6.
+@pytest.mark.parametrize("host", ["nowhere.invalid", "a..b", "8.8.8.8", "192.0.2.1", "::1", "::", "[::1]"])
+@pytest.mark.parametrize("make", [given, chosen])
+def test_a_host_that_is_not_of_this_machine_is_refused_by_name(
+    host: str, make: Callable[[str], Settings]
+) -> None:
+    with pytest.raises(StartupError) as refused:
+        _with_ports(make(host))
+    said = f'HOST was "{host}"; must be an IPv4 address of this machine, or the name of one'
+    assert str(refused.value) == said
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "localhost"])
+def test_a_host_of_this_machine_will_do(host: str) -> None:
+    settings = _with_ports(chosen(host))
+    assert all(getattr(settings, name) > 0 for name in PORTS)
+
+
+def test_a_port_that_something_listens_on_is_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(up, "_PORT_PATIENCE_SECONDS", 0.0)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        with pytest.raises(StartupError, match=f"^port {port} is in use; stop what listens there, or set an"):
+            _with_ports(Settings(port=port))
+
+
+def test_a_port_that_cannot_be_had_for_another_reason_is_not_called_in_use(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(address: tuple[str, int]) -> socket.socket:
+        raise OSError(errno.ENOBUFS, "No buffer space available")
+
+    monkeypatch.setattr(socket, "create_server", refuse)
+    with pytest.raises(StartupError, match=r"^port 3000 cannot be used: No buffer space available$"):
+        _with_ports(Settings())
