@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Coroutine, Sequence
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -32,6 +33,7 @@ class _Commands(TyperGroup):
     ) -> Any:
         arguments = list(sys.argv[1:] if args is None else args) or ["--help"]
         try:
+            _check_text(arguments)
             code = super().main(arguments, prog_name, complete_var, False, windows_expand_args, **extra)
         except TyperException as error:
             said = error.format_message().rstrip(".")
@@ -39,6 +41,14 @@ class _Commands(TyperGroup):
             how = f"see `{' '.join(['order-engine', command]).rstrip()} --help`"
             sys.exit(_refuse(f"{said[:1].lower()}{said[1:]}; {how}", UNUSABLE))
         sys.exit(code)
+
+
+def _check_text(arguments: Sequence[str]) -> None:
+    """Refuse arguments that are not UTF-8. Python has surrogates for their bytes, which nothing can print."""
+    for argument in arguments:
+        if re.search("[\ud800-\udfff]", argument):
+            shown = os.fsencode(argument).decode(errors="backslashreplace")
+            raise TyperException(f'argument "{shown}" is not UTF-8')
 
 
 app = typer.Typer(
@@ -64,6 +74,15 @@ def _address(server: str | None) -> str | None:
     if server is not None and not re.fullmatch(r"[^\s/]+:[0-9]{1,5}", server):
         raise typer.BadParameter(f'"{server}" is not HOST:PORT, such as 127.0.0.1:50051')
     return server
+
+
+def _from_now(seconds: float | None) -> float | None:
+    if seconds is not None:
+        try:
+            datetime.now(UTC) + timedelta(seconds=seconds)
+        except (OverflowError, ValueError):  # ValueError: not a number
+            raise typer.BadParameter(f"was {seconds:g}; must end before the year 10000") from None
+    return seconds
 
 
 Server = Annotated[
@@ -175,7 +194,8 @@ def submit(
     max_price: MaxPrice = None,
     slippage_bps: Slippage = None,
     expire_seconds: Annotated[
-        float | None, typer.Option(min=0.001, help="Give up unless it is broadcast by then.")
+        float | None,
+        typer.Option(min=0.001, help="Give up unless it is broadcast by then.", callback=_from_now),
     ] = None,
     request_id: Annotated[
         str | None, typer.Option(help="Your own name for it: submitting it again is the same order.")

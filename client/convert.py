@@ -49,6 +49,9 @@ _REASON_OF: Final[dict[int, FailureReason | None]] = {pb.FAILURE_REASON_UNSPECIF
 _LONGEST_AMOUNT: Final = 64
 """Characters. The longest amount the engine takes is 39; the limit is for Decimal("1e999999")."""
 
+_TEXTS: Final = ("amount", "input_token", "output_token", *PATHS)
+"""OrderSpec's fields that the contract has as text."""
+
 
 def decimal_text(value: str | int | Decimal, name: str) -> str:
     """Return the amount or price, which is OrderSpec's field `name`, as plain decimal text.
@@ -80,10 +83,13 @@ def spec_to_message(spec: OrderSpec) -> pb.OrderSpec:
 def write_spec(spec: OrderSpec, message: pb.OrderSpec) -> None:
     """Write the spec into an empty message, as `spec_to_message` does; raises what that raises."""
     message.side = _SIDES[Side(spec.side)]
-    message.amount = decimal_text(spec.amount, "amount")
-    message.input_token = spec.input_token
-    message.output_token = spec.output_token
-    _write_type(spec, message)
+    try:
+        message.amount = decimal_text(spec.amount, "amount")
+        message.input_token = spec.input_token
+        message.output_token = spec.output_token
+        _write_type(spec, message)
+    except UnicodeEncodeError:
+        raise _unsendable(spec) from None
     if spec.slippage_bps is not None:
         try:
             message.slippage_bps = spec.slippage_bps
@@ -110,6 +116,18 @@ def _write_type(spec: OrderSpec, message: pb.OrderSpec) -> None:
     own.SetInParent()
     for name in given:
         setattr(own, name, decimal_text(getattr(spec, name), name))
+
+
+def check_sendable(text: str, field: str, description: str) -> None:
+    """Raise InvalidOrder for a request's `field`, with this description, if UTF-8 cannot hold the text."""
+    if not _is_sendable(text):
+        raise InvalidOrder(f"{field} {description}", violations=[FieldViolation(field, description)])
+
+
+def shown(text: str) -> str:
+    """Return text for an error message: no longer than a line, and fit to be encoded."""
+    short = text if len(text) <= 40 else text[:37] + "..."
+    return short.encode(errors="backslashreplace").decode()
 
 
 def status_to_message(status: OrderStatus) -> pb.OrderStatus.ValueType:
@@ -291,6 +309,28 @@ def _time_of(timestamp: Timestamp) -> datetime:
 def _last(path: str) -> str:
     """ "spec.limit.limit_price" -> "limit_price"."""
     return path.rpartition(".")[2]
+
+
+def _is_sendable(text: str) -> bool:
+    """Answer whether UTF-8 can hold the text: it cannot hold half of a surrogate pair."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _unsendable(spec: OrderSpec) -> InvalidOrder:
+    """Return the refusal of each field of a spec whose text UTF-8 cannot hold."""
+    violations = [
+        FieldViolation(
+            PATHS.get(name, f"spec.{name}"), f'was "{shown(text)}"; must be text that UTF-8 can hold'
+        )
+        for name in _TEXTS
+        if isinstance(text := getattr(spec, name), str) and not _is_sendable(text)
+    ]
+    told = "; ".join(f"{_last(line.field)} {line.description}" for line in violations)
+    return InvalidOrder(told, violations=violations)
 
 
 def _invalid(name: str, description: str) -> InvalidOrder:

@@ -20,9 +20,11 @@ from orders.v1 import orders_pb2_grpc
 
 from client.backoff import Backoff
 from client.convert import (
+    check_sendable,
     decision_of,
     order_of,
     receipt_of,
+    shown,
     spec_to_message,
     status_to_message,
     submitted_order_of,
@@ -306,8 +308,9 @@ class OrderClient:
     async def get(self, order_id: str) -> OrderDetails:
         """Return the order as it stands and the routing decision of each attempt.
 
-        Raises OrderNotFound, Unavailable.
+        Raises InvalidOrder for what is no order_id, OrderNotFound, Unavailable.
         """
+        check_sendable(order_id, "order_id", f"was {shown(order_id)}; must be a UUID")
         response = await self._ask(self._stub.GetOrder, pb.GetOrderRequest(order_id=order_id))
         decisions = tuple(decision_of(decision) for decision in response.routing_decisions)
         slippage = response.realised_slippage_ppm if response.HasField("realised_slippage_ppm") else None
@@ -328,6 +331,7 @@ class OrderClient:
 
         Raises InvalidOrder for a page_token that is none, Unavailable.
         """
+        check_sendable(page_token, "page_token", "must be the next_page_token of the page before")
         request = pb.ListOrdersRequest(
             page_size=page_size,
             page_token=page_token,
@@ -430,8 +434,10 @@ class OrderClient:
     async def cancel(self, order_id: str) -> Order:
         """Cancel the order; on return it is CANCELLED.
 
-        Raises OrderNotFound; OrderInFlight or OrderClosed when it came too late; Unavailable.
+        Raises InvalidOrder for what is no order_id; OrderNotFound; OrderInFlight or OrderClosed when it came
+        too late; Unavailable.
         """
+        check_sendable(order_id, "order_id", f"was {shown(order_id)}; must be a UUID")
         request = pb.CancelOrderRequest(order_id=order_id)
         tries = 0
 
@@ -572,4 +578,4 @@ def _spelled(order_id: str) -> str:
     try:
         return str(UUID(order_id))
     except ValueError:
-        raise OrderNotFound(f"no order {order_id}: an order_id is a UUID") from None
+        raise OrderNotFound(f"no order {shown(order_id)}: an order_id is a UUID") from None

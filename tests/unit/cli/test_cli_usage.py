@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from typing import Any
 
@@ -21,6 +22,7 @@ COMMANDS = (
 )  # fmt: skip
 ORDER_ID = "0198c2f0-5b7e-7d31-a4c2-9f6e2b1d8a77"
 MINT = "7xKXtg2CW87d97TXJSDpbD5jBkheTqA83TZRuJosgAsU"
+NOT_UTF8 = os.fsdecode(b"S\xffOL")
 NOBODY = "127.0.0.1:1"  # tcpmux: nothing listens there
 
 
@@ -64,6 +66,15 @@ def test_every_help_shows_an_example(command: str) -> None:
         ["up", "--workers", "0"],
         ["up", "--bogus"],
         ["get", ORDER_ID, "--server", "nowhere"],
+        *(
+            ["submit", "sell", "1", "SOL", "USDC", "--expire-seconds", seconds]
+            for seconds in ("0", "-1", "soon", "nan", "inf", "1e12", "1e30")
+        ),
+        ["submit", "sell", "1", NOT_UTF8, "USDC"],
+        ["submit", "sell", "1", "SOL", "USDC", "--request-id", NOT_UTF8],
+        *([command, NOT_UTF8] for command in ("get", "watch", "cancel")),
+        ["up", "--data-dir", NOT_UTF8],
+        [NOT_UTF8],
         ["sell"],
     ],
 )
@@ -108,6 +119,16 @@ def test_wrong_usage_says_what_was_wrong_with_which_argument() -> None:
         'order-engine: invalid value for SIDE: "swap" is neither sell nor buy; '
         "see `order-engine submit --help`\n"
     )
+
+
+def test_an_argument_that_is_not_utf8_is_told_with_its_bytes() -> None:
+    said = CliRunner().invoke(app, ["get", NOT_UTF8])
+    assert said.stderr == 'order-engine: argument "S\\xffOL" is not UTF-8; see `order-engine get --help`\n'
+
+
+def test_an_order_cannot_wait_beyond_the_last_time_there_is() -> None:
+    said = CliRunner().invoke(app, ["submit", "sell", "1", "SOL", "USDC", "--expire-seconds", "1e12"])
+    assert "was 1e+12; must end before the year 10000; see `order-engine submit --help`\n" in said.stderr
 
 
 @pytest.mark.parametrize("command", ["submit", "quote"])

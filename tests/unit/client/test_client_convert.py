@@ -11,7 +11,7 @@ import pytest
 from orders.v1 import orders_pb2 as pb
 from orders.v1 import orders_pb2_grpc
 
-from client import InvalidOrder, OrderClient, OrderSpec, OrderType, Side
+from client import InvalidOrder, OrderClient, OrderNotFound, OrderSpec, OrderType, Side
 from client.convert import order_of, spec_to_message
 from client.order_types import TYPE_FIELDS
 
@@ -107,6 +107,42 @@ def test_a_price_without_plain_text_has_its_line(name: str, spec: OrderSpec, giv
     with pytest.raises(InvalidOrder) as refused:
         spec_to_message(replace(spec, **{name: given}))
     assert [line.field for line in refused.value.violations] == [f"spec.{spec.type}.{name}"]
+
+
+@pytest.mark.parametrize("text", ["\udcff", "S\ud83dOL", "x" * 1000 + "\ude00"])
+@pytest.mark.parametrize(
+    ("spec", "path"),
+    [(MARKET, f"spec.{name}") for name in ("amount", "input_token", "output_token")]
+    + [(spec, f"spec.{spec.type}.{name}") for name, spec in DECIMALS],
+)
+def test_text_that_utf8_cannot_hold_is_refused_by_its_field(spec: OrderSpec, path: str, text: str) -> None:
+    changed: dict[str, Any] = {path.rpartition(".")[2]: text}
+    with pytest.raises(InvalidOrder, match="must be text that UTF-8 can hold") as refused:
+        spec_to_message(replace(spec, **changed))
+    assert [line.field for line in refused.value.violations] == [path]
+    assert len(refused.value.message.encode()) < 160, "it can be told, and not at length"
+
+
+def test_each_text_that_utf8_cannot_hold_is_told() -> None:
+    with pytest.raises(InvalidOrder) as refused:
+        spec_to_message(replace(LIMIT, input_token="\ud800", limit_price="\udfff"))
+    assert [line.field for line in refused.value.violations] == ["spec.input_token", "spec.limit.limit_price"]
+
+
+async def test_a_name_that_utf8_cannot_hold_is_refused_without_asking() -> None:
+    async with OrderClient("127.0.0.1:1") as client:
+        for ask, field in (
+            (client.get("\udcff"), "order_id"),
+            (client.cancel("\udcff"), "order_id"),
+            (client.list_page(page_token="\udcff"), "page_token"),
+        ):
+            with pytest.raises(InvalidOrder) as refused:
+                await ask
+            assert [line.field for line in refused.value.violations] == [field]
+            assert refused.value.message.encode()
+        with pytest.raises(OrderNotFound) as unknown:
+            await anext(client.watch("\udcff"))
+        assert unknown.value.message.encode()
 
 
 def test_a_type_newer_than_this_client_reads_as_unknown() -> None:
