@@ -85,6 +85,18 @@ def _from_now(seconds: float | None) -> float | None:
     return seconds
 
 
+def _request_id(request_id: str | None) -> str | None:
+    if request_id is not None:
+        from client import InvalidOrder
+        from client.convert import check_request_id
+
+        try:
+            check_request_id(request_id)
+        except InvalidOrder as error:
+            raise typer.BadParameter(error.violations[0].description) from None
+    return request_id
+
+
 Server = Annotated[
     str | None,
     typer.Option(
@@ -198,7 +210,12 @@ def submit(
         typer.Option(min=0.001, help="Give up unless it is broadcast by then.", callback=_from_now),
     ] = None,
     request_id: Annotated[
-        str | None, typer.Option(help="Your own name for it: submitting it again is the same order.")
+        str | None,
+        typer.Option(
+            help="Your own name for it, 1 to 64 printable ASCII characters: submitting it again is the same "
+            "order.",
+            callback=_request_id,
+        ),
     ] = None,
     server: Server = None,
     json: Json = False,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Final, TypedDict
@@ -48,6 +49,8 @@ _REASON_OF: Final[dict[int, FailureReason | None]] = {pb.FAILURE_REASON_UNSPECIF
 
 _LONGEST_AMOUNT: Final = 64
 """Characters. The longest amount the engine takes is 39; the limit is for Decimal("1e999999")."""
+
+_REQUEST_ID: Final = re.compile(r"[ -~]{1,64}", re.ASCII)
 
 _TEXTS: Final = ("amount", "input_token", "output_token", *PATHS)
 """OrderSpec's fields that the contract has as text."""
@@ -118,10 +121,16 @@ def _write_type(spec: OrderSpec, message: pb.OrderSpec) -> None:
         setattr(own, name, decimal_text(getattr(spec, name), name))
 
 
+def check_request_id(request_id: str) -> None:
+    """Raise InvalidOrder for what is no request_id. The empty one is none to the server, not a mistake."""
+    if not _REQUEST_ID.fullmatch(request_id):
+        raise _invalid_request("request_id", "must be 1 to 64 printable ASCII characters")
+
+
 def check_sendable(text: str, field: str, description: str) -> None:
     """Raise InvalidOrder for a request's `field`, with this description, if UTF-8 cannot hold the text."""
     if not _is_sendable(text):
-        raise InvalidOrder(f"{field} {description}", violations=[FieldViolation(field, description)])
+        raise _invalid_request(field, description)
 
 
 def shown(text: str) -> str:
@@ -331,6 +340,11 @@ def _unsendable(spec: OrderSpec) -> InvalidOrder:
     ]
     told = "; ".join(f"{_last(line.field)} {line.description}" for line in violations)
     return InvalidOrder(told, violations=violations)
+
+
+def _invalid_request(field: str, description: str) -> InvalidOrder:
+    """Return the refusal of a field that a request has beside the order."""
+    return InvalidOrder(f"{field} {description}", violations=[FieldViolation(field, description)])
 
 
 def _invalid(name: str, description: str) -> InvalidOrder:

@@ -20,6 +20,7 @@ from orders.v1 import orders_pb2_grpc
 
 from client.backoff import Backoff
 from client.convert import (
+    check_request_id,
     check_sendable,
     decision_of,
     order_of,
@@ -33,6 +34,7 @@ from client.convert import (
 )
 from client.errors import (
     InternalError,
+    InvalidOrder,
     OrderClosed,
     OrderError,
     OrderNotFound,
@@ -205,16 +207,24 @@ class OrderClient:
         """Submit many orders; return for each, in order, the order or why it was not accepted.
 
         One that is refused does not refuse its neighbours. A Submission brings its own request_id.
+        Raises TypeError for a float, before any is sent.
         """
-        requests = [
-            self._submit_request(order.spec, order.request_id)
-            if isinstance(order, Submission)
-            else self._submit_request(order, None)
-            for order in orders
-        ]
-        results = await asyncio.gather(
-            *(self._submitted(request) for request in requests), return_exceptions=True
+        requests: list[pb.SubmitOrderRequest | InvalidOrder] = []
+        for order in orders:
+            spec, request_id = (
+                (order.spec, order.request_id) if isinstance(order, Submission) else (order, None)
+            )
+            try:
+                requests.append(self._submit_request(spec, request_id))
+            except InvalidOrder as error:
+                requests.append(error)  # what cannot even be sent is one order's refusal too
+        sent = iter(
+            await asyncio.gather(
+                *(self._submitted(request) for request in requests if not isinstance(request, InvalidOrder)),
+                return_exceptions=True,
+            )
         )
+        results = [request if isinstance(request, InvalidOrder) else next(sent) for request in requests]
         answers: list[SubmittedOrder | OrderError] = []
         for result in results:
             if isinstance(result, OrderError):
@@ -228,6 +238,8 @@ class OrderClient:
     def _submit_request(self, spec: OrderSpec, request_id: str | None) -> pb.SubmitOrderRequest:
         if request_id is None:
             request_id = f"{self._name}-{next(self._numbers)}"
+        else:
+            check_request_id(request_id)
         request = pb.SubmitOrderRequest(request_id=request_id)
         write_spec(spec, request.spec)
         return request

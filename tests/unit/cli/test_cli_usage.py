@@ -70,6 +70,10 @@ def test_every_help_shows_an_example(command: str) -> None:
             ["submit", "sell", "1", "SOL", "USDC", "--expire-seconds", seconds]
             for seconds in ("0", "-1", "soon", "nan", "inf", "1e12", "1e30")
         ),
+        *(
+            ["submit", "sell", "1", "SOL", "USDC", "--request-id", request_id]
+            for request_id in ("", "x" * 65, "r\u00e9ponse", "two\nlines")
+        ),
         ["submit", "sell", "1", NOT_UTF8, "USDC"],
         ["submit", "sell", "1", "SOL", "USDC", "--request-id", NOT_UTF8],
         *([command, NOT_UTF8] for command in ("get", "watch", "cancel")),
@@ -124,6 +128,12 @@ def test_wrong_usage_says_what_was_wrong_with_which_argument() -> None:
 def test_an_argument_that_is_not_utf8_is_told_with_its_bytes() -> None:
     said = CliRunner().invoke(app, ["get", NOT_UTF8])
     assert said.stderr == 'order-engine: argument "S\\xffOL" is not UTF-8; see `order-engine get --help`\n'
+
+
+def test_an_empty_request_id_is_refused_and_not_taken_for_none() -> None:
+    said = CliRunner().invoke(app, ["submit", "sell", "1", "SOL", "USDC", "--request-id", ""])
+    assert "--request-id" in said.stderr
+    assert "must be 1 to 64 printable ASCII characters; see `order-engine submit --help`\n" in said.stderr
 
 
 def test_an_order_cannot_wait_beyond_the_last_time_there_is() -> None:
