@@ -82,7 +82,10 @@ class Child:
             )
 
     def last_words(self) -> str:
-        """Return what the current or last process logged last: of a structured line, its message."""
+        """Return what the current or last process logged last, if that may be why it ended; else "".
+
+        It may be a line that is no log record, and the message of one whose level is ERROR or worse.
+        """
         try:
             with self.log.open("rb") as log:
                 log.seek(max(self._log_start, log.seek(0, os.SEEK_END) - 4096))
@@ -91,7 +94,8 @@ class Child:
             return ""
         last = next((line.strip() for line in reversed(lines) if line.strip()), "")
         with contextlib.suppress(ValueError, KeyError, TypeError):
-            return str(json.loads(last)["message"])
+            record = json.loads(last)
+            return str(record["message"]) if record["level"] in ("ERROR", "CRITICAL") else ""
         return last
 
     def logged(self, text: str) -> bool:

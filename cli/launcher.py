@@ -17,6 +17,20 @@ _LONGEST_BACKOFF = 10.0
 _STEADY_SECONDS = 30.0  # After running for so long, a process that ends is started again at once.
 
 
+_OWN_SIGNALS = frozenset(
+    {
+        signal.SIGABRT,
+        signal.SIGBUS,
+        signal.SIGFPE,
+        signal.SIGILL,
+        signal.SIGSEGV,
+        signal.SIGSYS,
+        signal.SIGTRAP,
+    }
+)
+"""Those that a process brings on itself and may have said why. The others come from somebody else."""
+
+
 class Program(Protocol):
     """What a part runs: a Child, or an embedded service."""
 
@@ -56,6 +70,12 @@ class Part:
         if code is not None and code < 0:
             return f"{self.name} was ended by {signal.Signals(-code).name}"
         return f"{self.name} ended with exit code {code}"
+
+    def explanation(self) -> str:
+        """Return what the program said last, where that may be why it ended; else ""."""
+        code = self.program.exit_code
+        is_foreign = code is not None and code < 0 and -code not in _OWN_SIGNALS
+        return "" if is_foreign else self.program.last_words()
 
 
 class Stopped(Exception):
@@ -114,7 +134,7 @@ class Launcher:
             if self.stopping.is_set():
                 raise Stopped
             if not part.program.running:
-                said = part.program.last_words()
+                said = part.explanation()
                 if part.program.exit_code == UNUSABLE and said:
                     raise StartupError(said)  # It is a sentence for the same person.
                 raise StartupError(f"{part.ended()}: {said}" if said else part.ended())
@@ -132,7 +152,7 @@ class Launcher:
                 failures = 1 if clock() - started > _STEADY_SECONDS else failures + 1
                 part.restart_count += 1
                 part.state = part.ended()
-                said = part.program.last_words()
+                said = part.explanation()
                 self._say(f"{part.ended()}; starting it again" + (f" ({said})" if said else ""))
                 await self._pause(min(0.1 * 2**failures, _LONGEST_BACKOFF))
                 if self.stopping.is_set():

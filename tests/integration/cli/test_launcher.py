@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -110,6 +111,53 @@ async def test_a_structured_log_line_is_told_by_its_message(tmp_path: Path) -> N
     async with running() as (run, group):
         program = """import sys; print('{"level": "ERROR", "message": "no such pool"}'); sys.exit(3)"""
         with pytest.raises(StartupError, match="one ended with exit code 3: no such pool"):
+            await run.launcher.start(group, make_part(tmp_path, "one", program))
+
+
+TOLD = "Invalid HTTP request received."
+RECORD = f'{{"level": "%s", "message": "{TOLD}"}}'
+
+
+@pytest.mark.parametrize(
+    ("last_line", "end", "said"),
+    [
+        (RECORD % "ERROR", "os._exit(3)", f"one ended with exit code 3; starting it again ({TOLD})"),
+        (RECORD % "CRITICAL", "os._exit(3)", f"one ended with exit code 3; starting it again ({TOLD})"),
+        (RECORD % "WARNING", "os._exit(3)", "one ended with exit code 3; starting it again"),
+        ("MemoryError", "os._exit(3)", "one ended with exit code 3; starting it again (MemoryError)"),
+        ("[1]", "os._exit(3)", "one ended with exit code 3; starting it again ([1])"),
+        ("heap corrupted", "os.abort()", "one was ended by SIGABRT; starting it again (heap corrupted)"),
+        (RECORD % "INFO", "os.abort()", "one was ended by SIGABRT; starting it again"),
+        ("MemoryError", "os.kill(os.getpid(), 9)", "one was ended by SIGKILL; starting it again"),
+        (RECORD % "ERROR", "os.kill(os.getpid(), 9)", "one was ended by SIGKILL; starting it again"),
+        (RECORD % "ERROR", "os.kill(os.getpid(), 15)", "one was ended by SIGTERM; starting it again"),
+    ],
+)
+async def test_last_words_are_told_only_if_they_may_be_why_it_ended(
+    last_line: str, end: str, said: str, tmp_path: Path, until: Until
+) -> None:
+    program = f"""
+import os, pathlib, signal, sys
+mark = pathlib.Path(sys.argv[1])
+signal.pthread_sigmask(signal.SIG_BLOCK, {{signal.SIGUSR1}})
+mark.touch()
+signal.sigwait({{signal.SIGUSR1}})
+print({last_line!r}, flush=True)
+{end}
+"""
+    async with running() as (run, group):
+        part = make_part(tmp_path, "one", program)
+        await run.launcher.start(group, part)
+        assert part.program.pid is not None
+        os.kill(part.program.pid, signal.SIGUSR1)
+        await until(lambda: run.said != [])
+        assert run.said[0] == said
+
+
+async def test_an_earlier_line_is_not_told_of_a_process_that_cannot_start(tmp_path: Path) -> None:
+    async with running() as (run, group):
+        program = f"print({RECORD % 'INFO'!r}); raise SystemExit(3)"
+        with pytest.raises(StartupError, match=r"^one ended with exit code 3$"):
             await run.launcher.start(group, make_part(tmp_path, "one", program))
 
 
