@@ -17,15 +17,18 @@ MAX_AMOUNT: Final = 2**64 - 1
 
 # Length and shape are checked before anything parses the text: `int(Decimal("1e300000"))` takes
 # seconds, and Decimal accepts "1_000", " 1 " and full-width digits.
-_DECIMAL: Final = re.compile(r"[0-9]{1,20}(?:\.[0-9]{1,18})?", re.ASCII)
+_PLAIN: Final = re.compile(r"([0-9]+)(?:\.([0-9]+))?", re.ASCII)
+_MOST_DIGITS: Final = 20
+"""Before the point: as many as 2**64 - 1 has."""
+_MOST_DECIMALS: Final = 18
 _PRICE: Final = Context(prec=12, rounding=ROUND_HALF_EVEN)
 
 
 def parse_amount(text: str, token: Token) -> int:
     """Return the base units that a decimal number of whole tokens stands for.
 
-    Raises ValueError with a sentence for the user: not a plain decimal, more decimals than the
-    token has, zero, or more than 2**64 - 1 base units.
+    Raises ValueError with a sentence for the user: not a plain decimal, longer than any, more decimals
+    than the token has, zero, or more than 2**64 - 1 base units.
     """
     _check_decimal(text)
     whole, _, fraction = text.partition(".")
@@ -45,7 +48,7 @@ def parse_amount(text: str, token: Token) -> int:
 def parse_price(text: str) -> Decimal:
     """Return the price that plain decimal text stands for, without trailing zeros.
 
-    Raises ValueError with a sentence for the user: not a plain decimal, or zero.
+    Raises ValueError with a sentence for the user: not a plain decimal, longer than any, or zero.
     """
     _check_decimal(text)
     price = Decimal(text.rstrip("0").rstrip(".") if "." in text else text)
@@ -85,9 +88,15 @@ def _ratio(price: Decimal, input_token: Token, output_token: Token, inverse: boo
 
 
 def _check_decimal(text: str) -> None:
-    if not _DECIMAL.fullmatch(text):
+    plain = _PLAIN.fullmatch(text)
+    if plain is None:
         shown = text if len(text) <= 40 else text[:37] + "..."
         raise ValueError(f'was "{shown}"; must be a plain decimal number such as "1.5"')
+    digits, decimals = len(plain[1]), len(plain[2] or "")
+    if digits > _MOST_DIGITS:
+        raise ValueError(f"has {digits} digits before the point; at most {_MOST_DIGITS}")
+    if decimals > _MOST_DECIMALS:
+        raise ValueError(f"has {decimals} decimals; at most {_MOST_DECIMALS}")
 
 
 def format_amount(amount: int, token: Token) -> str:

@@ -70,9 +70,11 @@ def test_what_is_no_price_is_refused_by_its_field(text: str) -> None:
         ({"limit_price": ""}, 'is missing; must be a price such as "150.5", output_token per input_token'),
         ({"limit_price": "0"}, "was 0; must be greater than zero"),
         ({"limit_price": "0.00"}, "was 0.00; must be greater than zero"),
+        ({"limit_price": "1" + "0" * 30}, "has 31 digits before the point; at most 20"),
+        ({"limit_price": "0." + "0" * 29 + "1"}, "has 30 decimals; at most 18"),
     ],
 )
-def test_price_that_is_missing_or_zero_is_refused_with_what_would_do(
+def test_price_that_is_missing_zero_or_too_long_is_refused_with_what_would_do(
     terms: dict[str, str], sentence: str
 ) -> None:
     with pytest.raises(InvalidOrder) as refused:
