@@ -76,6 +76,23 @@ def _address(server: str | None) -> str | None:
     return server
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"order-engine {version('order-execution-engine')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version.", is_eager=True, callback=_version)
+    ] = False,
+) -> None:
+    pass
+
+
 def _from_now(seconds: float | None) -> float | None:
     if seconds is not None:
         try:

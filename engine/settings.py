@@ -7,15 +7,21 @@ is this file's contents as users see them (a test keeps the two alike).
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
+from functools import cache
 from ipaddress import ip_address
 from math import inf
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from engine.domain.tokens import find_token
+
+MAX_PROCESSES: Final = 64
+"""Of each kind."""
 
 
 class SettingsError(Exception):
@@ -135,10 +141,20 @@ class Settings:
             raise SettingsError(f"SLIPPAGE_BPS was {self.slippage_bps}; must be between 0 and 10000")
         for name in (
             "max_route_legs", "max_attempts", "max_open_orders", "max_resting_orders", "max_in_flight",
-            "server_processes", "gateway_processes", "worker_processes", "simnet_blockhash_blocks",
+            "simnet_blockhash_blocks",
         ):  # fmt: skip
             if getattr(self, name) < 1:
                 raise SettingsError(f"{name.upper()} was {getattr(self, name)}; must be 1 or more")
+        for name in ("server_processes", "gateway_processes", "worker_processes"):
+            if not 1 <= getattr(self, name) <= MAX_PROCESSES:
+                raise SettingsError(
+                    f"{name.upper()} was {getattr(self, name)}; must be between 1 and {MAX_PROCESSES}"
+                )
+        if self.solana_rpc_url and not _is_http(self.solana_rpc_url):
+            # Without the value: providers have their customers' keys in it.
+            raise SettingsError(
+                "SOLANA_RPC_URL must be an http or https address with a host: https://node.example.com"
+            )
         for name in ("resend_seconds", "lease_seconds", "sweep_seconds"):
             if getattr(self, name) == 0:
                 raise SettingsError(f"{name.upper()} was 0; must be more than 0")
@@ -216,9 +232,17 @@ class Settings:
 
 
 def load_settings(environ: Mapping[str, str] | None = None, env_file: Path | None = Path(".env")) -> Settings:
-    """Return the settings of this process. Raises SettingsError, naming the variable and what it may be."""
+    """Return the settings of this process. Raises SettingsError, naming the variable and what it may be.
+
+    A name in the file that is no setting, but nearly one, gets a line on stderr: it was meant to be one.
+    """
+    given = os.environ if environ is None else environ
     found = dict(_read_env_file(env_file)) if env_file is not None else {}
-    found.update(os.environ if environ is None else environ)
+    for name in found:
+        # What the environment sets, the file could not have set: so a child process does not say it again.
+        if (meant := _nearly(name)) is not None and meant not in given:
+            _warn(f"{env_file}: {name} is no setting and has no effect; perhaps {meant} was meant")
+    found.update(given)
     values: dict[str, Any] = {}
     for setting in fields(Settings):
         name = setting.name.upper()
@@ -276,6 +300,29 @@ def _read_env_file(path: Path) -> list[tuple[str, str]]:
             value = value[1:-1]
         pairs.append((name.strip(), value))
     return pairs
+
+
+def _nearly(name: str) -> str | None:
+    """Return the setting whose name was perhaps meant; None for a setting, and for what is none by far."""
+    names = [setting.name.upper() for setting in fields(Settings)]
+    if name in names:
+        return None
+    return next(iter(get_close_matches(name.upper(), names, n=1, cutoff=0.75)), None)
+
+
+@cache
+def _warn(sentence: str) -> None:
+    """Write a line to stderr; once, however often the settings are read."""
+    print(sentence, file=sys.stderr)  # noqa: T201
+
+
+def _is_http(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # raises for what is no port
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.hostname)
 
 
 def _quoted(value: str) -> str:

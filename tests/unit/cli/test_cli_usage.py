@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from importlib.metadata import version
 from typing import Any
 
 import grpc
@@ -31,6 +32,15 @@ def test_without_a_command_it_shows_its_help() -> None:
     assert "Execute swap orders" in said.output
     for command in COMMANDS:
         assert re.search(rf"\b{command}\b", said.output)
+
+
+def test_the_version_is_that_of_the_installed_package() -> None:
+    said = CliRunner().invoke(app, ["--version"])
+    assert (said.exit_code, said.stdout, said.stderr) == (
+        0,
+        f"order-engine {version('order-execution-engine')}\n",
+        "",
+    )
 
 
 @pytest.mark.parametrize("command", COMMANDS)

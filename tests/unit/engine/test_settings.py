@@ -22,7 +22,12 @@ NUMBERS = [
 ]
 
 # Where "the default and one more" is not a value that can be used.
-OTHERWISE: dict[str, Any] = {"middle_tokens": "USDT, SOL", "commitment": "finalized", "log_level": "DEBUG"}
+OTHERWISE: dict[str, Any] = {
+    "middle_tokens": "USDT, SOL",
+    "commitment": "finalized",
+    "log_level": "DEBUG",
+    "solana_rpc_url": "https://node.example.com/?api-key=secret",
+}
 
 
 def another_value(setting: Field[Any]) -> Any:
@@ -86,9 +91,11 @@ def test_what_is_not_a_number_is_refused_by_name(setting: Field[Any], text: str)
             for text in ("nan", "inf", "-1", "0")
         ),
         *(
-            (name, "0")
-            for name in ("MAX_OPEN_ORDERS", "SERVER_PROCESSES", "GATEWAY_PROCESSES", "WORKER_PROCESSES")
+            (name, text)
+            for name in ("SERVER_PROCESSES", "GATEWAY_PROCESSES", "WORKER_PROCESSES")
+            for text in ("0", "-1", "65", "1000")
         ),
+        ("MAX_OPEN_ORDERS", "0"),
         ("MAX_IN_FLIGHT", "0"),
         ("MAX_ROUTE_LEGS", "0"),
         *((name, "-1") for name in ("LEG_LAMPORTS", "SIMNET_HISTORY_SLOTS")),
@@ -99,6 +106,53 @@ def test_what_is_not_a_number_is_refused_by_name(setting: Field[Any], text: str)
 def test_a_value_that_makes_no_sense_is_refused_by_name(name: str, text: str) -> None:
     with pytest.raises(SettingsError, match=f'^{name} was "?{text}"?(\\.0)?; must be '):
         load_settings({name: text}, env_file=None)
+
+
+@pytest.mark.parametrize("name", ["SERVER_PROCESSES", "GATEWAY_PROCESSES", "WORKER_PROCESSES"])
+def test_as_many_processes_as_the_command_line_takes_can_be_set(name: str) -> None:
+    assert getattr(load_settings({name: "64"}, env_file=None), name.lower()) == 64
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["foo", "node.example.com/?api-key=secret", "localhost:8899", "http://", "https:///secret", "http://:8899",
+     "ws://node.example.com", "http://[::1", "http://node.example.com:secret", "http://node.example.com:65536"],
+)  # fmt: skip
+def test_a_node_that_is_no_http_address_is_refused_by_name_and_its_key_is_not_told(text: str) -> None:
+    with pytest.raises(SettingsError, match=r"^SOLANA_RPC_URL must be an http or https address") as refused:
+        load_settings({"SOLANA_RPC_URL": text}, env_file=None)
+    assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("SLIPAGE_BPS", "SLIPPAGE_BPS"),
+        ("SLIPPAGE", "SLIPPAGE_BPS"),
+        ("slippage_bps", "SLIPPAGE_BPS"),
+        ("DB_USER", "DB_USERNAME"),
+        ("SERVER_PROCESES", "SERVER_PROCESSES"),
+    ],
+)
+def test_a_name_in_the_env_file_that_is_nearly_a_setting_gets_one_line(
+    name: str, meant: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    env_file = tmp_path / ".env"
+    env_file.write_text(f"PORT=4000\n{name}=3\n")
+    for _ in range(2):
+        assert load_settings({}, env_file) == Settings(port=4000)
+    said = f"{env_file}: {name} is no setting and has no effect; perhaps {meant} was meant\n"
+    assert capsys.readouterr() == ("", said)
+
+
+def test_names_in_the_env_file_that_are_for_others_are_left_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    env_file = tmp_path / ".env"
+    env_file.write_text("PATH=/bin\nCOMPOSE_PROJECT_NAME=orders\nTZ=UTC\nPORT=4000\nSLIPAGE_BPS=3\n")
+    # The last is hidden by the environment, as everything in the file is for a child process.
+    load_settings({"SLIPPAGE_BPS": "3"}, env_file)
+    assert capsys.readouterr() == ("", "")
 
 
 def test_the_environment_wins_over_the_env_file(tmp_path: Path) -> None:
