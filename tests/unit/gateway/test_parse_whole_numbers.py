@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from client import InvalidOrder
-from gateway.parse import parse_page, parse_sequence
+from gateway.parse import parse_page, parse_watch
 
 NO_NUMBERS = ["", "x", "1.5", "1e3", "+1", " 1", "１", "-1", "1000000000", "9" * 30]  # noqa: RUF001
 
@@ -21,11 +21,16 @@ def test_a_limit_out_of_range_is_refused_with_both_ends(text: str) -> None:
 
 @pytest.mark.parametrize("text", NO_NUMBERS)
 def test_a_sequence_out_of_range_is_refused_with_both_ends(text: str) -> None:
-    with pytest.raises(ValueError, match="whole number") as refused:
-        parse_sequence(text)
-    assert str(refused.value) == f'was "{text}"; must be a whole number from 0 to 999999999'
+    with pytest.raises(InvalidOrder) as refused:
+        parse_watch([("after", text)])
+    (line,) = refused.value.violations
+    assert (line.field, line.description) == (
+        "after",
+        f'was "{text}"; must be a whole number from 0 to 999999999',
+    )
 
 
 def test_both_ends_are_taken() -> None:
     assert [parse_page([("limit", text)])["page_size"] for text in ("1", "999999999")] == [1, 999_999_999]
-    assert [parse_sequence(text) for text in (None, "0", "999999999")] == [0, 0, 999_999_999]
+    assert [parse_watch([("after", text)]) for text in ("0", "999999999")] == [0, 999_999_999]
+    assert parse_watch([]) == 0
