@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
-from gateway.parse import shown
+from client.convert import shown
 from gateway.problems import HttpRefusal
 
 Headers = Sequence[tuple[bytes, bytes]]

@@ -17,6 +17,7 @@ from typing import Any, Final, NoReturn
 import msgspec
 
 from client import FieldViolation, InvalidOrder, OrderSpec, OrderStatus, OrderType, Side
+from client.convert import shown
 from client.json_text import camel
 from client.order_types import PATHS, check_type_fields
 from gateway.problems import HttpRefusal
@@ -200,12 +201,6 @@ def parse_request_id(headers: Sequence[str]) -> str | None:
     if not headers[0]:
         raise _invalid("Idempotency-Key", "is empty; must be 1 to 64 printable ASCII characters")
     return headers[0]
-
-
-def shown(text: str) -> str:
-    """Return text for an error message: no longer than a line, and fit to be encoded."""
-    short = text if len(text) <= 40 else text[:37] + "..."
-    return short.encode("utf-8", "backslashreplace").decode()
 
 
 def _single(query: Sequence[tuple[str, str]]) -> dict[str, str]:

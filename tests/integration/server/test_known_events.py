@@ -11,7 +11,7 @@ import pytest
 import server.watches
 from engine.domain.errors import SequenceAhead
 from engine.domain.lifecycle import Cancelled, Claimed, apply
-from engine.domain.order import Order, WatchedEvent
+from engine.domain.order import Order, OrderEvent, WatchedEvent
 from engine.domain.retry import RetryPolicy
 from engine.hints import Hints
 from engine.redis_client import RedisClient
@@ -90,6 +90,14 @@ async def order_of(worker: Worker, order_id: UUID) -> Order:
     order = await worker.store.get(order_id)
     assert order is not None
     return order
+
+
+async def claim(worker: Worker, order_id: UUID) -> tuple[Order, OrderEvent]:
+    """Make the order ROUTING, of which nobody is told; return it and the event."""
+    transition = apply(await order_of(worker, order_id), Claimed(), RetryPolicy())
+    claimed = await worker.store.advance([transition])
+    assert claimed is not None
+    return claimed, transition.event
 
 
 @pytest.fixture
@@ -176,11 +184,9 @@ async def test_events_that_are_told_again_are_not_told_on(
     order_id = await here.submit()
     stream.subscription.watch(order_id)
     assert await stream.sequences() == [1]
-    claim = apply(await order_of(worker, order_id), Claimed(), RetryPolicy())
-    claimed = await worker.store.advance([claim])
-    assert claimed is not None
+    claimed, event = await claim(worker, order_id)
     for _ in range(3):
-        worker.hints.tell(claimed, [claim.event])
+        worker.hints.tell(claimed, [event])
         await worker.hints.drain()
     assert await stream.sequences() == [2]
     await worker.move(str(order_id), Cancelled())
@@ -194,16 +200,14 @@ async def test_what_an_order_did_before_it_was_cancelled_may_be_told_after_it(
     order_id = await here.submit()
     stream.subscription.watch(order_id)
     assert await stream.sequences() == [1]
-    claim = apply(await order_of(worker, order_id), Claimed(), RetryPolicy())
-    claimed = await worker.store.advance([claim])
-    assert claimed is not None
+    claimed, event = await claim(worker, order_id)
     # As CancelOrder does it, which is told at once, where a worker waits a moment.
     cancel = apply(claimed, Cancelled(), RetryPolicy())
     cancelled = await here.store.advance([cancel])
     assert cancelled is not None
     here.hints.tell(cancelled, [cancel.event])
     await here.hints.drain()
-    worker.hints.tell(claimed, [claim.event])
+    worker.hints.tell(claimed, [event])
     await worker.hints.drain()
     found = await stream.sequences()
     while len(found) < 2:
