@@ -16,6 +16,7 @@ from client.order import (
     CLOSED,
     FailureReason,
     Order,
+    OrderDetails,
     OrderEvent,
     OrderSpec,
     OrderStatus,
@@ -182,6 +183,14 @@ def first_event_of(order: pb.Order) -> EventMessage:
 
 def event_of(message: pb.OrderEvent) -> OrderEvent:
     return OrderEvent(**_progress(message), legs=tuple(_leg_of(leg) for leg in message.legs))
+
+
+def details_of(message: pb.GetOrderResponse) -> OrderDetails:
+    return OrderDetails(
+        order_of(message.order),
+        tuple(decision_of(decision) for decision in message.routing_decisions),
+        message.realised_slippage_ppm if message.HasField("realised_slippage_ppm") else None,
+    )
 
 
 def decision_of(message: pb.RoutingDecision) -> RoutingDecision:

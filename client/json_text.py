@@ -113,15 +113,18 @@ def decision_json(decision: RoutingDecision) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     """Return dataclasses as dicts with camelCase keys, without what is None."""
-    if isinstance(value, tuple):
+    kind: Any = type(value)
+    # Most are one of these.
+    if kind is str or kind is int:
+        return value
+    if kind is tuple:
         return [_plain(item) for item in value]
-    if isinstance(value, datetime):
+    if kind is datetime:
         return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
-    if not is_dataclass(value):
+    if not (keys := _keys(kind)):
         return value
     found = {}
-    kind: Any = type(value)
-    for name, key in _keys(kind):
+    for name, key in keys:
         item = getattr(value, name)
         if item is not None:
             found[key] = msgspec.Raw(item.encode()) if name in PRICES else _plain(item)
@@ -130,4 +133,5 @@ def _plain(value: Any) -> Any:
 
 @cache
 def _keys(kind: Any) -> tuple[tuple[str, str], ...]:
-    return tuple((field.name, camel(field.name)) for field in fields(kind))
+    """Return a dataclass's names and keys; none of any other class."""
+    return tuple((field.name, camel(field.name)) for field in fields(kind)) if is_dataclass(kind) else ()

@@ -1,13 +1,15 @@
-"""Submits and watches at the servers of this host: the contract's messages over engine.link, past gRPC."""
+"""Submits, reads and watches at the servers of this host: the contract's messages over engine.link."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from itertools import count
 from typing import Final, TypeVar
 
+from google.protobuf.message import Message
 from orders.v1 import orders_pb2 as pb
 
 from client.errors import ServerUnavailable
@@ -29,28 +31,37 @@ class Links:
     def __init__(self, paths: Sequence[str]) -> None:
         self._paths = paths
         self._turns = count()
-        self._submits: dict[str, _Submits] = {}
+        self._calls: dict[tuple[type[_Calls], str], _Calls] = {}
         self._opening = asyncio.Lock()
 
     async def submit(
         self, request: pb.BatchSubmitOrdersRequest, timeout_seconds: float
     ) -> pb.BatchSubmitOrdersResponse:
         """Raises ServerUnavailable: there was no answer, so the orders may have been stored."""
-        async with self._opening:
-            connection = await self._in_turn(self._open_submits)
-        try:
-            async with asyncio.timeout(timeout_seconds):
-                return await connection.submit(request)
-        except TimeoutError:
-            raise ServerUnavailable(f"no answer within {timeout_seconds:g} s") from None
+        return pb.BatchSubmitOrdersResponse.FromString(await self._call(_Submits, request, timeout_seconds))
+
+    async def get(
+        self, request: pb.BatchGetOrdersRequest, timeout_seconds: float
+    ) -> pb.BatchGetOrdersResponse:
+        """Raises ServerUnavailable."""
+        return pb.BatchGetOrdersResponse.FromString(await self._call(_Gets, request, timeout_seconds))
 
     def watch(self) -> LinkWatch:
         """Open a stream of watches; what goes wrong ends it."""
         return LinkWatch(self._in_turn(self._open_watch))
 
     def close(self) -> None:
-        for connection in self._submits.values():
+        for connection in self._calls.values():
             connection.close()
+
+    async def _call(self, kind: type[_Calls], request: Message, timeout_seconds: float) -> bytes:
+        async with self._opening:
+            connection = await self._in_turn(partial(self._open_calls, kind))
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                return await connection.call(request.SerializeToString())
+        except TimeoutError:
+            raise ServerUnavailable(f"no answer within {timeout_seconds:g} s") from None
 
     async def _in_turn(self, open_at: Callable[[str], Awaitable[Opened]]) -> Opened:
         """Return a connection to the next server, or to another if that one is away."""
@@ -63,10 +74,10 @@ class Links:
                 refusal = error
         raise ServerUnavailable(f"the server cannot be reached: {refusal}")
 
-    async def _open_submits(self, path: str) -> _Submits:
-        connection = self._submits.get(path)
+    async def _open_calls(self, kind: type[_Calls], path: str) -> _Calls:
+        connection = self._calls.get((kind, path))
         if connection is None or not connection.is_open:
-            connection = self._submits[path] = await _opened(path, _Submits())
+            connection = self._calls[kind, path] = await _opened(path, kind())
         return connection
 
     async def _open_watch(self, path: str) -> _Watch:
@@ -134,25 +145,25 @@ class _Connection(LinkConnection):
         self._check = asyncio.get_running_loop().call_later(SILENCE_SECONDS, self._listen_on)
 
 
-class _Submits(_Connection):
-    method = b"BatchSubmitOrders"
+class _Calls(_Connection):
+    """One answer to each message."""
 
     def __init__(self) -> None:
         super().__init__()
         self._numbers = count(1)
-        self._unanswered: dict[int, asyncio.Future[pb.BatchSubmitOrdersResponse]] = {}
+        self._unanswered: dict[int, asyncio.Future[bytes]] = {}
 
-    def submit(self, request: pb.BatchSubmitOrdersRequest) -> asyncio.Future[pb.BatchSubmitOrdersResponse]:
+    def call(self, request: bytes) -> asyncio.Future[bytes]:
         number = next(self._numbers)
         answer = self._unanswered[number] = asyncio.get_running_loop().create_future()
-        self.send(number, request.SerializeToString())
+        self.send(number, request)
         return answer
 
     def on_message(self, number: int, message: bytes) -> None:
         answer = self._unanswered.pop(number, None)
         # Its caller may have given up.
         if answer is not None and not answer.done():
-            answer.set_result(pb.BatchSubmitOrdersResponse.FromString(message))
+            answer.set_result(message)
 
     def on_end(self) -> None:
         super().on_end()
@@ -160,6 +171,14 @@ class _Submits(_Connection):
         for answer in unanswered.values():
             if not answer.done():
                 answer.set_exception(ServerUnavailable("the connection to the server was lost"))
+
+
+class _Submits(_Calls):
+    method = b"BatchSubmitOrders"
+
+
+class _Gets(_Calls):
+    method = b"BatchGetOrders"
 
 
 class _Watch(_Connection):

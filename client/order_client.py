@@ -23,6 +23,7 @@ from client.convert import (
     check_request_id,
     check_sendable,
     decision_of,
+    details_of,
     order_of,
     receipt_of,
     shown,
@@ -66,8 +67,10 @@ MAX_TRIES: Final = 5
 """Of one call. With the backoff between them they span about a restart of the server."""
 SUBMIT_BATCH: Final = 500
 """Most orders of one BatchSubmitOrders; the contract allows 1,000."""
-SUBMIT_CONCURRENCY: Final = 2
-"""Batches under way at once: one fills and is encoded while the server stores the other."""
+CONCURRENCY: Final = 2
+"""Batches under way at once: one fills and is encoded while the server stores, or reads, the other."""
+GET_BATCH: Final = 100
+"""Most orders of one BatchGetOrders, as the contract has it."""
 INTERVAL_SECONDS: Final = 0.004
 """Between two batches, or two requests to watch, when they follow each other: a gRPC message costs as much as
 what ten orders add to it. The first after a pause does not wait."""
@@ -107,7 +110,7 @@ class OrderClient:
 
     Calls are repeated when that is safe, up to a bound: reads and cancels when the server cannot be
     reached, submits always under a request_id. What stays refused or unavailable is raised as one of
-    `client.errors`. Concurrent submits travel together, and all watches share one stream.
+    `client.errors`. Concurrent submits travel together, and so do reads; all watches share one stream.
     """
 
     def __init__(
@@ -121,7 +124,7 @@ class OrderClient:
     ) -> None:
         """`target` is "host:port" of the server, or of several "ipv4:address:port,address:port".
 
-        `links` are the Unix sockets of servers on this host: submits and watches go there, past gRPC.
+        `links` are the Unix sockets of servers on this host: submits, reads and watches go there, past gRPC.
         `timeout_seconds` bounds each call, all its repetitions included. `observe_batch` is told how
         many orders each BatchSubmitOrders carried. `random` answers numbers in [0, 1) that spread retries.
         """
@@ -155,9 +158,12 @@ class OrderClient:
         self._submits: Coalescer[pb.SubmitOrderRequest, pb.SubmitOrderResponse] = Coalescer(
             self._submit_batch,
             max_batch=SUBMIT_BATCH,
-            max_concurrent=SUBMIT_CONCURRENCY,
+            max_concurrent=CONCURRENCY,
             interval_seconds=INTERVAL_SECONDS,
             observe=self._observe_batch,
+        )
+        self._gets: Coalescer[str, pb.GetOrderResponse] = Coalescer(
+            self._get_batch, max_batch=GET_BATCH, max_concurrent=CONCURRENCY
         )
         return self
 
@@ -168,6 +174,7 @@ class OrderClient:
         if self._checks:
             await asyncio.wait(self._checks)
         await self._submits.drain()
+        await self._gets.drain()
         if self._links is not None:
             self._links.close()
         await self._channel.close()
@@ -287,13 +294,9 @@ class OrderClient:
             else:
                 response = await self._links.submit(batch, self._timeout_seconds)
         except OrderError as error:
-            # One for each caller: an exception that is raised in many tasks is a tangle to read.
-            return [
-                type(error)(error.message, reason=error.reason, retry_seconds=error.retry_seconds)
-                for _ in requests
-            ]
+            return _for_each(error, len(requests))
         if len(response.results) != len(requests):
-            return [InternalError("the server answered another number of orders") for _ in requests]
+            return _miscounted(len(requests))
         answers: list[pb.SubmitOrderResponse | Exception] = []
         for result in response.results:
             if result.HasField("response"):
@@ -323,10 +326,23 @@ class OrderClient:
         Raises InvalidOrder for what is no order_id, OrderNotFound, Unavailable.
         """
         check_sendable(order_id, "order_id", f"was {shown(order_id)}; must be a UUID")
-        response = await self._ask(self._stub.GetOrder, pb.GetOrderRequest(order_id=order_id))
-        decisions = tuple(decision_of(decision) for decision in response.routing_decisions)
-        slippage = response.realised_slippage_ppm if response.HasField("realised_slippage_ppm") else None
-        return OrderDetails(order_of(response.order), decisions, slippage)
+        return details_of(await self._bounded(lambda: self._gets(order_id)))
+
+    async def _get_batch(self, order_ids: list[str]) -> Sequence[pb.GetOrderResponse | Exception]:
+        batch = pb.BatchGetOrdersRequest(order_ids=order_ids)
+        try:
+            if self._links is None:
+                response = await self._call(self._stub.BatchGetOrders, batch, self._timeout_seconds)
+            else:
+                response = await self._links.get(batch, self._timeout_seconds)
+        except OrderError as error:
+            return _for_each(error, len(order_ids))
+        if len(response.results) != len(order_ids):
+            return _miscounted(len(order_ids))
+        return [
+            result.response if result.HasField("response") else error_of_status(result.error)
+            for result in response.results
+        ]
 
     async def list_page(
         self,
@@ -577,6 +593,18 @@ class _Submit:
         if isinstance(answer, OrderError):
             answer.request_id = self._request.request_id
         then(answer)
+
+
+def _for_each(error: OrderError, count: int) -> list[OrderError]:
+    """Return one for each caller: an exception that is raised in many tasks is a tangle to read."""
+    return [
+        type(error)(error.message, reason=error.reason, retry_seconds=error.retry_seconds)
+        for _ in range(count)
+    ]
+
+
+def _miscounted(count: int) -> list[OrderError]:
+    return [InternalError("the server answered another number of orders") for _ in range(count)]
 
 
 def _backoff(random: Callable[[], float]) -> Backoff:

@@ -253,13 +253,8 @@ def _execution_fields(told: Order | OrderEvent, input_token: Token, output_token
     fields: Fields = {}
     if told.venue:
         fields["venue"] = told.venue
-    if told.input_amount is not None:
-        fields["input_amount"] = format_amount(told.input_amount, input_token)
-    if told.output_amount is not None:
-        fields["output_amount"] = format_amount(told.output_amount, output_token)
-    price = price_of(input_token, output_token, told.input_amount, told.output_amount)
-    if price is not None:
-        fields["price"] = price
+    if told.input_amount is not None or told.output_amount is not None:
+        fields |= _amounts_fields(input_token, output_token, told.input_amount, told.output_amount)
     if told.tx_hash:
         fields["tx_hash"] = told.tx_hash
     if told.failure_reason is not None:
@@ -269,14 +264,14 @@ def _execution_fields(told: Order | OrderEvent, input_token: Token, output_token
     return fields
 
 
-def decision_to_proto(decision: RoutingDecision, spec: OrderSpec) -> pb.RoutingDecision:
-    return pb.RoutingDecision(
-        attempt=decision.attempt,
-        slot=decision.slot,
-        quotes=[_quote_to_proto(quote, spec) for quote in decision.quotes],
-        route=None if decision.route is None else _route_to_proto(decision.route, spec),
-        reason=decision.reason,
-    )
+def decision_fields(decision: RoutingDecision, spec: OrderSpec) -> Fields:
+    return {
+        "attempt": decision.attempt,
+        "slot": decision.slot,
+        "quotes": [_quote_fields(quote, spec) for quote in decision.quotes],
+        "route": None if decision.route is None else _route_fields(decision.route, spec),
+        "reason": decision.reason,
+    }
 
 
 def realised_slippage_ppm(order: Order, decisions: Sequence[RoutingDecision]) -> int | None:
@@ -293,40 +288,53 @@ def realised_slippage_ppm(order: Order, decisions: Sequence[RoutingDecision]) ->
     return -(-worse * 1_000_000 // quoted)
 
 
-def _quote_to_proto(quote: Quote, spec: OrderSpec) -> pb.Quote:
-    fee_token = spec.input_token if quote.fee_side is FeeSide.INPUT else spec.output_token
-    refused = quote.refusal is not None
-    return pb.Quote(
-        venue=quote.venue,
-        kind=quote.kind,
-        pool=quote.pool,
-        input_amount=_amount(quote.input_amount, spec.input_token),
-        output_amount=_amount(quote.output_amount, spec.output_token),
-        price=price_of(spec.input_token, spec.output_token, quote.input_amount, quote.output_amount) or "",
-        fee_ppm=quote.fee_ppm,
-        price_impact_ppm=quote.price_impact_ppm,
-        refusal=quote.refusal or "",
-        fee_amount="" if refused else format_amount(quote.fee_amount, fee_token),
-        fee_token="" if refused else fee_token.symbol,
-    )
+def _quote_fields(quote: Quote, spec: OrderSpec) -> Fields:
+    fields: Fields = {
+        "venue": quote.venue,
+        "kind": quote.kind,
+        "pool": quote.pool,
+        "fee_ppm": quote.fee_ppm,
+        "price_impact_ppm": quote.price_impact_ppm,
+        **_amounts_fields(spec.input_token, spec.output_token, quote.input_amount, quote.output_amount),
+    }
+    if quote.refusal is not None:
+        fields["refusal"] = quote.refusal
+    else:
+        fee_token = spec.input_token if quote.fee_side is FeeSide.INPUT else spec.output_token
+        fields["fee_amount"] = format_amount(quote.fee_amount, fee_token)
+        fields["fee_token"] = fee_token.symbol
+    return fields
 
 
-def _route_to_proto(route: Route, spec: OrderSpec) -> pb.Route:
+def _route_fields(route: Route, spec: OrderSpec) -> Fields:
     threshold_token = spec.output_token if spec.side is Side.SELL else spec.input_token
-    return pb.Route(
-        legs=[
-            pb.RouteLeg(**fields)
-            for fields in _legs_fields(route, spec.side, spec.input_token, spec.output_token)
-        ],
-        input_amount=format_amount(route.input_amount, spec.input_token),
-        output_amount=format_amount(route.output_amount, spec.output_token),
-        price=price_of(spec.input_token, spec.output_token, route.input_amount, route.output_amount) or "",
-        threshold_amount=format_amount(route.threshold_amount, threshold_token),
-        price_impact_ppm=route.price_impact_ppm,
-        gap_amount=_amount(route.gap_amount, threshold_token),
-        gap_ppm=route.gap_ppm,
-        middle_token="" if route.middle_token is None else route.middle_token.symbol,
-    )
+    fields: Fields = {
+        "legs": _legs_fields(route, spec.side, spec.input_token, spec.output_token),
+        "threshold_amount": format_amount(route.threshold_amount, threshold_token),
+        "price_impact_ppm": route.price_impact_ppm,
+        "gap_ppm": route.gap_ppm,
+        **_amounts_fields(spec.input_token, spec.output_token, route.input_amount, route.output_amount),
+    }
+    if route.gap_amount is not None:
+        fields["gap_amount"] = format_amount(route.gap_amount, threshold_token)
+    if route.middle_token is not None:
+        fields["middle_token"] = route.middle_token.symbol
+    return fields
+
+
+def _amounts_fields(
+    input_token: Token, output_token: Token, input_amount: int | None, output_amount: int | None
+) -> Fields:
+    """Return those amounts that are known, and their price where both are."""
+    fields: Fields = {}
+    if input_amount is not None:
+        fields["input_amount"] = format_amount(input_amount, input_token)
+    if output_amount is not None:
+        fields["output_amount"] = format_amount(output_amount, output_token)
+    price = price_of(input_token, output_token, input_amount, output_amount)
+    if price is not None:
+        fields["price"] = price
+    return fields
 
 
 def _legs_fields(route: Route, side: Side, input_token: Token, output_token: Token) -> list[Fields]:
@@ -352,10 +360,6 @@ def _legs_fields(route: Route, side: Side, input_token: Token, output_token: Tok
             }
         )
     return legs
-
-
-def _amount(amount: int | None, token: Token) -> str:
-    return "" if amount is None else format_amount(amount, token)
 
 
 def _timestamp_fields(moment: datetime) -> Fields:

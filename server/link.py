@@ -1,11 +1,11 @@
-"""Answers BatchSubmitOrders and WatchOrders of gateways on this host, over engine.link, past gRPC."""
+"""Answers BatchSubmitOrders, BatchGetOrders and WatchOrders of gateways on this host, over engine.link."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import os
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import ExitStack
 from typing import Any, Final
 
@@ -84,8 +84,8 @@ class Link(LinkConnection):
     def __init__(self, server: LinkServer) -> None:
         super().__init__(_MAX_MESSAGE_BYTES)
         self._server = server
-        self._method = b""
-        """Known with the first message."""
+        self._method: _Method | None = None
+        """What each message is answered by; known with the first."""
         self._subscription: Subscription | None = None
         self._watching: asyncio.Task[None] | None = None
         self._resuming: asyncio.Task[None] | None = None
@@ -104,19 +104,21 @@ class Link(LinkConnection):
                 if self._subscription.is_full and self._resuming is None:
                     self.pause_reading()
                     self._resuming = self._server.start_task(self._resume(self._subscription))
-            elif self._method == b"BatchSubmitOrders":
-                request = pb.BatchSubmitOrdersRequest.FromString(message)
-                self._server.start_task(self._submit(number, request))
-            elif message == b"BatchSubmitOrders":
-                self._method = message
+            elif self._method is not None:
+                self._server.start_task(self._answer(self._method, number, message))
+            elif message in _METHODS:
+                self._method = _METHODS[message]
             elif message == b"WatchOrders":
                 self._subscription = self._at_end.enter_context(self._server.watches.subscribe())
                 self._watching = self._server.start_task(self._watch(self._subscription))
             else:
                 raise DecodeError("no method of a link")
         except DecodeError as error:
-            logger.warning("a link is closed: %s", error)
-            self.close()
+            self._refuse(error)
+
+    def _refuse(self, error: DecodeError) -> None:
+        logger.warning("a link is closed: %s", error)
+        self.close()
 
     def on_end(self) -> None:
         self._server.ended(self)
@@ -125,13 +127,13 @@ class Link(LinkConnection):
             if task is not None:
                 task.cancel()
 
-    async def _submit(self, number: int, request: pb.BatchSubmitOrdersRequest) -> None:
+    async def _answer(self, method: _Method, number: int, message: bytes) -> None:
         try:
-            response = await self._server.service.submit_batch(request)
-        except Exception as error:
-            refused = pb.BatchSubmitOrdersResult(error=to_status(error))
-            response = pb.BatchSubmitOrdersResponse(results=[refused] * len(request.requests))
-        self.send(number, response.SerializeToString())
+            response = await method(self._server.service, message)
+        except DecodeError as error:
+            self._refuse(error)
+        else:
+            self.send(number, response.SerializeToString())
 
     async def _resume(self, subscription: Subscription) -> None:
         await subscription.room()
@@ -147,3 +149,26 @@ class Link(LinkConnection):
             # Logs it if nobody expected it. The gateway comes back, to where it was.
             to_status(error)
             self.close()
+
+
+async def _submit(service: OrderService, message: bytes) -> pb.BatchSubmitOrdersResponse:
+    request = pb.BatchSubmitOrdersRequest.FromString(message)
+    try:
+        return await service.submit_batch(request)
+    except Exception as error:
+        refused = pb.BatchSubmitOrdersResult(error=to_status(error))
+        return pb.BatchSubmitOrdersResponse(results=[refused] * len(request.requests))
+
+
+async def _get(service: OrderService, message: bytes) -> pb.BatchGetOrdersResponse:
+    request = pb.BatchGetOrdersRequest.FromString(message)
+    try:
+        return await service.get_batch(request)
+    except Exception as error:
+        refused = pb.BatchGetOrdersResult(error=to_status(error))
+        return pb.BatchGetOrdersResponse(results=[refused] * len(request.order_ids))
+
+
+_Method = Callable[[OrderService, bytes], Awaitable[pb.BatchSubmitOrdersResponse | pb.BatchGetOrdersResponse]]
+"""Raises DecodeError for a message that is no request; what refuses all of one is each one's result."""
+_METHODS: Final[Mapping[bytes, _Method]] = {b"BatchSubmitOrders": _submit, b"BatchGetOrders": _get}

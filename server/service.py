@@ -33,13 +33,13 @@ from engine.hints import Hints
 from engine.market import Market
 from engine.queue import OrderBroker
 from engine.settings import Settings
-from engine.storage.postgres import NewOrder, Store, Submitted
+from engine.storage.postgres import NewOrder, OrderDetails, Store, Submitted
 from engine.telemetry import stage_seconds, transitions_total
 from server.admission import Admission
 from server.convert import (
     Fields,
     FindToken,
-    decision_to_proto,
+    decision_fields,
     event_fields,
     fingerprint,
     order_fields,
@@ -59,6 +59,8 @@ from server.tokens import Tokens
 from server.watches import Ended, Subscription, Watches
 
 _MAX_BATCH: Final = 1000
+_MAX_GET_BATCH: Final = 100
+"""Their routing decisions are most of an answer, which is to be below gRPC's 4 MB."""
 _ENTROPY: Final = Struct(">Q")
 """Of an order's id: 64 bits."""
 _PAGE: Final = 50
@@ -207,21 +209,46 @@ class OrderService(orders_pb2_grpc.OrderServiceServicer):
             decision = self._market.decide(spec, 0, slippage_bps)
             if decision.route is None:
                 raise NoRoute(decision.reason)
-            return pb.GetQuoteResponse(decision=decision_to_proto(decision, spec))
+            return pb.GetQuoteResponse(decision=pb.RoutingDecision(**decision_fields(decision, spec)))
         raise AssertionError("refusals ends the call")
 
     async def GetOrder(  # noqa: N802
         self, request: pb.GetOrderRequest, context: Context
     ) -> pb.GetOrderResponse:
         async with refusals(context):
-            order = await self._get(order_id_from_proto(request.order_id))
-            decisions = await self._store.routing_decisions(order.order_id)
-            return pb.GetOrderResponse(
-                order=order_to_proto(order),
-                routing_decisions=[decision_to_proto(decision, order.spec) for decision in decisions],
-                realised_slippage_ppm=realised_slippage_ppm(order, decisions),
-            )
+            order_id = order_id_from_proto(request.order_id)
+            return pb.GetOrderResponse(**_details_fields(order_id, await self._store.details(order_id)))
         raise AssertionError("refusals ends the call")
+
+    async def BatchGetOrders(  # noqa: N802
+        self, request: pb.BatchGetOrdersRequest, context: Context
+    ) -> pb.BatchGetOrdersResponse:
+        async with refusals(context):
+            return await self.get_batch(request)
+        raise AssertionError("refusals ends the call")
+
+    async def get_batch(self, request: pb.BatchGetOrdersRequest) -> pb.BatchGetOrdersResponse:
+        """Raises what refuses all of them."""
+        count = len(request.order_ids)
+        if not 1 <= count <= _MAX_GET_BATCH:
+            raise InvalidOrder(
+                [FieldViolation("order_ids", f"were {count}; must be between 1 and {_MAX_GET_BATCH}")]
+            )
+        results: list[Any] = []
+        wanted: dict[int, UUID] = {}
+        for index, text in enumerate(request.order_ids):
+            try:
+                wanted[index] = order_id_from_proto(text)
+                results.append(None)
+            except InvalidOrder as error:
+                results.append({"error": to_status(error)})
+        found = await self._store.details.many(list(wanted.values()))
+        for (index, order_id), details in zip(wanted.items(), found, strict=True):
+            try:
+                results[index] = {"response": _details_fields(order_id, details)}
+            except Exception as error:
+                results[index] = {"error": to_status(error)}
+        return pb.BatchGetOrdersResponse(results=results)
 
     async def ListOrders(  # noqa: N802
         self, request: pb.ListOrdersRequest, context: Context
@@ -362,6 +389,20 @@ def _new_order(request: pb.SubmitOrderRequest, find: FindToken, random_bits: int
         raise InvalidOrder(wrong)
     order_id = make_order_id(time.time_ns() // 1_000_000, random_bits)
     return NewOrder(order_id, spec, request_id, fingerprint(spec))
+
+
+def _details_fields(order_id: UUID, details: OrderDetails | Exception | None) -> Fields:
+    """Raises what was found instead of them, OrderNotFound where that is nothing."""
+    if isinstance(details, Exception):
+        raise details
+    if details is None:
+        raise OrderNotFound(order_id)
+    order, decisions = details.order, details.decisions
+    return {
+        "order": order_fields(order),
+        "routing_decisions": [decision_fields(decision, order.spec) for decision in decisions],
+        "realised_slippage_ppm": realised_slippage_ppm(order, decisions),
+    }
 
 
 def _submitted_fields(submitted: Submitted) -> Fields:

@@ -88,6 +88,13 @@ class Submitted:
 
 
 @dataclass(frozen=True, slots=True)
+class OrderDetails:
+    order: Order
+    decisions: Sequence[RoutingDecision]
+    """Every routing decision, oldest first."""
+
+
+@dataclass(frozen=True, slots=True)
 class Position:
     sequence: int
     """Of its latest event."""
@@ -166,6 +173,10 @@ class Store:
             self._get, max_batch=_MAX_BATCH, observe=sizes("get")
         )
         """order_id -> Order | None. Raises OrderNotReadable."""
+        self.details: Final[Coalescer[UUID, OrderDetails | None]] = Coalescer(
+            self._details, max_batch=_MAX_BATCH, observe=sizes("details")
+        )
+        """order_id -> OrderDetails | None. Raises OrderNotReadable."""
         self.events_after: Final[Coalescer[tuple[UUID, int], Sequence[WatchedEvent]]] = Coalescer(
             self._events_after, max_batch=_MAX_BATCH, observe=sizes("events")
         )
@@ -284,9 +295,17 @@ class Store:
         found = {order.order_id: order for order in await self._read_orders("read", order_ids)}
         return [found.get(order_id) for order_id in order_ids]
 
+    async def _details(self, order_ids: list[UUID]) -> Sequence[OrderDetails | OrderNotReadable | None]:
+        values = {"order_id": list(set(order_ids)), "decisions": True}
+        rows = await self._read("read", "get_orders", values)
+        details = self._rows.read(rows, _details_from_row)
+        found = {row[0]: each for row, each in zip(rows, details, strict=True)}
+        return [found.get(order_id) for order_id in order_ids]
+
     async def _read_orders(self, edge: str, order_ids: Iterable[UUID]) -> list[Order | OrderNotReadable]:
-        rows = await self._read(edge, "get_orders", {"order_id": list(set(order_ids))})
-        return self._rows.read(rows, order_from_row)
+        values = {"order_id": list(set(order_ids)), "decisions": False}
+        rows = await self._read(edge, "get_orders", values)
+        return self._rows.read(rows, lambda row: order_from_row(row[:-1]))
 
     async def list_orders(
         self,
@@ -332,18 +351,6 @@ class Store:
             if OrderStatus.PENDING in wanted:
                 await add("list_resting_orders", type=list(asked))
         return sorted(order_ids, reverse=True)[:limit]
-
-    async def routing_decisions(self, order_id: UUID) -> list[RoutingDecision]:
-        """Return every routing decision of an order, oldest first. Raises OrderNotReadable."""
-        rows = await self._read("list", "routing_decisions", {"order_id": order_id})
-        decisions: list[RoutingDecision] = []
-        for decision in self._rows.read(
-            [(order_id, *row) for row in rows], lambda row: decision_from_text(row[1])
-        ):
-            if isinstance(decision, OrderNotReadable):
-                raise decision
-            decisions.append(decision)
-        return decisions
 
     async def open_orders_count(self, limit: int) -> int:
         """Return how many orders are open and do not rest, counting no further than `limit`."""
@@ -574,6 +581,10 @@ class Store:
 
     async def _write(self, edge: str, query: str, values: dict[str, Any]) -> list[Any]:
         return await self._connections[edge].run(QUERIES[query], values)
+
+
+def _details_from_row(row: Sequence[Any]) -> OrderDetails:
+    return OrderDetails(order_from_row(row[:-1]), [decision_from_text(text) for text in row[-1]])
 
 
 def _claim_from_row(row: Sequence[Any]) -> Claim:

@@ -29,13 +29,20 @@ FROM orders
 WHERE request_id = ANY (%(request_id)t::text[]);
 
 -- name: get_orders
--- Orders as they stand: spec, position, and what their latest event knows.
+-- Orders as they stand: spec, position, and what their latest event knows; where asked for, also every routing
+-- decision, oldest first.
 SELECT o.order_id, o.type, o.terms::text, o.side, o.amount, o.input_mint, o.input_decimals, o.output_mint,
     o.output_decimals, o.slippage_bps, o.expire_time, o.status, o.sequence, o.attempt, o.forgiven_attempts,
     o.create_time, o.update_time,
     e.venue, e.input_amount, e.output_amount, e.tx_hash, e.failure_reason, e.failure_message,
     CASE WHEN o.status = 'building' THEN coalesce(e.decision::text, e.jsonb_decision::text) END,
-    a.tx_hash, a.raw_transaction, a.last_valid_block_height
+    a.tx_hash, a.raw_transaction, a.last_valid_block_height,
+    CASE WHEN %(decisions)b::boolean THEN ARRAY(
+        SELECT coalesce(d.decision::text, d.jsonb_decision::text)
+        FROM order_events d
+        WHERE d.order_id = o.order_id AND (d.decision IS NOT NULL OR d.jsonb_decision IS NOT NULL)
+        ORDER BY d.sequence
+    ) END
 FROM unnest(%(order_id)t::uuid[]) AS wanted (order_id)
 JOIN orders o ON o.order_id = wanted.order_id
 JOIN order_events e ON e.order_id = o.order_id AND e.sequence = o.sequence
@@ -97,13 +104,6 @@ CROSS JOIN LATERAL (
 ) AS page
 ORDER BY page.order_id DESC
 LIMIT %(limit)b::bigint;
-
--- name: routing_decisions
--- Every routing decision of one order, oldest first.
-SELECT coalesce(decision::text, jsonb_decision::text)
-FROM order_events
-WHERE order_id = %(order_id)b::uuid AND (decision IS NOT NULL OR jsonb_decision IS NOT NULL)
-ORDER BY sequence;
 
 -- name: order_positions
 -- Where orders stand: for watchers whose cursor found nothing newer.

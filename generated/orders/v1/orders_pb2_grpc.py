@@ -55,6 +55,11 @@ class OrderServiceStub:
                 request_serializer=orders_dot_v1_dot_orders__pb2.GetOrderRequest.SerializeToString,
                 response_deserializer=orders_dot_v1_dot_orders__pb2.GetOrderResponse.FromString,
                 _registered_method=True)
+        self.BatchGetOrders = channel.unary_unary(
+                '/orders.v1.OrderService/BatchGetOrders',
+                request_serializer=orders_dot_v1_dot_orders__pb2.BatchGetOrdersRequest.SerializeToString,
+                response_deserializer=orders_dot_v1_dot_orders__pb2.BatchGetOrdersResponse.FromString,
+                _registered_method=True)
         self.ListOrders = channel.unary_unary(
                 '/orders.v1.OrderService/ListOrders',
                 request_serializer=orders_dot_v1_dot_orders__pb2.ListOrdersRequest.SerializeToString,
@@ -115,6 +120,14 @@ class OrderServiceServicer:
         """Returns an order as it stands now.
 
         NOT_FOUND, ORDER_NOT_FOUND: no such order.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BatchGetOrders(self, request, context):
+        """Returns many orders as they stand now. Each has its own result, in the request's order:
+        one that is not there does not keep its neighbours back.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -186,6 +199,11 @@ def add_OrderServiceServicer_to_server(servicer, server):
                     servicer.GetOrder,
                     request_deserializer=orders_dot_v1_dot_orders__pb2.GetOrderRequest.FromString,
                     response_serializer=orders_dot_v1_dot_orders__pb2.GetOrderResponse.SerializeToString,
+            ),
+            'BatchGetOrders': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchGetOrders,
+                    request_deserializer=orders_dot_v1_dot_orders__pb2.BatchGetOrdersRequest.FromString,
+                    response_serializer=orders_dot_v1_dot_orders__pb2.BatchGetOrdersResponse.SerializeToString,
             ),
             'ListOrders': grpc.unary_unary_rpc_method_handler(
                     servicer.ListOrders,
@@ -317,6 +335,33 @@ class OrderService:
             '/orders.v1.OrderService/GetOrder',
             orders_dot_v1_dot_orders__pb2.GetOrderRequest.SerializeToString,
             orders_dot_v1_dot_orders__pb2.GetOrderResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchGetOrders(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/orders.v1.OrderService/BatchGetOrders',
+            orders_dot_v1_dot_orders__pb2.BatchGetOrdersRequest.SerializeToString,
+            orders_dot_v1_dot_orders__pb2.BatchGetOrdersResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -65,6 +65,10 @@ class OrderServiceStub:
 
     NOT_FOUND, ORDER_NOT_FOUND: no such order.
     """
+    BatchGetOrders: _grpc.UnaryUnaryMultiCallable[_orders_pb2.BatchGetOrdersRequest, _orders_pb2.BatchGetOrdersResponse]
+    """Returns many orders as they stand now. Each has its own result, in the request's order:
+    one that is not there does not keep its neighbours back.
+    """
     ListOrders: _grpc.UnaryUnaryMultiCallable[_orders_pb2.ListOrdersRequest, _orders_pb2.ListOrdersResponse]
     """Lists orders, newest first."""
     CancelOrder: _grpc.UnaryUnaryMultiCallable[_orders_pb2.CancelOrderRequest, _orders_pb2.CancelOrderResponse]
@@ -120,6 +124,10 @@ class OrderServiceAsyncStub(OrderServiceStub):
     """Returns an order as it stands now.
 
     NOT_FOUND, ORDER_NOT_FOUND: no such order.
+    """
+    BatchGetOrders: _aio.UnaryUnaryMultiCallable[_orders_pb2.BatchGetOrdersRequest, _orders_pb2.BatchGetOrdersResponse]  # type: ignore[assignment]
+    """Returns many orders as they stand now. Each has its own result, in the request's order:
+    one that is not there does not keep its neighbours back.
     """
     ListOrders: _aio.UnaryUnaryMultiCallable[_orders_pb2.ListOrdersRequest, _orders_pb2.ListOrdersResponse]  # type: ignore[assignment]
     """Lists orders, newest first."""
@@ -197,6 +205,16 @@ class OrderServiceServicer(metaclass=_abc_1.ABCMeta):
         """Returns an order as it stands now.
 
         NOT_FOUND, ORDER_NOT_FOUND: no such order.
+        """
+
+    @_abc_1.abstractmethod
+    def BatchGetOrders(
+        self,
+        request: _orders_pb2.BatchGetOrdersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_orders_pb2.BatchGetOrdersResponse, _abc.Awaitable[_orders_pb2.BatchGetOrdersResponse]]:
+        """Returns many orders as they stand now. Each has its own result, in the request's order:
+        one that is not there does not keep its neighbours back.
         """
 
     @_abc_1.abstractmethod

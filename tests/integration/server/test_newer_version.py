@@ -32,6 +32,9 @@ async def test_an_order_that_only_a_newer_server_can_read_disturbs_no_other(
                 said = await refusal(call)
                 assert (said.code, said.reason) == ("UNAVAILABLE", "STORE_UNAVAILABLE")
                 assert order_id in said.message
+        read = await stub.BatchGetOrders(pb.BatchGetOrdersRequest(order_ids=ids))
+        assert [result.response.order.order_id for result in read.results] == [*ids[:2], "", "", ""]
+        assert {refusal_of(result.error).reason for result in read.results[2:]} == {"STORE_UNAVAILABLE"}
         page = await stub.ListOrders(pb.ListOrdersRequest(page_size=1))
         assert [order.order_id for order in page.orders] == [ids[1]]
         page = await stub.ListOrders(pb.ListOrdersRequest(page_size=1, page_token=page.next_page_token))

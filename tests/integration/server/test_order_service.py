@@ -379,6 +379,33 @@ async def test_an_order_shows_every_venue_s_quote_of_every_attempt(stub: Stub, w
     assert (second.route.legs[0].venue, second.reason) == ("Raydium", "Raydium asks least")
 
 
+async def test_many_orders_are_read_at_once_each_with_its_own_result(stub: Stub, worker: Worker) -> None:
+    confirmed, pending = await submitted(stub), await submitted(stub)
+    await worker.execute(confirmed.order_id)
+    asked = [pending.order_id, UNKNOWN, "nope", confirmed.order_id.upper(), pending.order_id]
+    results = (await stub.BatchGetOrders(pb.BatchGetOrdersRequest(order_ids=asked))).results
+    for order_id, result in zip(asked, results, strict=True):
+        if result.HasField("response"):
+            assert result.response == await stub.GetOrder(pb.GetOrderRequest(order_id=order_id))
+    assert [result.response.order.order_id for result in results] == [
+        pending.order_id, "", "", confirmed.order_id, pending.order_id,
+    ]  # fmt: skip
+    assert len(results[3].response.routing_decisions) == 1
+    assert refusal_of(results[1].error).reason == "ORDER_NOT_FOUND"
+    assert refusal_of(results[2].error).fields.keys() == {"order_id"}
+
+
+async def test_a_hundred_orders_can_be_read_at_once(stub: Stub) -> None:
+    order_ids = [(await submitted(stub)).order_id] * 100
+    answer = await stub.BatchGetOrders(pb.BatchGetOrdersRequest(order_ids=order_ids))
+    assert [result.response.order.order_id for result in answer.results] == order_ids
+    for wrong in ([], [*order_ids, UNKNOWN]):
+        said = await refusal(stub.BatchGetOrders(pb.BatchGetOrdersRequest(order_ids=wrong)))
+        assert (said.code, said.reason, set(said.fields)) == (
+            "INVALID_ARGUMENT", "INVALID_ORDER", {"order_ids"},
+        )  # fmt: skip
+
+
 async def test_pages_of_a_list_join_without_a_gap_or_a_repeat(stub: Stub) -> None:
     newest_first = [(await submitted(stub)).order_id for _ in range(7)][::-1]
     seen: list[str] = []

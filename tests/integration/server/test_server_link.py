@@ -1,4 +1,4 @@
-"""Submits and watches over a Unix socket: what they answer is what they answer over gRPC."""
+"""Submits, reads and watches over a Unix socket: what they answer is what they answer over gRPC."""
 
 from __future__ import annotations
 
@@ -12,13 +12,23 @@ from pathlib import Path
 import pytest
 from orders.v1 import orders_pb2 as pb
 
-from client import InvalidOrder, OrderClient, OrderNotFound, OrderSpec, OrderStatus, SequenceAhead, Side
+from client import (
+    InvalidOrder,
+    OrderClient,
+    OrderDetails,
+    OrderNotFound,
+    OrderSpec,
+    OrderStatus,
+    SequenceAhead,
+    Side,
+)
 from engine.link import LinkConnection
 from engine.settings import Settings
 from engine.storage.postgres import Store
 from tests.integration.server.test_order_watches import MOST_KEPT, ORDERS, REQUESTS, Received, watch_of_none
 from tests.serving import Worker, address, order_server, with_grpc_port
 
+UNKNOWN = "01890000-0000-7000-8000-000000000000"
 SPEC = OrderSpec(Side.BUY, 10, "SOL", "USDC")
 PENDING_TO_CONFIRMED = [
     OrderStatus.PENDING,
@@ -64,6 +74,21 @@ async def test_each_of_many_orders_has_its_own_answer(client: OrderClient) -> No
     assert [isinstance(answer, InvalidOrder) for answer in answers] == [True, True] + [False] * 699
 
 
+async def test_orders_are_read_as_over_grpc(client: OrderClient, linked: Settings) -> None:
+    order = await client.submit(SPEC)
+    async with Worker(linked) as worker:
+        await worker.execute(order.order_id)
+    async with OrderClient(address(linked)) as over_grpc:
+        read = await client.get(order.order_id)
+        assert read == await over_grpc.get(order.order_id)
+        assert (read.order.status, len(read.routing_decisions)) == (OrderStatus.CONFIRMED, 1)
+        for either in (client, over_grpc):
+            answers = await asyncio.gather(
+                *map(either.get, [order.order_id, UNKNOWN, "nope"]), return_exceptions=True
+            )
+            assert [type(answer) for answer in answers] == [OrderDetails, OrderNotFound, InvalidOrder]
+
+
 async def test_a_watcher_sees_every_event_in_sequence(client: OrderClient, linked: Settings) -> None:
     order = await client.submit(SPEC)
     async with Worker(linked) as worker, asyncio.TaskGroup() as group:
@@ -74,7 +99,7 @@ async def test_a_watcher_sees_every_event_in_sequence(client: OrderClient, linke
 
 async def test_what_cannot_be_watched_is_refused(client: OrderClient) -> None:
     with pytest.raises(OrderNotFound):
-        await watched(client, "01890000-0000-7000-8000-000000000000")
+        await watched(client, UNKNOWN)
     order = await client.submit(SPEC)
     with pytest.raises(SequenceAhead):
         await anext(client.watch(order.order_id, after_sequence=7))
@@ -101,8 +126,9 @@ async def test_a_watch_goes_on_and_a_submit_is_stored_once_when_the_server_resta
         b"\x00\x00\x00\x09\x00\x00\x00\x00GetOrders",
         b"\x7f\xff\xff\xff\x00\x00\x00\x00",
         b"\x00\x00\x00\x11\x00\x00\x00\x00BatchSubmitOrders\x00\x00\x00\x02\x00\x00\x00\x01\xff\xff",
+        b"\x00\x00\x00\x0e\x00\x00\x00\x00BatchGetOrders\x00\x00\x00\x02\x00\x00\x00\x01\xff\xff",
     ],
-    ids=["no method of a link", "too long", "no message"],
+    ids=["no method of a link", "too long", "no submit", "no read"],
 )
 async def test_what_is_none_of_ours_is_cut_off(client: OrderClient, linked: Settings, sent: bytes) -> None:
     reader, writer = await asyncio.open_unix_connection(linked.link_paths[0])

@@ -13,7 +13,7 @@ from uuid import UUID
 from msgspec import Raw
 
 from engine.domain.lifecycle import CLOSED
-from engine.domain.order import Order, OrderEvent, WatchedEvent
+from engine.domain.order import Order, OrderEvent, RoutingDecision, WatchedEvent
 from engine.domain.order_types import TriggerKind
 from engine.hints import Hints, events_told
 from engine.market import Market, RouteRules
@@ -72,6 +72,12 @@ class Worker:
         events = [watched.event for watched in await self.store.events_after((order_id, 0))]
         assert [event.sequence for event in events] == list(range(1, len(events) + 1))
         return events
+
+    async def decisions(self, order_id: UUID) -> Sequence[RoutingDecision]:
+        """The order's routing decisions, oldest first."""
+        details = await self.store.details(order_id)
+        assert details is not None
+        return details.decisions
 
     async def check_told(self) -> None:
         """Fail if an event was told that is not on record just so."""

@@ -92,7 +92,7 @@ async def test_an_order_goes_its_way_to_the_chain_once(
         -pools[spec.output_token.mint],
     )
     assert spec.amount == (closed.input_amount if spec.side is Side.SELL else closed.output_amount)
-    (decision,) = await worker.store.routing_decisions(order.order_id)
+    (decision,) = await worker.decisions(order.order_id)
     assert {quote.venue for quote in decision.quotes} == {"Raydium", "Meteora"}
     assert decision.route is not None
     assert decision.route.venue == closed.venue
@@ -131,7 +131,7 @@ async def test_an_order_of_several_legs_is_one_transaction_and_realised_as_quote
     closed = await execute(worker, order)
     assert closed.status is S.CONFIRMED
     assert await statuses(worker, order.order_id) == HAPPY
-    (decision,) = await worker.store.routing_decisions(order.order_id)
+    (decision,) = await worker.decisions(order.order_id)
     route = decision.route
     assert route is not None
     assert len(route.legs) > 1
@@ -204,7 +204,7 @@ async def test_an_order_without_a_route_is_retried_with_backoff_and_fails_after_
         ]
         assert waited[0] >= 0.09
         assert waited[1] >= 0.18
-        decisions = await worker.store.routing_decisions(order.order_id)
+        decisions = await worker.decisions(order.order_id)
         assert [(decision.attempt, decision.route) for decision in decisions] == [
             (n, None) for n in (1, 2, 3)
         ]

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from orders.v1 import orders_pb2 as pb
 
-from client import ServerUnavailable
+from client import InternalError, OrderClient, ServerUnavailable
 from client.link import Links
 from engine.link import LinkConnection
 
@@ -178,3 +178,33 @@ async def test_a_watch_ends_with_its_connection(tmp_path: Path) -> None:
             await watch.write(pb.WatchOrdersRequest())
         watch.cancel()
     assert connections[0].methods == [b"WatchOrders"]
+
+
+async def test_reads_travel_together_on_a_connection_of_their_own(tmp_path: Path) -> None:
+    batches: list[list[str]] = []
+
+    def answer(server: Server, number: int, message: bytes) -> None:
+        order_ids = pb.BatchGetOrdersRequest.FromString(message).order_ids
+        batches.append(list(order_ids))
+        spec = {"side": pb.SIDE_BUY}
+        results: list[Any] = [{"response": {"order": {"order_id": one, "spec": spec}}} for one in order_ids]
+        server.send(number, pb.BatchGetOrdersResponse(results=results).SerializeToString())
+
+    order_ids = [str(at) for at in range(250)]
+    async with (
+        listening(tmp_path / "a", answer) as connections,
+        OrderClient(links=[str(tmp_path / "a")]) as client,
+    ):
+        found = await asyncio.gather(*map(client.get, order_ids))
+    assert [details.order.order_id for details in found] == order_ids
+    assert sorted(map(len, batches)) == [50, 100, 100]
+    assert [connection.methods for connection in connections] == [[b"BatchGetOrders"]]
+
+
+async def test_a_read_that_is_answered_wrongly_ends(tmp_path: Path) -> None:
+    def answer(server: Server, number: int, _message: bytes) -> None:
+        server.send(number, pb.BatchGetOrdersResponse().SerializeToString())
+
+    async with listening(tmp_path / "a", answer), OrderClient(links=[str(tmp_path / "a")]) as client:
+        with pytest.raises(InternalError, match="another number of orders"):
+            await client.get("one")

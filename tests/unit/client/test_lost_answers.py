@@ -40,8 +40,11 @@ class Losing(orders_pb2_grpc.OrderServiceServicer):
         await self._lose(context)
         return pb.CancelOrderResponse(order=self._order())
 
-    async def GetOrder(self, request: pb.GetOrderRequest, context: Context) -> pb.GetOrderResponse:  # noqa: N802
-        return pb.GetOrderResponse(order=self._order())
+    async def BatchGetOrders(  # noqa: N802
+        self, request: pb.BatchGetOrdersRequest, context: Context
+    ) -> pb.BatchGetOrdersResponse:
+        response = pb.GetOrderResponse(order=self._order())
+        return pb.BatchGetOrdersResponse(results=[{"response": response}])  # type: ignore[list-item]
 
     async def BatchSubmitOrders(  # noqa: N802
         self, request: pb.BatchSubmitOrdersRequest, context: Context

@@ -32,7 +32,7 @@ from engine.domain.order_types import ORDER_TYPES, LimitOrder, MarketOrder, Snip
 from engine.domain.pools.pool import FeeSide
 from engine.domain.tokens import BONK, SOL, TOKENS, USDC, Token
 from server.convert import (
-    decision_to_proto,
+    decision_fields,
     event_fields,
     fingerprint,
     order_id_from_proto,
@@ -245,7 +245,7 @@ SELL = OrderSpec(Side.SELL, 2 * 10**9, SOL, BONK)
 
 def test_every_leg_is_told_in_its_own_tokens() -> None:
     decision = RoutingDecision(1, 7, (), TWO_HOPS, "why")
-    told = decision_to_proto(decision, SELL).route
+    told = pb.RoutingDecision(**decision_fields(decision, SELL)).route
     first, second = told.legs
     assert (first.input_amount, first.input_token) == ("2", "SOL")
     assert (first.output_amount, first.output_token) == ("200", "USDC")
@@ -258,16 +258,16 @@ def test_every_leg_is_told_in_its_own_tokens() -> None:
 
 
 def test_what_a_leg_accepts_of_a_purchase_is_told_in_what_it_pays() -> None:
-    legs = decision_to_proto(
-        RoutingDecision(1, 7, (), TWO_HOPS, "why"), replace(SELL, side=Side.BUY)
-    ).route.legs
+    fields = decision_fields(RoutingDecision(1, 7, (), TWO_HOPS, "why"), replace(SELL, side=Side.BUY))
+    legs = pb.RoutingDecision(**fields).route.legs
     assert [leg.threshold_amount for leg in legs] == ["0.199", "865650"]
 
 
 def test_a_fee_is_told_in_the_token_it_is_taken_in() -> None:
     quotes = tuple(Quote("Meteora", "meteora_dlmm", "p", 10, 20, 1, 1, None, 3, side) for side in FeeSide)
     refused = Quote("Meteora", "meteora_dlmm", "p", refusal="is empty")
-    told = decision_to_proto(RoutingDecision(1, 7, (*quotes, refused), None, "why"), SELL).quotes
+    fields = decision_fields(RoutingDecision(1, 7, (*quotes, refused), None, "why"), SELL)
+    told = pb.RoutingDecision(**fields).quotes
     assert [(quote.fee_amount, quote.fee_token) for quote in told] == [
         ("0.000000003", "SOL"),
         ("0.00003", "BONK"),

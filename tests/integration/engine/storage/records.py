@@ -23,7 +23,15 @@ from engine.domain.lifecycle import (
     Unmet,
     apply,
 )
-from engine.domain.order import Attempt, FailureReason, Order, OrderSpec, OrderStatus, Side
+from engine.domain.order import (
+    Attempt,
+    FailureReason,
+    Order,
+    OrderSpec,
+    OrderStatus,
+    RoutingDecision,
+    Side,
+)
 from engine.domain.order_ids import make_order_id
 from engine.domain.order_types import MARKET, LimitOrder, OrderType
 from engine.domain.retry import RetryPolicy
@@ -107,3 +115,11 @@ async def exists(store: Store, order_id: UUID) -> Order:
     order = await store.get(order_id)
     assert order is not None
     return order
+
+
+async def decisions_of(store: Store, order_id: UUID) -> Sequence[RoutingDecision]:
+    """Every routing decision of the order on record, oldest first."""
+    details = await store.details(order_id)
+    assert details is not None
+    assert details.order == await store.get(order_id)
+    return details.decisions

@@ -10,7 +10,14 @@ from engine.domain.order import OrderStatus
 from engine.settings import Settings
 from engine.storage.migrate import migrate, read_migrations
 from engine.storage.postgres import Store
-from tests.integration.engine.storage.records import advance, exists, new_order, path_to, stored
+from tests.integration.engine.storage.records import (
+    advance,
+    decisions_of,
+    exists,
+    new_order,
+    path_to,
+    stored,
+)
 from tests.integration.engine.storage.test_storage_order_types_migration import store_by_hand
 from tests.serving import decision
 
@@ -40,7 +47,7 @@ async def test_decisions_from_before_are_read_as_they_were(empty_database: Setti
         assert claim is not None
         assert claim.order.route == decision().route
         for order in (building, closed):
-            assert await store.routing_decisions(order.order_id) == [decision()]
+            assert await decisions_of(store, order.order_id) == [decision()]
             events = await store.events_after((order.order_id, 0))
             routes = [watched.route for watched in events if watched.event.status is S.BUILDING]
             assert routes == [decision().route]
@@ -48,4 +55,4 @@ async def test_decisions_from_before_are_read_as_they_were(empty_database: Setti
         again = await stored(store)
         moved = await advance(store, again, Claimed(), *path_to(S.SUBMITTED, again.order_id)[1:])
         assert moved.status is S.SUBMITTED
-        assert len(await store.routing_decisions(again.order_id)) == 1
+        assert len(await decisions_of(store, again.order_id)) == 1

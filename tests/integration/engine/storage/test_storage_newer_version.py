@@ -172,7 +172,7 @@ async def test_watchers_have_the_events_before_the_one_that_cannot_be_read(datab
         assert isinstance(of_known, list)
         assert [each.event.sequence for each in of_known] == [1, 2, 3, 4, 5]
         with pytest.raises(OrderNotReadable):
-            await store.routing_decisions(newer.order_id)
+            await store.details(newer.order_id)
 
 
 async def test_a_repeated_request_is_not_stored_anew(database: Settings) -> None:

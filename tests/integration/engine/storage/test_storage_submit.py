@@ -16,7 +16,14 @@ from engine.domain.lifecycle import Claimed, Routed
 from engine.domain.order import OrderStatus, Side
 from engine.settings import Settings
 from engine.storage.postgres import NewOrder, Position, Store, Submitted
-from tests.integration.engine.storage.records import advance, exists, new_order, path_to, stored
+from tests.integration.engine.storage.records import (
+    advance,
+    decisions_of,
+    exists,
+    new_order,
+    path_to,
+    stored,
+)
 from tests.serving import decision, no_route
 
 S = OrderStatus
@@ -177,7 +184,7 @@ async def test_every_routing_decision_is_kept_with_all_its_quotes(store: Store) 
     refused = no_route(1)
     second = replace(decision("it is cheapest now"), attempt=2)
     await advance(store, order, refused, Routed(second))
-    assert await store.routing_decisions(order.order_id) == [refused.decision, second]
+    assert await decisions_of(store, order.order_id) == [refused.decision, second]
 
 
 async def test_events_come_after_each_watcher_s_cursor(store: Store) -> None:
