@@ -10,7 +10,6 @@ from functools import partial
 from engine.process import die_with_parent, run
 from engine.settings import Settings
 from engine.supervisor import supervise
-from workers.app import work
 
 
 async def _supervise(settings: Settings, stopping: asyncio.Event) -> None:
@@ -25,6 +24,9 @@ async def _supervise(settings: Settings, stopping: asyncio.Event) -> None:
 def main(arguments: list[str]) -> int:
     if not arguments:
         return run(_supervise, "workers")
+    # All of the engine, which the supervisor has no use for: a second, and 50 MB.
+    from workers.app import work
+
     index, supervisor = map(int, arguments)
     die_with_parent(supervisor)
     return run(partial(work, index=index), f"worker-{index}", supervised=True)
