@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import sys
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -12,6 +14,8 @@ from client import Order, OrderClient, OrderEvent, OrderSpec, OrderStatus, Order
 from client.json_text import decision_json, details_json, event_text, json_bytes, order_json
 
 _OK, _NOT_CONFIRMED = 0, 1
+_LOOK_SECONDS = 2.0
+"""Between two looks whether the server of a watch is there."""
 
 
 async def submit(
@@ -102,14 +106,34 @@ async def _follow(client: OrderClient, order: Order, after_sequence: int, *, jso
     console = Console(highlight=False)
     before: OrderEvent | None = None
     status = order.status
-    async for event in client.watch(order.order_id, after_sequence):
-        status = event.status
-        if json:
-            _print_line(event_text(event))
-        else:
-            print_event(console, event, order.spec, before)
-        before = event
+    telling = asyncio.create_task(_tell_absence(client))
+    try:
+        async for event in client.watch(order.order_id, after_sequence):
+            status = event.status
+            if json:
+                _print_line(event_text(event))
+            else:
+                print_event(console, event, order.spec, before)
+            before = event
+    finally:
+        telling.cancel()
     return _OK if status is OrderStatus.CONFIRMED else _NOT_CONFIRMED
+
+
+async def _tell_absence(client: OrderClient) -> None:
+    """Say on stderr when the server cannot be reached, which a watch waits out, and when it can again."""
+    absence: str | None = None
+    while True:
+        await asyncio.sleep(_LOOK_SECONDS)
+        before, absence = absence, await client.unready_reason()
+        if absence is not None and before is None:
+            _say(f"waiting for the server; the watch goes on when it is back ({absence})")
+        elif absence is None and before is not None:
+            _say("the server is back")
+
+
+def _say(sentence: str) -> None:
+    print(f"order-engine: {sentence}", file=sys.stderr, flush=True)  # noqa: T201
 
 
 def _print_json(value: object) -> None:

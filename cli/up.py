@@ -40,6 +40,7 @@ from engine.storage.migrate import migrate
 
 _FUNDS = 10_000_000  # whole tokens of each kind that the simulated wallet is topped up to
 _FUNDS_OF = {"BONK": 100_000_000_000}
+_LAST_PORT = 65535
 _PORT_PATIENCE_SECONDS = 1.0  # The ports of an instance that was just killed are free in a moment.
 
 
@@ -307,6 +308,10 @@ def _with_ports(settings: Settings) -> Settings:
         first: int = getattr(settings, name.lower())
         if first == 0:
             continue
+        if first + count - 1 > _LAST_PORT:
+            raise StartupError(
+                f"{name} was {first}; must be at most {_LAST_PORT - count + 1}, for it takes {count} ports"
+            )
         for port in range(first, first + count):
             if port in taken:
                 raise StartupError(f"{name} and {taken[port]} both need port {port}; change one of them")
@@ -341,7 +346,7 @@ def _free_ports(host: str, count: int, taken: dict[int, str]) -> int:
             listener.bind((host, 0))
             first: int = listener.getsockname()[1]
         ports = range(first, first + count)
-        if ports[-1] <= 65535 and all(port not in taken and _is_free(host, port, 0.0) for port in ports):
+        if ports[-1] <= _LAST_PORT and all(port not in taken and _is_free(host, port, 0.0) for port in ports):
             return first
 
 

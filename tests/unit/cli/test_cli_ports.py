@@ -62,3 +62,19 @@ def test_a_port_that_cannot_be_had_for_another_reason_is_not_called_in_use(
     monkeypatch.setattr(socket, "create_server", refuse)
     with pytest.raises(StartupError, match=r"^port 3000 cannot be used: No buffer space available$"):
         _with_ports(Settings())
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (Settings(port=65535, gateway_processes=2), "PORT was 65535; must be at most 65534, for it takes 2"),
+        (Settings(simnet_port=65535), "SIMNET_PORT was 65535; must be at most 65534, for it takes 2"),
+        (
+            Settings(workers_metrics_port=65500, worker_processes=64),
+            "WORKERS_METRICS_PORT was 65500; must be at most 65472, for it takes 64",
+        ),
+    ],
+)
+def test_ports_that_there_are_not_are_refused(settings: Settings, said: str) -> None:
+    with pytest.raises(StartupError, match=f"^{said} ports$"):
+        _with_ports(settings)
