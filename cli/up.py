@@ -28,7 +28,7 @@ from rich.console import Console
 
 from cli import probe
 from cli.children import Child
-from cli.embedded import Postgres, Valkey, runtime_folder
+from cli.embedded import EmbeddedError, Postgres, Valkey, runtime_folder
 from cli.launcher import Launcher, Part, Stopped
 from cli.live import LiveView, live_view
 from engine.domain.tokens import TOKENS, Token
@@ -86,6 +86,8 @@ class _Up:
                 if failed is None:
                     self._say("stopping (once more Ctrl-C: at once)")
                 await self._launcher.stop()
+                with contextlib.suppress(EmbeddedError):
+                    shutil.rmtree(runtime_folder(self._folder), ignore_errors=True)
         if failed is not None:
             raise failed
         self._say(f"stopped; the data are in {_shown(self._folder)}" if self._kept else "stopped")

@@ -137,6 +137,11 @@ class Settings:
             raise SettingsError(
                 f'MIDDLE_TOKENS was "{self.middle_tokens}"; must be symbols of traded tokens: SOL,USDC'
             )
+        for origin in self.origins:
+            if not _is_origin(origin):
+                raise SettingsError(
+                    f'ALLOWED_ORIGINS names "{origin}"; must be origins such as https://desk.example.com'
+                )
         if not 0 <= self.slippage_bps <= 10_000:
             raise SettingsError(f"SLIPPAGE_BPS was {self.slippage_bps}; must be between 0 and 10000")
         for name in (
@@ -169,6 +174,11 @@ class Settings:
             )
         if self.log_level not in ("DEBUG", "INFO", "WARNING", "ERROR"):
             raise SettingsError(f'LOG_LEVEL was "{self.log_level}"; must be DEBUG, INFO, WARNING or ERROR')
+
+    @property
+    def origins(self) -> frozenset[str]:
+        """Those of `allowed_origins`."""
+        return frozenset(filter(None, (part.strip() for part in self.allowed_origins.split(","))))
 
     @property
     def grpc_target(self) -> str:
@@ -323,6 +333,18 @@ def _is_http(url: str) -> bool:
     except ValueError:
         return False
     return parts.scheme in ("http", "https") and bool(parts.hostname)
+
+
+def _is_origin(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+    except ValueError:
+        return False
+    return (
+        parts.scheme in ("http", "https")
+        and bool(parts.netloc)
+        and f"{parts.scheme}://{parts.netloc}" == text
+    )
 
 
 def _quoted(value: str) -> str:

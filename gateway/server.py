@@ -11,13 +11,12 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Final
-from urllib.parse import urlsplit
 
 import uvicorn
 
 from client import OrderClient
 from engine.process import StartupError
-from engine.settings import Settings, SettingsError
+from engine.settings import Settings
 from engine.telemetry import observe_batch
 from gateway.app import make_app
 from gateway.origins import Origins
@@ -36,10 +35,9 @@ async def serve(
 ) -> None:
     """Serve until `stopping` is set. `on_listening` is told the port, which matters where PORT is 0.
 
-    Raises SettingsError for an ALLOWED_ORIGINS that is none, StartupError when the port is in use or the
-    order service cannot be reached.
+    Raises StartupError when the port is in use or the order service cannot be reached.
     """
-    origins = Origins(allowed_origins(settings.allowed_origins), settings.host)
+    origins = Origins(settings.origins, settings.host)
     listener = _listen(settings.host, settings.port)
     _raise_file_limit()
     with listener:
@@ -71,19 +69,6 @@ async def serve(
                     on_listening(port)
                 await server.serve(sockets=[listener])
                 stopping.set()
-
-
-def allowed_origins(text: str) -> frozenset[str]:
-    """Return the origins of a comma-separated list. Raises SettingsError for one that is no origin."""
-    found = set()
-    for origin in filter(None, (part.strip() for part in text.split(","))):
-        parts = urlsplit(origin)
-        if parts.scheme not in ("http", "https") or f"{parts.scheme}://{parts.netloc}" != origin:
-            raise SettingsError(
-                f'ALLOWED_ORIGINS names "{origin}"; must be origins such as https://desk.example.com'
-            )
-        found.add(origin)
-    return frozenset(found)
 
 
 async def _until_ready(client: OrderClient, stopping: asyncio.Event) -> None:

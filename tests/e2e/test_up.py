@@ -220,6 +220,7 @@ async def test_first_order_crash_restart_and_a_clean_end(
         assert await again.ended() == 0
         assert "stopped; the data are in data" in again.output
         assert processes_in(home) == []
+        assert not (home / "data" / "run").exists(), "sockets of what runs no more"
 
 
 async def test_of_several_servers_and_gateways_each_serves_and_one_may_die(

@@ -23,6 +23,7 @@ NUMBERS = [
 
 # Where "the default and one more" is not a value that can be used.
 OTHERWISE: dict[str, Any] = {
+    "allowed_origins": "https://desk.example.com,http://127.0.0.1:8080",
     "middle_tokens": "USDT, SOL",
     "commitment": "finalized",
     "log_level": "DEBUG",
@@ -106,6 +107,22 @@ def test_what_is_not_a_number_is_refused_by_name(setting: Field[Any], text: str)
 def test_a_value_that_makes_no_sense_is_refused_by_name(name: str, text: str) -> None:
     with pytest.raises(SettingsError, match=f'^{name} was "?{text}"?(\\.0)?; must be '):
         load_settings({name: text}, env_file=None)
+
+
+@pytest.mark.parametrize(
+    "origin", ["desk.example.com", "https://", "ftp://desk", "https://desk/", "https://[", "*"]
+)
+def test_what_is_no_origin_is_refused_by_itself(origin: str) -> None:
+    with pytest.raises(SettingsError) as refused:
+        load_settings({"ALLOWED_ORIGINS": f"https://one.example.com, {origin}"}, env_file=None)
+    said = f'ALLOWED_ORIGINS names "{origin}"; must be origins such as https://desk.example.com'
+    assert str(refused.value) == said
+
+
+def test_origins_are_a_list_with_commas() -> None:
+    settings = load_settings({"ALLOWED_ORIGINS": " https://a.example, http://b:8080,"}, env_file=None)
+    assert settings.origins == {"https://a.example", "http://b:8080"}
+    assert Settings().origins == frozenset()
 
 
 @pytest.mark.parametrize("name", ["SERVER_PROCESSES", "GATEWAY_PROCESSES", "WORKER_PROCESSES"])
