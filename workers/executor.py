@@ -11,7 +11,8 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from types import TracebackType
@@ -52,6 +53,12 @@ _DEFECT_SECONDS: Final = 10.0
 _OPEN_HINT_SECONDS: Final = 0.008
 """How long the hint of an order that goes on may wait for others to travel with: at 100 orders/s it mostly
 finds one of an order that closed. A message less is a wake-up less here, in Redis and in each server."""
+
+_SUSPECT_INTERRUPTIONS: Final = 3
+"""An order whose workers ended so often in a row is executed apart from all others, any of which may be why.
+Once it has ended that worker too it is not executed any more."""
+_LOOK_SECONDS: Final = 0.005
+"""Between two looks whether such an order is alone."""
 
 _ANY_TIME: Final = datetime.min.replace(tzinfo=UTC)
 
@@ -96,6 +103,12 @@ class Executor:
         self._group = asyncio.TaskGroup()
         self._held: dict[UUID, asyncio.Task[None] | None] = {}
         """Orders this process is executing; None while their claim is under way."""
+        self._settling: set[UUID] = set()
+        """Those of them whose transaction is out: nothing that happens here can end them otherwise."""
+        self._suspects: deque[UUID] = deque()
+        """Orders to be executed apart from all others, held by nobody until then."""
+        self._isolating: asyncio.Task[None] | None = None
+        """Executes them; nothing else is taken up meanwhile."""
         self._untold: dict[UUID, OrderEvent] = {}
         """Events by which claims made orders ROUTING. Each is told with the next one: its order is SUBMITTED
         a statement later, and one hint and one message do for both."""
@@ -116,7 +129,7 @@ class Executor:
     @property
     def room(self) -> int:
         """How many more orders can be taken up."""
-        return self._settings.max_in_flight - len(self._held)
+        return 0 if self._isolating else self._settings.max_in_flight - len(self._held)
 
     def holds(self, order_id: UUID) -> bool:
         return order_id in self._held
@@ -129,6 +142,9 @@ class Executor:
         """
         if not (owner := self._lease_owner()):
             raise StoreUnavailable("no lease is held to claim orders under")
+        if self._isolating:
+            # They stay due, for another worker or a later sweep.
+            return 0
         wanted = [order_id for order_id in dict.fromkeys(order_ids) if order_id not in self._held]
         self._held.update(dict.fromkeys(wanted))
         try:
@@ -138,19 +154,71 @@ class Executor:
                 del self._held[order_id]
             raise
         taken, failure = 0, None
+        suspects: list[UUID] = []
         for order_id, claim in zip(wanted, claims, strict=True):
             if isinstance(claim, Claim):
-                taken += 1
-                task = self._held[order_id] = self._group.create_task(self._execute(claim))
-                # Not at the end of the task: one that is cancelled before its first step has none.
-                task.add_done_callback(partial(self._let_go, order_id))
-                continue
+                if claim.interruptions < _SUSPECT_INTERRUPTIONS or claim.order.open_attempt is not None:
+                    taken += 1
+                    self._start(claim)
+                    continue
+                suspects.append(order_id)
             del self._held[order_id]
             if isinstance(claim, Exception):
                 failure = claim
+        if suspects:
+            await self._set_aside(suspects, owner)
         if failure is not None:
             raise failure
         return taken
+
+    def _start(self, claim: Claim) -> None:
+        order_id = claim.order.order_id
+        task = self._held[order_id] = self._group.create_task(self._execute(claim))
+        # Not at the end of the task: one that is cancelled before its first step has none.
+        task.add_done_callback(partial(self._let_go, order_id))
+
+    # ---- Orders that workers do not survive --------------------------------------------------------
+
+    async def _set_aside(self, order_ids: Sequence[UUID], owner: int) -> None:
+        """Put suspects down, and have them executed one at a time while nothing else could end with them.
+
+        They are put down first: those that wait are not to be blamed for the end of one that does not.
+        """
+        answers = await self._store.postpone.many([(order_id, owner, 0.0) for order_id in order_ids])
+        self._suspects += [
+            order_id
+            for order_id, answer in zip(order_ids, answers, strict=True)
+            if not isinstance(answer, Exception)
+        ]
+        if self._suspects and self._isolating is None:
+            self._isolating = self._group.create_task(self._isolate())
+            self._isolating.add_done_callback(self._end_isolation)
+
+    def _end_isolation(self, _task: asyncio.Task[None]) -> None:
+        self._isolating = None
+        self._suspects.clear()
+
+    async def _isolate(self) -> None:
+        try:
+            while self._suspects and (owner := self._lease_owner()):
+                await self._calm()
+                order_id = self._suspects.popleft()
+                claim = await self._store.claim((order_id, owner))
+                if claim is not None and order_id not in self._held:
+                    logger.warning(
+                        "executed apart: its last %d workers ended",
+                        claim.interruptions,
+                        extra={"order_id": order_id},
+                    )
+                    self._start(claim)
+            await self._calm()
+        except (StoreUnavailable, OutcomeUnknown) as error:
+            logger.warning("left to the sweeper: %s", error)
+
+    async def _calm(self) -> None:
+        """Return once nothing is executed but what has its transaction out."""
+        while len(self._held) > len(self._settling):  # noqa: ASYNC110
+            await asyncio.sleep(_LOOK_SECONDS)
 
     def _let_go(self, order_id: UUID, _task: asyncio.Task[None]) -> None:
         del self._held[order_id]
@@ -158,6 +226,8 @@ class Executor:
 
     def let_all_go(self) -> None:
         """Stop executing, at once. Nothing is lost: what was decided is on record, or will be again."""
+        if self._isolating is not None:
+            self._isolating.cancel()
         for task in self._held.values():
             if task is not None:
                 task.cancel()
@@ -180,6 +250,10 @@ class Executor:
             if claimed.status is OrderStatus.PENDING:
                 # By the database's clock, which is the one that counts, it has expired.
                 await self._advance(self._apply(order, TimedOut()))
+                return
+            if claim.interruptions > _SUSPECT_INTERRUPTIONS and order.open_attempt is None:
+                why = f"executing it ended {claim.interruptions} workers"
+                await self._advance(self._apply(order, NotBuilt(FailureReason.INTERNAL, why)))
                 return
             while (after := await self._perform(next_step(order, self._now(order)), order)) is not None:
                 order = after
@@ -220,7 +294,11 @@ class Executor:
                 # Begun by a worker that is gone: the route it chose is on record.
                 return await self._advance(self._apply(order, self._sign(order)))
             case Step.SETTLE:
-                return await self._advance(self._apply(order, await self._settlement.settle(order)))
+                self._settling.add(order.order_id)
+                try:
+                    return await self._advance(self._apply(order, await self._settlement.settle(order)))
+                finally:
+                    self._settling.discard(order.order_id)
             case Step.EXPIRE:
                 return await self._advance(self._apply(order, TimedOut()))
             case Step.STOP:

@@ -108,6 +108,8 @@ class Claim:
     order: Order
     started: bool
     """The claim made it ROUTING. A PENDING order that it did not start has expired."""
+    interruptions: int
+    """How many workers ended while executing it, one after the other, since it last moved on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -588,7 +590,8 @@ def _details_from_row(row: Sequence[Any]) -> OrderDetails:
 
 
 def _claim_from_row(row: Sequence[Any]) -> Claim:
-    return Claim(order_from_row(row[:-1]), started=row[-1])
+    *columns_of_order, started, interruptions = row
+    return Claim(order_from_row(columns_of_order), started, interruptions)
 
 
 def _resting_from_row(row: Sequence[Any]) -> Order:

@@ -138,6 +138,7 @@ JOIN orders o ON o.order_id = watched.order_id AND o.sequence > watched.after_se
 -- Take up orders that are due and that nobody alive holds, or that this owner holds already. Those
 -- that are pending become routing in the same statement, unless they expired while they waited. An order
 -- that rests is not due before it expires. Types that this program does not know are left to a newer one.
+-- Whom it is taken over from ended while executing it: one that ends in peace puts down what it holds.
 WITH candidate AS (
     SELECT order_id, status = 'pending' AND (expire_time IS NULL OR expire_time > now()) AS starts
     FROM orders
@@ -152,6 +153,8 @@ WITH candidate AS (
 ), claimed AS (
     UPDATE orders o
     SET lease_owner = %(lease_owner)b::bigint,
+        interruptions = CASE WHEN o.lease_owner <> %(lease_owner)b::bigint
+            THEN least(o.interruptions + 1, 1000) ELSE o.interruptions END,
         resting = false,
         status = CASE WHEN starts THEN 'routing' ELSE o.status END,
         sequence = CASE WHEN starts THEN o.sequence + 1 ELSE o.sequence END,
@@ -168,7 +171,7 @@ SELECT o.order_id, o.type, o.terms::text, o.side, o.amount, o.input_mint, o.inpu
     o.create_time, o.update_time,
     e.venue, e.input_amount, e.output_amount, e.tx_hash, e.failure_reason, e.failure_message,
     CASE WHEN o.status = 'building' THEN coalesce(e.decision::text, e.jsonb_decision::text) END,
-    a.tx_hash, a.raw_transaction, a.last_valid_block_height, o.starts
+    a.tx_hash, a.raw_transaction, a.last_valid_block_height, o.starts, o.interruptions
 FROM claimed o
 LEFT JOIN order_events e ON e.order_id = o.order_id AND e.sequence = o.sequence AND NOT o.starts
 LEFT JOIN attempts a ON a.order_id = o.order_id AND a.outcome IS NULL AND NOT o.starts;
@@ -188,6 +191,7 @@ WITH moved AS (
         due_time = CASE WHEN m.status = 'pending' THEN coalesce(o.expire_time, 'infinity')
                         WHEN m.rests THEN now() + m.delay_seconds * interval '1 second' ELSE o.due_time END,
         lease_owner = CASE WHEN m.rests THEN NULL ELSE o.lease_owner END,
+        interruptions = 0,
         update_time = now()
     FROM unnest(%(moves)t::order_move[]) AS m
     WHERE o.order_id = m.order_id AND o.sequence = m.expected_sequence
@@ -281,8 +285,13 @@ WHERE lease_owner = %(lease_owner)b::bigint
 RETURNING clock_timestamp();
 
 -- name: end_lease_owner
--- The worker leaves: whatever it still holds is free at once.
-DELETE FROM lease_owners WHERE lease_owner = %(lease_owner)b::bigint;
+-- The worker leaves: whatever it still holds is put down, and free at once.
+WITH ended AS (
+    DELETE FROM lease_owners WHERE lease_owner = %(lease_owner)b::bigint
+)
+UPDATE orders
+SET lease_owner = NULL
+WHERE closed_status IS NULL AND NOT resting AND due_time <= now() AND lease_owner = %(lease_owner)b::bigint;
 
 -- name: free_dead_owners
 -- Remove workers that are gone: who can take an owner's advisory lock has proved it dead, and
