@@ -25,7 +25,9 @@ RULES = """
 
 async def test_a_program_that_runs_goes_on_and_no_table_is_rewritten(empty_database: Settings) -> None:
     known = read_migrations()
-    await migrate(empty_database, known[:4])
+    # Of what came later, the column that today's statements write.
+    (column,) = (one for one in known if one.name == "interruptions")
+    await migrate(empty_database, [*known[:4], column])
     async with (
         Store(empty_database) as store,
         await psycopg.AsyncConnection.connect(empty_database.database, autocommit=True) as by_hand,
@@ -35,7 +37,7 @@ async def test_a_program_that_runs_goes_on_and_no_table_is_rewritten(empty_datab
             status: await stored(store, status) for status in S if status not in ("cancelled", "expired")
         }
         rules = {name for (name,) in await (await by_hand.execute(RULES)).fetchall()}
-        assert await migrate(empty_database) == known[4:]
+        assert await migrate(empty_database) == [one for one in known[4:] if one is not column]
 
         assert await (await by_hand.execute(FILES)).fetchall() == files
         for status, order in orders.items():
