@@ -4,6 +4,9 @@ Orders are quoted from memory. However many orders there are, a slot costs one J
 accounts whose bytes changed are decoded. While nobody asks it rests, and who asks first waits for a refresh.
 Who quotes now and then only, refreshes when it quotes.
 
+Swaps that are under way count as done when the next order is priced: else all orders of a moment would go for
+the one pool that is best, each as if it were alone, and have each other reverted.
+
 Tokens with a symbol are always followed. Another one is learned when an order names it, and forgotten when no
 order has for a while; as long as there is one, the node tells of every pool that opens.
 """
@@ -20,13 +23,14 @@ from functools import partial
 from itertools import chain
 from math import inf
 from typing import Any, Final
+from uuid import UUID
 
 from solders.pubkey import Pubkey
 
 from engine.domain import routing
 from engine.domain.errors import EngineError, NodeUnavailable, NoRoute
 from engine.domain.order import FailureReason, OrderSpec, Route, RoutingDecision, Side
-from engine.domain.pools.pool import Clock
+from engine.domain.pools.pool import Clock, Pool, SwapError
 from engine.domain.routing import Detour, Limits, PoolOffer
 from engine.domain.tokens import SOL, TOKENS, USDC, Token, find_token
 from engine.settings import Settings
@@ -71,6 +75,8 @@ _REST_SECONDS: Final = 0.4
 """How much farther apart they are while nobody asks."""
 _ASKED_SECONDS: Final = 1.0
 """For so long after somebody asked, prices are refreshed with every slot."""
+_LANDING_SLOTS: Final = 2
+"""What was sent is taken to have landed, or never to, in what the pools are so many slots later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +105,7 @@ class RouteRules:
 class _Listing:
     """A pool that is traded: what never changes of it, and how it is now."""
 
-    __slots__ = ("accounts", "address", "keys", "leg_lamports", "offers", "reads_vaults", "venue")
+    __slots__ = ("accounts", "address", "expected", "keys", "leg_lamports", "offers", "reads_vaults", "venue")
 
     def __init__(self, venue: Venue[Any], keys: PoolKeys, leg_lamports: int, *, reads_vaults: bool) -> None:
         self.venue = venue
@@ -112,6 +118,8 @@ class _Listing:
         """What is read of it; changes where the price decides which tick or bin arrays are next."""
         self.offers: tuple[PoolOffer, PoolOffer] | None = None
         """b to a, and a to b; None while the pool cannot be read."""
+        self.expected: tuple[PoolOffer, PoolOffer] | None = None
+        """The same after the swaps that are under way; None: there are none."""
 
     def wanted(self, known: Mapping[Pubkey, bytes]) -> tuple[Pubkey, ...]:
         """Return what is to be read of it, by what is known of it."""
@@ -129,11 +137,33 @@ class _Listing:
             logger.warning("pool %s of %s cannot be read: %r", self.address, self.venue.kind, error)
             self.offers = None
             return
+        self.offers = self._offers_of(pool)
+
+    def expect(self, a_to_b: bool, input_amount: int, clock: Clock) -> None:
+        """Take a swap as done."""
+        offers = self.expected or self.offers
+        # What is more than it takes reverts, and changes nothing.
+        if offers is not None:
+            with suppress(SwapError):
+                swap = offers[a_to_b].pool.swap_exact_in(a_to_b, input_amount, clock)
+                self.expected = self._offers_of(swap.pool)
+
+    def _offers_of(self, pool: Pool) -> tuple[PoolOffer, PoolOffer]:
         name, kind, address = self.venue.name, self.venue.kind, self.address
-        self.offers = (
+        return (
             PoolOffer(name, kind, address, False, pool, self.leg_lamports),
             PoolOffer(name, kind, address, True, pool, self.leg_lamports),
         )
+
+
+@dataclass(slots=True)
+class _Expected:
+    """The swaps of an order that is under way."""
+
+    legs: Sequence[tuple[_Listing, bool, int]]
+    """Pool, whether a to b, and input amount."""
+    landed_slot: int | None = None
+    """From which slot on they are in what the pools are, or never will be; None: they are not sent yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,12 +220,15 @@ class Market:
         self._by_account: dict[Pubkey, list[_Listing]] = {}
         # Of this moment: worked out when first asked for, forgotten when pools or prices change.
         self._offers: dict[tuple[str, str], list[PoolOffer]] = {}
+        self._expected_offers: dict[tuple[str, str], list[PoolOffer]] = {}
         self._detours: dict[tuple[str, str], list[Detour]] = {}
         self._lamport_prices: dict[str, float] = {}
         self._footprints: dict[tuple[str, bool], Footprint] = {}
         self._footprints_around: dict[tuple[Token, ...], Footprint] = {}
         # A market without a wallet measures transactions of anybody's.
         self._measured_wallet = Pubkey.from_bytes(bytes([7]) * 32) if wallet is None else wallet
+        self._expected: dict[UUID, _Expected] = {}
+        """By order_id."""
         self._reads: list[list[Pubkey]] = []
         self._texts: dict[Pubkey, str] = {}
         self._data: dict[Pubkey, bytes] = {}
@@ -389,10 +422,12 @@ class Market:
     def decide(self, spec: OrderSpec, attempt: int, slippage_bps: int) -> RoutingDecision:
         """Quote every pool of the order's pair and choose a route that one transaction holds.
 
+        Swaps that are expected count, but for an order that waits for its price: what is there, it may have.
         Raises NodeUnavailable on prices too old.
         """
         moment = self._now()
-        offers = self._offers_of(spec.input_token.mint, spec.output_token.mint)
+        offers_of = self._offers_of if spec.waits else self._expected_offers_of
+        offers = offers_of(spec.input_token.mint, spec.output_token.mint)
         detours = self._detours_of(spec.input_token.mint, spec.output_token.mint)
         priced = spec.output_token if spec.side is Side.SELL else spec.input_token
         lamport_price = self._lamport_price(priced.mint)
@@ -407,6 +442,17 @@ class Market:
         if offers is None:
             offers = self._offers[pair] = [
                 listing.offers[a_to_b]
+                for listing, a_to_b in self._by_pair.get(pair, ())
+                if listing.offers is not None
+            ]
+        return offers
+
+    def _expected_offers_of(self, input_mint: str, output_mint: str) -> list[PoolOffer]:
+        pair = (input_mint, output_mint)
+        offers = self._expected_offers.get(pair)
+        if offers is None:
+            offers = self._expected_offers[pair] = [
+                (listing.expected or listing.offers)[a_to_b]
                 for listing, a_to_b in self._by_pair.get(pair, ())
                 if listing.offers is not None
             ]
@@ -445,6 +491,48 @@ class Market:
         offers = self._offers_of(input_mint, output_mint)
         curve = max((offer.curve(clock) for offer in offers), key=lambda curve: curve.depth, default=None)
         return 0.0 if curve is None else 1 / curve.best_price**2
+
+    # ---- Swaps under way
+
+    def expect(self, order_id: UUID, spec: OrderSpec, route: Route) -> None:
+        """Take the order's swaps as done from now on. Raises NoRoute when a pool is not traded any more."""
+        clock = self._now().clock
+        legs = []
+        for at, leg in enumerate(route.legs):
+            listing = self._listing(leg.pool)
+            takes, gives = route.tokens_of_leg(at, spec.input_token, spec.output_token)
+            a_to_b = (listing, True) in self._by_pair[takes.mint, gives.mint]
+            legs.append((listing, a_to_b, leg.input_amount))
+            listing.expect(a_to_b, leg.input_amount, clock)
+            self._expected_offers.pop((takes.mint, gives.mint), None)
+            self._expected_offers.pop((gives.mint, takes.mint), None)
+        self._expected[order_id] = _Expected(legs)
+
+    def expect_sent(self, order_id: UUID) -> None:
+        """The order's transaction was handed to the node: its swaps are soon in what is read of the pools."""
+        expected = self._expected.get(order_id)
+        if expected is not None:
+            expected.landed_slot = self._node.newest_slot + _LANDING_SLOTS
+
+    def expect_nothing(self, order_id: UUID) -> None:
+        """The order is not under way any more; the next refresh goes by that."""
+        self._expected.pop(order_id, None)
+
+    def _expect_again(self, moment: _Moment) -> None:
+        """Take the swaps that are not in what was just read as done once more."""
+        for listing in self._by_address.values():
+            listing.expected = None
+        self._expected_offers.clear()
+        # Together, one swap each way: each by itself would be exact only if they landed in this order.
+        amounts: dict[tuple[_Listing, bool], int] = {}
+        for order_id, expected in list(self._expected.items()):
+            if expected.landed_slot is not None and expected.landed_slot <= moment.slot:
+                del self._expected[order_id]
+                continue
+            for listing, a_to_b, input_amount in expected.legs:
+                amounts[listing, a_to_b] = amounts.get((listing, a_to_b), 0) + input_amount
+        for (listing, a_to_b), amount in amounts.items():
+            listing.expect(a_to_b, amount, moment.clock)
 
     # ---- What a route takes
 
@@ -778,7 +866,13 @@ class Market:
                 if not self._by_pair[way]:
                     del self._by_pair[way]
             self._read_instead(listing, ())
-        for known in (self._offers, self._detours, self._lamport_prices, self._footprints):
+        for known in (
+            self._offers,
+            self._expected_offers,
+            self._detours,
+            self._lamport_prices,
+            self._footprints,
+        ):
             known.clear()
         self._footprints_around.clear()
         self._plan_reads()
@@ -831,7 +925,9 @@ class Market:
         for listing in changed:
             listing.read(self._data)
         slot = min(slots)
-        self._moment = _Moment(slot, self._chain_clock(slot), blockhash, self._monotonic_seconds())
+        moment = _Moment(slot, self._chain_clock(slot), blockhash, self._monotonic_seconds())
+        self._moment = moment
+        self._expect_again(moment)
         for known in (self._offers, self._detours, self._lamport_prices, self._footprints):
             known.clear()
         self._refresh_count += 1

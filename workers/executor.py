@@ -223,6 +223,7 @@ class Executor:
     def _let_go(self, order_id: UUID, _task: asyncio.Task[None]) -> None:
         del self._held[order_id]
         self._untold.pop(order_id, None)
+        self._market.expect_nothing(order_id)
 
     def let_all_go(self) -> None:
         """Stop executing, at once. Nothing is lost: what was decided is on record, or will be again."""
@@ -296,7 +297,8 @@ class Executor:
             case Step.SETTLE:
                 self._settling.add(order.order_id)
                 try:
-                    return await self._advance(self._apply(order, await self._settlement.settle(order)))
+                    outcome = await self._settlement.settle(order, self._market.expect_sent)
+                    return await self._advance(self._apply(order, outcome))
                 finally:
                     self._settling.discard(order.order_id)
             case Step.EXPIRE:
@@ -326,8 +328,11 @@ class Executor:
             return await self._advance(self._apply(order, NotRouted(decision)))
         routed = self._apply(order, Routed(decision))
         _ROUTE_SECONDS.observe(time.perf_counter() - start)
+        built = self._sign(routed.order)
+        if isinstance(built, Signed):
+            self._market.expect(order.order_id, spec, decision.route)
         # Building takes a fraction of a millisecond: both transitions are recorded by one statement.
-        return await self._advance(routed, self._apply(routed.order, self._sign(routed.order)))
+        return await self._advance(routed, self._apply(routed.order, built))
 
     def _sign(self, order: Order) -> Signed | NotBuilt:
         """Build and sign the order's transaction. Nothing is sent. Raises NodeUnavailable."""

@@ -25,6 +25,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
+from uuid import UUID
 
 from engine.domain.errors import EngineError
 from engine.domain.lifecycle import Landed, Lapsed, Reverted
@@ -137,9 +138,10 @@ class Settlement:
         if is_told:
             node.follow_landed(wallet, commitment, self._open, self._on_landed)
 
-    async def settle(self, order: Order) -> Outcome:
+    async def settle(self, order: Order, on_sent: Callable[[UUID], None] | None = None) -> Outcome:
         """Send the order's recorded transaction (again) and return what is proved of it.
 
+        `on_sent` is told the order's id when the node has been handed it.
         Waits for as long as that takes. Leaving early, by cancellation, leaves the transaction on its way
         and on record.
         """
@@ -160,6 +162,8 @@ class Settlement:
         try:
             await self._send(entry)
             entry.is_sent = True
+            if on_sent is not None:
+                on_sent(order.order_id)
             _BROADCAST_SECONDS.observe(time.perf_counter() - entry.start_time)
             outcome = await entry.outcome
         finally:
