@@ -252,7 +252,7 @@ class RoutingDecision:
     """What every pool offered, what was chosen, and why."""
 
     slot: int
-    """The slot whose pool accounts were quoted."""
+    """The slot whose pool accounts were quoted; of market orders after the worker's swaps under way."""
     quotes: tuple[Quote, ...]
     """Best first, refusals last."""
     reason: str

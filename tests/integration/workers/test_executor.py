@@ -164,6 +164,15 @@ async def test_many_orders_are_carried_at_once(worker: Worker, simnet: Simnet) -
     assert worker.executor.room == Settings().max_in_flight
 
 
+async def test_orders_of_one_moment_do_not_have_each_other_reverted(worker: Worker) -> None:
+    # Together they move any pool's price by more than the slippage that each allows.
+    orders = [await submit(worker.store, amount=20 * 10**9) for _ in range(60)]
+    assert await worker.executor.take([order.order_id for order in orders]) == 60
+    for order in orders:
+        closed = await worker.closed(order.order_id)
+        assert (closed.status, closed.attempt) == (S.CONFIRMED, 1), closed.failure_message
+
+
 # ---- What cannot be done ---------------------------------------------------------------------------
 
 

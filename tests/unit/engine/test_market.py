@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from base64 import b64decode, b64encode
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from decimal import Decimal
 from typing import Any, ClassVar
 from uuid import UUID
 
@@ -14,7 +17,9 @@ from solders.keypair import Keypair
 from solders.pubkey import Pubkey
 
 from engine.domain.errors import NodeUnavailable, NoRoute
-from engine.domain.order import FailureReason, OrderSpec, Side
+from engine.domain.order import FailureReason, OrderSpec, RoutingDecision, Side
+from engine.domain.order_types import LimitOrder
+from engine.domain.pools.pool import Clock
 from engine.domain.pools.raydium_clmm import sqrt_price_at_tick
 from engine.domain.pools.raydium_cpmm import RaydiumCpmmPool
 from engine.domain.tokens import BONK, SOL, USDC, Token
@@ -49,6 +54,7 @@ CLMM = VENUE_BY_KIND["raydium_clmm"]
 WALLET = Wallet(Keypair.from_seed(bytes(range(32))))
 BLOCKHASH = "F26fH1L1SnpfDCZweDcexzJHaqUvmG6uqRWQ1X1975Bw"
 ONE_SOL = OrderSpec(Side.SELL, 10**9, SOL, USDC)
+ORDER_ID = UUID(int=1)
 
 
 def _mint(token: Token) -> Pubkey:
@@ -469,6 +475,92 @@ async def test_while_it_rests_prices_are_read_now_and_then(
             chain.node.asked.clear()
             await chain.node.asked.wait()
             await asyncio.sleep(0)
+
+
+# ---- Swaps under way -----------------------------------------------------------------------------
+
+
+def _outputs(decision: RoutingDecision) -> dict[str, int | None]:
+    return {quote.pool: quote.output_amount for quote in decision.quotes}
+
+
+async def test_a_swap_under_way_counts_as_done_until_it_is_in_what_was_read(chain: Chain) -> None:
+    raydium, meteora = chain.add_pool(RAYDIUM), chain.add_pool(METEORA, fee_ppm=10_000)
+    waits = replace(ONE_SOL, type=LimitOrder(Decimal(1)))
+    bought = OrderSpec(Side.BUY, 10**9, USDC, SOL)
+    async with _running(chain) as market:
+        alone, bought_alone = market.decide(ONE_SOL, 1, 50), market.decide(bought, 1, 50)
+        assert alone.route is not None
+        assert [leg.pool for leg in alone.route.legs] == [str(raydium)]
+        offers = market._by_address[str(raydium)].offers
+        assert offers is not None
+        a_to_b = _mint(SOL) == market._by_address[str(raydium)].keys.mint_a
+        clock = Clock(market.slot, 0)
+        after = offers[a_to_b].pool.swap_exact_in(a_to_b, 10**9, clock).pool
+
+        market.expect(ORDER_ID, ONE_SOL, alone.route)
+        behind = market.decide(ONE_SOL, 1, 50)
+        assert _outputs(behind) == {
+            str(meteora): _outputs(alone)[str(meteora)],
+            str(raydium): after.quote_exact_in(a_to_b, 10**9, clock).output_amount,
+        }
+        # The way back is cheaper by it.
+        way_back = market.decide(bought, 1, 50).route
+        assert way_back is not None
+        assert bought_alone.route is not None
+        assert way_back.input_amount < bought_alone.route.input_amount
+        # Who waits for a price has what is there.
+        assert _outputs(market.decide(waits, 1, 50)) == _outputs(alone)
+
+        # As long as it is not sent, nothing that is read has it.
+        for _ in range(4):
+            await _see_slot(market, chain)
+            assert _outputs(market.decide(ONE_SOL, 1, 50)) == _outputs(behind)
+        market.expect_sent(ORDER_ID)
+        await _see_slot(market, chain)
+        assert _outputs(market.decide(ONE_SOL, 1, 50)) == _outputs(behind)
+        await _see_slot(market, chain)
+        assert _outputs(market.decide(ONE_SOL, 1, 50)) == _outputs(alone)
+
+
+async def test_swaps_of_an_order_that_was_let_go_are_not_expected_any_more(chain: Chain) -> None:
+    chain.add_pool(RAYDIUM)
+    async with _running(chain) as market:
+        alone = market.decide(ONE_SOL, 1, 50)
+        assert alone.route is not None
+        market.expect(ORDER_ID, ONE_SOL, alone.route)
+        market.expect_nothing(ORDER_ID)
+        market.expect_sent(ORDER_ID)
+        await _see_slot(market, chain)
+        assert market.decide(ONE_SOL, 1, 50).quotes == alone.quotes
+
+
+async def test_orders_of_one_moment_share_the_pools(chain: Chain) -> None:
+    pools = [chain.add_pool(venue, index=index) for venue in (RAYDIUM, METEORA) for index in range(2)]
+    async with _running(chain, rules=RouteRules(max_legs=1)) as market:
+        chosen: Counter[str] = Counter()
+        for number in range(100):
+            decision = market.decide(ONE_SOL, 1, 50)
+            assert decision.route is not None
+            chosen[decision.route.legs[0].pool] += 1
+            market.expect(UUID(int=number), ONE_SOL, decision.route)
+        assert sorted(chosen.values()) == [25, 25, 25, 25]
+        # Seen anew they are taken together, which comes to the same within rounding.
+        one_by_one = _outputs(decision)
+        await _see_slot(market, chain)
+        together = _outputs(market.decide(ONE_SOL, 1, 50))
+        for pool in map(str, pools):
+            assert together[pool] == pytest.approx(one_by_one[pool], rel=0.002)
+
+
+async def test_a_swap_that_a_pool_would_refuse_changes_nothing(chain: Chain) -> None:
+    chain.add_pool(RAYDIUM)
+    async with _running(chain) as market:
+        alone = market.decide(ONE_SOL, 1, 50)
+        assert alone.route is not None
+        (leg,) = alone.route.legs
+        market.expect(ORDER_ID, ONE_SOL, replace(alone.route, legs=(replace(leg, input_amount=2**64),)))
+        assert market.decide(ONE_SOL, 1, 50).quotes == alone.quotes
 
 
 # ---- The wallet ----------------------------------------------------------------------------------
