@@ -21,16 +21,22 @@ _MAX_UNREAD: Final = 64
 
 _GREETING_SECONDS: Final = 2.0
 """How long a server that takes a connection may be silent before another one is tried."""
+_AWAY_SECONDS: Final = 5.0
+"""For how long others are then preferred to it."""
 
 Opened = TypeVar("Opened", bound="_Connection")
 
 
 class Links:
-    """Connections to the servers that listen on these paths, which take turns. `close` it at the end."""
+    """Connections to the servers that listen on these paths. `close` it at the end."""
 
-    def __init__(self, paths: Sequence[str]) -> None:
+    def __init__(self, paths: Sequence[str], *, take_turns: bool = True) -> None:
+        """They `take_turns`; or all goes to the first, for which the others stand in while it is away."""
         self._paths = paths
+        self._take_turns = take_turns
         self._turns = count()
+        self._away: dict[str, float] = {}
+        """Until when others are preferred to a path, by the loop's clock."""
         self._calls: dict[tuple[type[_Calls], str], _Calls] = {}
         self._opening = asyncio.Lock()
 
@@ -64,14 +70,19 @@ class Links:
             raise ServerUnavailable(f"no answer within {timeout_seconds:g} s") from None
 
     async def _in_turn(self, open_at: Callable[[str], Awaitable[Opened]]) -> Opened:
-        """Return a connection to the next server, or to another if that one is away."""
-        first = next(self._turns)
+        """Return a connection to the server whose turn it is, or to another if that one is away."""
+        first = next(self._turns) % len(self._paths) if self._take_turns else 0
+        now = asyncio.get_running_loop().time()
+        paths = [*self._paths[first:], *self._paths[:first]]
+        # One that hangs takes a while to be found away: it is not asked first again at once.
+        paths.sort(key=lambda path: self._away.get(path, now) > now)
         refusal: OSError | None = None
-        for turn in range(first, first + len(self._paths)):
+        for path in paths:
             try:
-                return await open_at(self._paths[turn % len(self._paths)])
+                return await open_at(path)
             except OSError as error:
                 refusal = error
+                self._away[path] = now + _AWAY_SECONDS
         raise ServerUnavailable(f"the server cannot be reached: {refusal}")
 
     async def _open_calls(self, kind: type[_Calls], path: str) -> _Calls:

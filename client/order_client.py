@@ -118,21 +118,23 @@ class OrderClient:
         target: str = "127.0.0.1:50051",
         *,
         links: Sequence[str] = (),
+        links_take_turns: bool = True,
         timeout_seconds: float = 10.0,
         observe_batch: Callable[[int], None] | None = None,
         random: Callable[[], float] = random,
     ) -> None:
         """`target` is "host:port" of the server, or of several "ipv4:address:port,address:port".
 
-        `links` are the Unix sockets of servers on this host: submits, reads and watches go there, past gRPC.
+        `links` are the Unix sockets of servers on this host: submits, reads and watches go there, past gRPC;
+        in turn, or to the first, for which the others stand in.
         `timeout_seconds` bounds each call, all its repetitions included. `observe_batch` is told how
         many orders each BatchSubmitOrders carried. `random` answers numbers in [0, 1) that spread retries.
         """
         self._target = target
-        self._links = Links(links) if links else None
+        self._links = Links(links, take_turns=links_take_turns) if links else None
         # Several servers take turns, and who follows from the first event on makes one that did not store the
         # order read twice: what there is after it, and whether there is such an order.
-        self._is_one_server = len(links) == 1 or (not links and "," not in target)
+        self._is_one_server = (len(links) == 1 or not links_take_turns) if links else "," not in target
         self._timeout_seconds = timeout_seconds
         self._observe_batch = observe_batch
         self._random = random

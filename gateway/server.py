@@ -43,7 +43,8 @@ async def serve(
     with listener:
         async with OrderClient(
             settings.grpc_target,
-            links=settings.link_paths,
+            links=_own_first(settings),
+            links_take_turns=settings.gateway_processes < settings.server_processes,
             observe_batch=observe_batch("gateway_submit"),
         ) as client:
             await _until_ready(client, stopping)
@@ -69,6 +70,16 @@ async def serve(
                     on_listening(port)
                 await server.serve(sockets=[listener])
                 stopping.set()
+
+
+def _own_first(settings: Settings) -> list[str]:
+    """Return the servers' links, each gateway's own first: neighbours have neighbouring ports.
+
+    A server knows what it has stored, and tells it without a read to who asked it for that.
+    """
+    paths = settings.link_paths
+    own = settings.port % len(paths) if paths else 0
+    return paths[own:] + paths[:own]
 
 
 async def _until_ready(client: OrderClient, stopping: asyncio.Event) -> None:

@@ -117,6 +117,36 @@ async def test_servers_take_turns_and_stand_in_for_one_that_is_away(tmp_path: Pa
         await links.submit(REQUEST, 5)
 
 
+async def test_the_others_stand_in_for_the_first_until_it_is_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("client.link._AWAY_SECONDS", 0.0)
+    links = Links([str(tmp_path / name) for name in "ab"], take_turns=False)
+    async with listening(tmp_path / "b", accept) as at_b:
+        async with listening(tmp_path / "a", accept) as at_a:
+            for _ in range(3):
+                await links.submit(REQUEST, 5)
+            assert (len(at_a), len(at_b)) == (1, 0)
+        await asyncio.sleep(0.05)  # for its end to be noticed
+        await links.submit(REQUEST, 5)
+        assert len(at_b) == 1
+        async with listening(tmp_path / "a", accept) as at_a:
+            for _ in range(3):
+                await links.submit(REQUEST, 5)
+            assert (len(at_a), len(at_b)) == (1, 1)
+        links.close()
+
+
+async def test_one_that_was_away_a_moment_ago_is_not_asked_first(tmp_path: Path) -> None:
+    links = Links([str(tmp_path / name) for name in "ab"], take_turns=False)
+    async with listening(tmp_path / "b", accept) as at_b:
+        await links.submit(REQUEST, 5)
+        async with listening(tmp_path / "a", accept) as at_a:
+            await links.submit(REQUEST, 5)
+            assert (len(at_a), len(at_b)) == (0, 1)
+            links.close()
+
+
 async def test_a_server_that_hangs_is_passed_over_and_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
