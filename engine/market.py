@@ -229,6 +229,8 @@ class Market:
         self._measured_wallet = Pubkey.from_bytes(bytes([7]) * 32) if wallet is None else wallet
         self._expected: dict[UUID, _Expected] = {}
         """By order_id."""
+        self._expecting: set[_Listing] = set()
+        """Pools through which they go."""
         self._reads: list[list[Pubkey]] = []
         self._texts: dict[Pubkey, str] = {}
         self._data: dict[Pubkey, bytes] = {}
@@ -495,15 +497,18 @@ class Market:
     # ---- Swaps under way
 
     def expect(self, order_id: UUID, spec: OrderSpec, route: Route) -> None:
-        """Take the order's swaps as done from now on. Raises NoRoute when a pool is not traded any more."""
+        """Take the order's swaps as done from now on. Raises NodeUnavailable on prices too old."""
         clock = self._now().clock
         legs = []
         for at, leg in enumerate(route.legs):
-            listing = self._listing(leg.pool)
+            listing = self._by_address.get(leg.pool)
+            if listing is None:
+                continue  # not traded any more
             takes, gives = route.tokens_of_leg(at, spec.input_token, spec.output_token)
             a_to_b = (listing, True) in self._by_pair[takes.mint, gives.mint]
             legs.append((listing, a_to_b, leg.input_amount))
             listing.expect(a_to_b, leg.input_amount, clock)
+            self._expecting.add(listing)
             self._expected_offers.pop((takes.mint, gives.mint), None)
             self._expected_offers.pop((gives.mint, takes.mint), None)
         self._expected[order_id] = _Expected(legs)
@@ -520,8 +525,9 @@ class Market:
 
     def _expect_again(self, moment: _Moment) -> None:
         """Take the swaps that are not in what was just read as done once more."""
-        for listing in self._by_address.values():
+        for listing in self._expecting:
             listing.expected = None
+        self._expecting.clear()
         self._expected_offers.clear()
         # Together, one swap each way: each by itself would be exact only if they landed in this order.
         amounts: dict[tuple[_Listing, bool], int] = {}
@@ -533,6 +539,7 @@ class Market:
                 amounts[listing, a_to_b] = amounts.get((listing, a_to_b), 0) + input_amount
         for (listing, a_to_b), amount in amounts.items():
             listing.expect(a_to_b, amount, moment.clock)
+            self._expecting.add(listing)
 
     # ---- What a route takes
 
