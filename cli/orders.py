@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -117,6 +118,8 @@ async def _follow(client: OrderClient, order: Order, after_sequence: int, *, jso
             before = event
     finally:
         telling.cancel()
+        with suppress(asyncio.CancelledError):
+            await telling
     return _OK if status is OrderStatus.CONFIRMED else _NOT_CONFIRMED
 
 

@@ -51,6 +51,8 @@ _REASON_OF: Final[dict[int, FailureReason | None]] = {pb.FAILURE_REASON_UNSPECIF
 _LONGEST_AMOUNT: Final = 64
 """Characters. The longest amount the engine takes is 39; the limit is for Decimal("1e999999")."""
 
+_LONGEST_ORDER_ID: Final = 36
+
 _REQUEST_ID: Final = re.compile(r"[ -~]{1,64}", re.ASCII)
 
 _TEXTS: Final = ("amount", "input_token", "output_token", *PATHS)
@@ -132,6 +134,12 @@ def check_sendable(text: str, field: str, description: str) -> None:
     """Raise InvalidOrder for a request's `field`, with this description, if UTF-8 cannot hold the text."""
     if not _is_sendable(text):
         raise _invalid_request(field, description)
+
+
+def check_order_id(order_id: str) -> None:
+    """Raise InvalidOrder for what cannot be a UUID and would be in the way of others: it is too long."""
+    if len(order_id) > _LONGEST_ORDER_ID or not _is_sendable(order_id):
+        raise _invalid_request("order_id", f"was {shown(order_id)}; must be a UUID")
 
 
 def shown(text: str) -> str:

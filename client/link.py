@@ -13,7 +13,7 @@ from google.protobuf.message import Message
 from orders.v1 import orders_pb2 as pb
 
 from client.errors import ServerUnavailable
-from engine.link import SILENCE_SECONDS, LinkConnection
+from engine.link import PULSE_SECONDS, SILENCE_SECONDS, LinkConnection
 
 _MAX_MESSAGE_BYTES: Final = 16 * 1024 * 1024
 _MAX_UNREAD: Final = 64
@@ -21,7 +21,7 @@ _MAX_UNREAD: Final = 64
 
 _GREETING_SECONDS: Final = 2.0
 """How long a server that takes a connection may be silent before another one is tried."""
-_AWAY_SECONDS: Final = 5.0
+_AWAY_SECONDS: Final = 10.0
 """For how long others are then preferred to it."""
 
 Opened = TypeVar("Opened", bound="_Connection")
@@ -63,11 +63,19 @@ class Links:
     async def _call(self, kind: type[_Calls], request: Message, timeout_seconds: float) -> bytes:
         async with self._opening:
             connection = await self._in_turn(partial(self._open_calls, kind))
+        began = asyncio.get_running_loop().time()
         try:
             async with asyncio.timeout(timeout_seconds):
                 return await connection.call(request.SerializeToString())
         except TimeoutError:
+            if connection.heard_time < began and timeout_seconds >= PULSE_SECONDS:
+                # Not slow but frozen: it did not even tell that it is there.
+                self._note_away(next(path for (_, path), one in self._calls.items() if one is connection))
+                connection.abort()
             raise ServerUnavailable(f"no answer within {timeout_seconds:g} s") from None
+
+    def _note_away(self, path: str) -> None:
+        self._away[path] = asyncio.get_running_loop().time() + _AWAY_SECONDS
 
     async def _in_turn(self, open_at: Callable[[str], Awaitable[Opened]]) -> Opened:
         """Return a connection to the server whose turn it is, or to another if that one is away."""
@@ -82,7 +90,7 @@ class Links:
                 return await open_at(path)
             except OSError as error:
                 refusal = error
-                self._away[path] = now + _AWAY_SECONDS
+                self._note_away(path)
         raise ServerUnavailable(f"the server cannot be reached: {refusal}")
 
     async def _open_calls(self, kind: type[_Calls], path: str) -> _Calls:
@@ -132,6 +140,8 @@ class _Connection(LinkConnection):
         self.greeted = asyncio.Event()
         """The server has said something, or never will."""
         self._heard = True
+        self.heard_time = 0.0
+        """When something last came, by the loop's clock."""
         self._check: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -140,6 +150,7 @@ class _Connection(LinkConnection):
 
     def data_received(self, data: bytes) -> None:
         self._heard = True
+        self.heard_time = asyncio.get_running_loop().time()
         self.greeted.set()
         super().data_received(data)
 

@@ -20,6 +20,7 @@ from orders.v1 import orders_pb2_grpc
 
 from client.backoff import Backoff
 from client.convert import (
+    check_order_id,
     check_request_id,
     check_sendable,
     decision_of,
@@ -67,8 +68,10 @@ MAX_TRIES: Final = 5
 """Of one call. With the backoff between them they span about a restart of the server."""
 SUBMIT_BATCH: Final = 500
 """Most orders of one BatchSubmitOrders; the contract allows 1,000."""
-CONCURRENCY: Final = 2
-"""Batches under way at once: one fills and is encoded while the server stores, or reads, the other."""
+SUBMIT_CONCURRENCY: Final = 2
+"""Batches under way at once: one fills and is encoded while the server stores the other."""
+GET_CONCURRENCY: Final = 4
+"""The same of reads: two that a frozen server keeps are not to keep all others."""
 GET_BATCH: Final = 100
 """Most orders of one BatchGetOrders, as the contract has it."""
 INTERVAL_SECONDS: Final = 0.004
@@ -160,12 +163,12 @@ class OrderClient:
         self._submits: Coalescer[pb.SubmitOrderRequest, pb.SubmitOrderResponse] = Coalescer(
             self._submit_batch,
             max_batch=SUBMIT_BATCH,
-            max_concurrent=CONCURRENCY,
+            max_concurrent=SUBMIT_CONCURRENCY,
             interval_seconds=INTERVAL_SECONDS,
             observe=self._observe_batch,
         )
         self._gets: Coalescer[str, pb.GetOrderResponse] = Coalescer(
-            self._get_batch, max_batch=GET_BATCH, max_concurrent=CONCURRENCY
+            self._get_batch, max_batch=GET_BATCH, max_concurrent=GET_CONCURRENCY
         )
         return self
 
@@ -327,7 +330,7 @@ class OrderClient:
 
         Raises InvalidOrder for what is no order_id, OrderNotFound, Unavailable.
         """
-        check_sendable(order_id, "order_id", f"was {shown(order_id)}; must be a UUID")
+        check_order_id(order_id)
         return details_of(await self._bounded(lambda: self._gets(order_id)))
 
     async def _get_batch(self, order_ids: list[str]) -> Sequence[pb.GetOrderResponse | Exception]:
@@ -467,7 +470,7 @@ class OrderClient:
         Raises InvalidOrder for what is no order_id; OrderNotFound; OrderInFlight or OrderClosed when it came
         too late; Unavailable.
         """
-        check_sendable(order_id, "order_id", f"was {shown(order_id)}; must be a UUID")
+        check_order_id(order_id)
         request = pb.CancelOrderRequest(order_id=order_id)
         tries = 0
 

@@ -121,6 +121,17 @@ class _Listing:
         self.expected: tuple[PoolOffer, PoolOffer] | None = None
         """The same after the swaps that are under way; None: there are none."""
 
+    def offer(self, a_to_b: bool) -> PoolOffer | None:
+        """Return what an order has to reckon with: what is there, or less after the swaps under way.
+
+        Never more: they may come later than the order, or not at all, and then it would be reverted.
+        """
+        if self.offers is None or self.expected is None:
+            return None if self.offers is None else self.offers[a_to_b]
+        offer, expected = self.offers[a_to_b], self.expected[a_to_b]
+        (output, price), (expected_output, expected_price) = offer.price(), expected.price()
+        return expected if expected_output * price <= output * expected_price else offer
+
     def wanted(self, known: Mapping[Pubkey, bytes]) -> tuple[Pubkey, ...]:
         """Return what is to be read of it, by what is known of it."""
         accounts = self.venue.quote_accounts(self.keys, known)
@@ -424,7 +435,8 @@ class Market:
     def decide(self, spec: OrderSpec, attempt: int, slippage_bps: int) -> RoutingDecision:
         """Quote every pool of the order's pair and choose a route that one transaction holds.
 
-        Swaps that are expected count, but for an order that waits for its price: what is there, it may have.
+        Swaps that are expected count for what they take, though not on ways through a middle token, nor for
+        an order that waits for its price: what is there, it may have.
         Raises NodeUnavailable on prices too old.
         """
         moment = self._now()
@@ -454,9 +466,9 @@ class Market:
         offers = self._expected_offers.get(pair)
         if offers is None:
             offers = self._expected_offers[pair] = [
-                (listing.expected or listing.offers)[a_to_b]
+                offer
                 for listing, a_to_b in self._by_pair.get(pair, ())
-                if listing.offers is not None
+                if (offer := listing.offer(a_to_b)) is not None
             ]
         return offers
 

@@ -45,6 +45,7 @@ _TYPES: Final[dict[int, str]] = {
 }
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _REQUEST_ID: Final = re.compile(r"[\x20-\x7e]{1,64}", re.ASCII)
+_INT32_MAX: Final = 2**31 - 1
 _UUID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII | re.IGNORECASE)
 
 Fields = dict[str, Any]
@@ -285,7 +286,8 @@ def realised_slippage_ppm(order: Order, decisions: Sequence[RoutingDecision]) ->
         worse, quoted = route.output_amount - order.output_amount, route.output_amount
     else:
         worse, quoted = order.input_amount - route.input_amount, route.input_amount
-    return -(-worse * 1_000_000 // quoted)
+    # A quote of next to nothing may be off by more than the contract's int32 holds.
+    return max(-_INT32_MAX, min(_INT32_MAX, -(-worse * 1_000_000 // quoted)))
 
 
 def _quote_fields(quote: Quote, spec: OrderSpec) -> Fields:

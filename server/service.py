@@ -23,6 +23,7 @@ from engine.domain.errors import (
     OrderClosed,
     OrderInFlight,
     OrderNotFound,
+    StoreUnavailable,
     TooManyOrders,
 )
 from engine.domain.lifecycle import CANCELLABLE, CLOSED, Cancelled, apply
@@ -60,7 +61,8 @@ from server.watches import Ended, Subscription, Watches
 
 _MAX_BATCH: Final = 1000
 _MAX_GET_BATCH: Final = 100
-"""Their routing decisions are most of an answer, which is to be below gRPC's 4 MB."""
+_MAX_GET_BYTES: Final = 3_000_000
+"""Of their answers together, mostly routing decisions: gRPC's clients take 4 MB unless told otherwise."""
 _ENTROPY: Final = Struct(">Q")
 """Of an order's id: 64 bits."""
 _PAGE: Final = 50
@@ -243,9 +245,15 @@ class OrderService(orders_pb2_grpc.OrderServiceServicer):
             except InvalidOrder as error:
                 results.append({"error": to_status(error)})
         found = await self._store.details.many(list(wanted.values()))
+        size = 0
         for (index, order_id), details in zip(wanted.items(), found, strict=True):
             try:
-                results[index] = {"response": _details_fields(order_id, details)}
+                response = pb.GetOrderResponse(**_details_fields(order_id, details))
+                # The first one always, however many decisions an order has seen.
+                if size and size + response.ByteSize() > _MAX_GET_BYTES:
+                    raise StoreUnavailable(f"the answer is full; ask for order {order_id} again")
+                size += response.ByteSize()
+                results[index] = {"response": response}
             except Exception as error:
                 results[index] = {"error": to_status(error)}
         return pb.BatchGetOrdersResponse(results=results)

@@ -99,6 +99,8 @@ async def work(settings: Settings, stopping: asyncio.Event, index: int = 0) -> N
                 ]
                 await broker.startup()
                 await _run(stopping, executor, lease, sweeper, monitors, market, settlement, broker)
+            # A claim that came after it would be taken for that of a worker that died.
+            await store.drain()
             await lease.end()
     finally:
         await broker.shutdown()

@@ -42,7 +42,7 @@ from engine.hints import Hints
 from engine.market import Market
 from engine.settings import Settings
 from engine.solana.transactions import Wallet, build_swap
-from engine.storage.postgres import Claim, Store
+from engine.storage.postgres import SUSPECT_INTERRUPTIONS, Claim, Store
 from engine.telemetry import leases_held, retries_total, stage_seconds, transitions_total
 from workers.settlement import Settlement
 
@@ -54,11 +54,8 @@ _OPEN_HINT_SECONDS: Final = 0.008
 """How long the hint of an order that goes on may wait for others to travel with: at 100 orders/s it mostly
 finds one of an order that closed. A message less is a wake-up less here, in Redis and in each server."""
 
-_SUSPECT_INTERRUPTIONS: Final = 3
-"""An order whose workers ended so often in a row is executed apart from all others, any of which may be why.
-Once it has ended that worker too it is not executed any more."""
 _LOOK_SECONDS: Final = 0.005
-"""Between two looks whether such an order is alone."""
+"""Between two looks whether an order is alone that is executed apart from all others."""
 
 _ANY_TIME: Final = datetime.min.replace(tzinfo=UTC)
 
@@ -143,7 +140,8 @@ class Executor:
         if not (owner := self._lease_owner()):
             raise StoreUnavailable("no lease is held to claim orders under")
         if self._isolating:
-            # They stay due, for another worker or a later sweep.
+            # For another worker or a later sweep; some may have been given to this one already.
+            await self._store.postpone.many([(order_id, owner, 0.0) for order_id in order_ids])
             return 0
         wanted = [order_id for order_id in dict.fromkeys(order_ids) if order_id not in self._held]
         self._held.update(dict.fromkeys(wanted))
@@ -157,7 +155,7 @@ class Executor:
         suspects: list[UUID] = []
         for order_id, claim in zip(wanted, claims, strict=True):
             if isinstance(claim, Claim):
-                if claim.interruptions < _SUSPECT_INTERRUPTIONS or claim.order.open_attempt is not None:
+                if not claim.is_suspect:
                     taken += 1
                     self._start(claim)
                     continue
@@ -166,7 +164,7 @@ class Executor:
             if isinstance(claim, Exception):
                 failure = claim
         if suspects:
-            await self._set_aside(suspects, owner)
+            self._set_aside(suspects)
         if failure is not None:
             raise failure
         return taken
@@ -179,18 +177,13 @@ class Executor:
 
     # ---- Orders that workers do not survive --------------------------------------------------------
 
-    async def _set_aside(self, order_ids: Sequence[UUID], owner: int) -> None:
-        """Put suspects down, and have them executed one at a time while nothing else could end with them.
+    def _set_aside(self, order_ids: Sequence[UUID]) -> None:
+        """Have suspects executed one at a time, each while nothing else could end with it.
 
-        They are put down first: those that wait are not to be blamed for the end of one that does not.
+        Nobody holds those that wait: they are not to be blamed for the end of one that does not.
         """
-        answers = await self._store.postpone.many([(order_id, owner, 0.0) for order_id in order_ids])
-        self._suspects += [
-            order_id
-            for order_id, answer in zip(order_ids, answers, strict=True)
-            if not isinstance(answer, Exception)
-        ]
-        if self._suspects and self._isolating is None:
+        self._suspects += order_ids
+        if self._isolating is None:
             self._isolating = self._group.create_task(self._isolate())
             self._isolating.add_done_callback(self._end_isolation)
 
@@ -200,10 +193,10 @@ class Executor:
 
     async def _isolate(self) -> None:
         try:
-            while self._suspects and (owner := self._lease_owner()):
+            while self._suspects:
                 await self._calm()
-                order_id = self._suspects.popleft()
-                claim = await self._store.claim((order_id, owner))
+                order_id, owner = self._suspects.popleft(), self._lease_owner()
+                claim = await self._store.claim_apart(order_id, owner) if owner else None
                 if claim is not None and order_id not in self._held:
                     logger.warning(
                         "executed apart: its last %d workers ended",
@@ -234,7 +227,9 @@ class Executor:
                 task.cancel()
 
     async def wait_idle(self) -> None:
-        """Return when nothing is being executed."""
+        """Return when nothing is being executed; what was to be executed apart is left to others."""
+        if self._isolating is not None:
+            self._isolating.cancel()
         while tasks := [task for task in self._held.values() if task is not None]:
             await asyncio.wait(tasks)
 
@@ -252,7 +247,8 @@ class Executor:
                 # By the database's clock, which is the one that counts, it has expired.
                 await self._advance(self._apply(order, TimedOut()))
                 return
-            if claim.interruptions > _SUSPECT_INTERRUPTIONS and order.open_attempt is None:
+            if claim.interruptions > SUSPECT_INTERRUPTIONS and order.open_attempt is None:
+                # The last of them had nothing else to do. With a transaction out it is only followed.
                 why = f"executing it ended {claim.interruptions} workers"
                 await self._advance(self._apply(order, NotBuilt(FailureReason.INTERNAL, why)))
                 return

@@ -53,9 +53,9 @@ class Lease:
             except (StoreUnavailable, OutcomeUnknown) as error:
                 # The connection held the advisory lock: with it, the lease is gone.
                 logger.warning("the lease is lost: %s", error)
-            self.owner = 0
+            lost, self.owner = self.owner, 0
             on_lost()
-            await self._begin_again()
+            await self._begin_again(lost)
 
     async def end(self) -> None:
         """Free whatever is still held."""
@@ -65,9 +65,11 @@ class Lease:
             except (StoreUnavailable, OutcomeUnknown) as error:
                 logger.warning("the lease was not given back, it will expire: %s", error)
 
-    async def _begin_again(self) -> None:
+    async def _begin_again(self, lost: int) -> None:
         while not self.owner:
             try:
+                # This process lives: none of what it held has ended it.
+                await self._store.end_lease_owner(lost)
                 await self.start()
             except (StoreUnavailable, OutcomeUnknown):
                 await asyncio.sleep(_RECOVERY_SECONDS)

@@ -141,7 +141,7 @@ class Settlement:
     async def settle(self, order: Order, on_sent: Callable[[UUID], None] | None = None) -> Outcome:
         """Send the order's recorded transaction (again) and return what is proved of it.
 
-        `on_sent` is told the order's id when the node has been handed it.
+        `on_sent` is told the order's id if the node takes it at the first try.
         Waits for as long as that takes. Leaving early, by cancellation, leaves the transaction on its way
         and on record.
         """
@@ -160,9 +160,9 @@ class Settlement:
         self._open[attempt.tx_hash] = entry
         self._has_open.set()
         try:
-            await self._send(entry)
+            is_taken = await self._send(entry)
             entry.is_sent = True
-            if on_sent is not None:
+            if is_taken and on_sent is not None:
                 on_sent(order.order_id)
             _BROADCAST_SECONDS.observe(time.perf_counter() - entry.start_time)
             outcome = await entry.outcome
@@ -311,12 +311,15 @@ class Settlement:
         spec = entry.order.spec
         entry.resolve(Landed(*record.exchanged(self._wallet, spec.input_token.mint, spec.output_token.mint)))
 
-    async def _send(self, entry: _Open) -> None:
+    async def _send(self, entry: _Open) -> bool:
+        """Return whether the node says that it took it; it may have all the same."""
         try:
             await self._node.send_transaction(entry.attempt.raw_transaction)
         except EngineError as error:
-            # It may have been taken all the same. Nothing is concluded; it is sent again.
+            # Nothing is concluded; it is sent again.
             logger.info("sending again later: %s", error, extra={"order_id": entry.order.order_id})
+            return False
+        return True
 
     def _next_send(self, now: float) -> float:
         return now + self._resend_seconds * (0.75 + 0.5 * self._jitter())

@@ -52,6 +52,10 @@ _MAX_BATCH: Final = 256
 _INTERVAL_SECONDS: Final = 0.003
 """Between two writes over one edge: a statement costs as much as ten of the orders in it. At 1 ms the slowest
 answers come a tenth sooner at 100 orders/s, and an order costs a fortieth more where many come."""
+SUSPECT_INTERRUPTIONS: Final = 3
+"""An order whose workers ended so often in a row is executed apart from all others: any may be why."""
+_ANY_INTERRUPTIONS: Final = 1_000_000
+
 _NOT_READABLE_SECONDS: Final = 5.0
 """How long an order that was claimed and cannot be read is left to others."""
 
@@ -110,6 +114,11 @@ class Claim:
     """The claim made it ROUTING. A PENDING order that it did not start has expired."""
     interruptions: int
     """How many workers ended while executing it, one after the other, since it last moved on."""
+
+    @property
+    def is_suspect(self) -> bool:
+        """Whether it is to be executed apart from all others."""
+        return self.interruptions >= SUSPECT_INTERRUPTIONS
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +197,10 @@ class Store:
         self.claim: Final = Coalescer(
             self._claim, max_batch=_MAX_BATCH, interval_seconds=_INTERVAL_SECONDS, observe=sizes("claim")
         )
-        """(order_id, lease_owner) -> Claim | None: None if it is not due or another has it."""
+        """(order_id, lease_owner) -> Claim | None: None if it is not due or another has it.
+
+        One that SUSPECT_INTERRUPTIONS workers did not survive is not held by this: see `claim_apart`.
+        """
         self.advance: Final = Coalescer(
             _contained(self._advance),
             max_batch=_MAX_BATCH,
@@ -212,12 +224,14 @@ class Store:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         # Reads are not waited for: their callers are gone.
-        await self.submit.drain()
-        await self.claim.drain()
-        await self.advance.drain()
-        await self.postpone.drain()
+        await self.drain()
         for connection in self._connections.values():
             await connection.close()
+
+    async def drain(self) -> None:
+        """Return once all writes that were handed in are answered."""
+        for edge in (self.submit, self.claim, self.advance, self.postpone):
+            await edge.drain()
 
     # ---- Submitting and reading --------------------------------------------------------------
 
@@ -393,14 +407,26 @@ class Store:
 
     # ---- Executing ----------------------------------------------------------------------------
 
-    async def _claim(self, claims: list[tuple[UUID, int]]) -> Sequence[Claim | None]:
+    async def claim_apart(self, order_id: UUID, lease_owner: int) -> Claim | None:
+        """Claim an order however many workers did not survive it; None if it is not due or another has it."""
+        (claim,) = await self._claim([(order_id, lease_owner)], _ANY_INTERRUPTIONS)
+        return claim
+
+    async def _claim(
+        self, claims: list[tuple[UUID, int]], interruptions: int = SUSPECT_INTERRUPTIONS
+    ) -> Sequence[Claim | None]:
         lease_owner = claims[-1][1]
         # A claim made under a number this process has lost meanwhile takes nothing.
         order_ids = [order_id for order_id, owner in claims if owner == lease_owner]
         rows = await self._write(
             "claim",
             "claim_orders",
-            {"order_id": order_ids, "lease_owner": lease_owner, "type": list(ORDER_TYPES)},
+            {
+                "order_id": order_ids,
+                "lease_owner": lease_owner,
+                "type": list(ORDER_TYPES),
+                "interruptions": interruptions,
+            },
         )
         claimed: dict[UUID, Claim] = {}
         not_readable = []

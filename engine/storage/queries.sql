@@ -138,9 +138,12 @@ JOIN orders o ON o.order_id = watched.order_id AND o.sequence > watched.after_se
 -- Take up orders that are due and that nobody alive holds, or that this owner holds already. Those
 -- that are pending become routing in the same statement, unless they expired while they waited. An order
 -- that rests is not due before it expires. Types that this program does not know are left to a newer one.
--- Whom it is taken over from ended while executing it: one that ends in peace puts down what it holds.
+-- Whom it is taken over from ended while executing it: one that ends in peace puts down what it holds. An order
+-- that has been interrupted so often is returned and held by nobody, so that it is not blamed for yet another end.
 WITH candidate AS (
-    SELECT order_id, status = 'pending' AND (expire_time IS NULL OR expire_time > now()) AS starts
+    SELECT order_id, status = 'pending' AND (expire_time IS NULL OR expire_time > now()) AS starts,
+        CASE WHEN lease_owner <> %(lease_owner)b::bigint
+            THEN least(interruptions + 1, 1000) ELSE interruptions END AS interruptions
     FROM orders
     WHERE order_id = ANY (%(order_id)t::uuid[])
       AND closed_status IS NULL
@@ -152,9 +155,9 @@ WITH candidate AS (
     FOR UPDATE SKIP LOCKED
 ), claimed AS (
     UPDATE orders o
-    SET lease_owner = %(lease_owner)b::bigint,
-        interruptions = CASE WHEN o.lease_owner <> %(lease_owner)b::bigint
-            THEN least(o.interruptions + 1, 1000) ELSE o.interruptions END,
+    SET lease_owner = CASE WHEN candidate.interruptions < %(interruptions)b::bigint
+            THEN %(lease_owner)b::bigint END,
+        interruptions = candidate.interruptions,
         resting = false,
         status = CASE WHEN starts THEN 'routing' ELSE o.status END,
         sequence = CASE WHEN starts THEN o.sequence + 1 ELSE o.sequence END,

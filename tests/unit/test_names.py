@@ -62,6 +62,7 @@ ONLY_IN_DATABASE = {
     "trigger_level": "Trigger.level: the same",
     "trigger_size": "where the order's amount stands among the levels",
     "resting": "whether a pending order waits for its trigger or for a worker: of the queue",
+    "interruptions": "how many workers the order outlived without moving: of its claim",
 }
 NOT_IN_DATABASE = {
     "input_token": "input_mint",

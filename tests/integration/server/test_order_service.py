@@ -406,6 +406,35 @@ async def test_a_hundred_orders_can_be_read_at_once(stub: Stub) -> None:
         )  # fmt: skip
 
 
+async def test_an_answer_that_would_be_too_large_says_which_orders_to_ask_for_again(
+    stub: Stub, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order = await submitted(stub)
+    await worker.execute(order.order_id)
+    one = await stub.GetOrder(pb.GetOrderRequest(order_id=order.order_id))
+    for fit in (0, 1, 2):
+        monkeypatch.setattr("server.service._MAX_GET_BYTES", fit * one.ByteSize())
+        answer = await stub.BatchGetOrders(pb.BatchGetOrdersRequest(order_ids=[order.order_id] * 3))
+        answered = [result.HasField("response") for result in answer.results]
+        assert answered == [at < max(1, fit) for at in range(3)]
+        said = refusal_of(answer.results[2].error)
+        assert (said.code, said.reason) == ("UNAVAILABLE", "STORE_UNAVAILABLE")
+
+
+async def test_an_order_that_cannot_be_told_keeps_no_other_back(
+    stub: Stub, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    confirmed, pending = await submitted(stub), await submitted(stub)
+    await worker.execute(confirmed.order_id)
+    monkeypatch.setattr(
+        "server.service.realised_slippage_ppm", lambda order, _: 2**40 if order.tx_hash else None
+    )
+    asked = pb.BatchGetOrdersRequest(order_ids=[confirmed.order_id, pending.order_id])
+    first, second = (await stub.BatchGetOrders(asked)).results
+    assert refusal_of(first.error).reason == "INTERNAL"
+    assert second.response.order.order_id == pending.order_id
+
+
 async def test_pages_of_a_list_join_without_a_gap_or_a_repeat(stub: Stub) -> None:
     newest_first = [(await submitted(stub)).order_id for _ in range(7)][::-1]
     seen: list[str] = []

@@ -17,7 +17,7 @@ from engine.domain.order import FailureReason, Order, OrderStatus
 from engine.domain.tokens import SOL
 from engine.settings import Settings, settings_as_environ
 from engine.solana.transactions import Wallet, build_swap
-from engine.storage.postgres import Store
+from engine.storage.postgres import Claim, Store
 from tests.integration.engine.storage.records import advance, new_order, path_to, stored
 from tests.integration.workers.executing import worker_of
 from tests.simnet_process import Simnet
@@ -46,7 +46,7 @@ async def interrupted(store: Store, order: Order, count: int) -> None:
     """Have the order claimed by so many workers that end, one after the other."""
     for _ in range(count):
         owner = await store.start_lease_owner(60)
-        assert await store.claim((order.order_id, owner)) is not None
+        assert await store.claim_apart(order.order_id, owner) is not None
         await die(store, owner)
 
 
@@ -71,23 +71,59 @@ async def test_workers_that_end_are_counted_until_the_order_moves_on(database: S
         order = await stored(store)
         for expected in range(4):
             owner = await store.start_lease_owner(60)
-            claim = await store.claim((order.order_id, owner))
+            claim = await store.claim_apart(order.order_id, owner)
             assert claim is not None
             assert claim.interruptions == expected
             # Again by the same one, whose first answer was lost.
-            claim = await store.claim((order.order_id, owner))
+            claim = await store.claim_apart(order.order_id, owner)
             assert claim is not None
             assert claim.interruptions == expected
             await die(store, owner)
         owner = await store.start_lease_owner(60)
-        claim = await store.claim((order.order_id, owner))
+        claim = await store.claim_apart(order.order_id, owner)
         assert claim is not None
         await advance(store, claim.order, *path_to(S.SUBMITTED, order.order_id)[1:])
         await die(store, owner)
         owner = await store.start_lease_owner(60)
-        claim = await store.claim((order.order_id, owner))
+        claim = await store.claim_apart(order.order_id, owner)
         assert claim is not None
         assert claim.interruptions == 1
+
+
+async def test_a_lease_that_is_lost_is_no_death(
+    settings: Settings, simnet: Simnet, wallet: Wallet, until: Callable[..., object]
+) -> None:
+    async with worker_of(settings, simnet, wallet, lease_seconds=0.5) as worker:
+        order = await stored(worker.store)
+        for _ in range(5):
+            owner = worker.lease.owner
+            assert await worker.store.claim((order.order_id, owner)) is not None
+            # As by a database that restarts.
+            await worker.store._connections["sweep"].run(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE application_name = 'order-engine lease' AND datname = current_database()",
+                {},
+            )
+            await until(lambda owner=owner: worker.lease.owner not in (0, owner))  # type: ignore[misc]
+        claim = await worker.store.claim((order.order_id, worker.lease.owner))
+        assert claim is not None
+        assert claim.interruptions == 0
+
+
+async def test_suspects_are_held_by_nobody_until_they_are_executed(database: Settings) -> None:
+    async with Store(database) as store:
+        order, beside = await stored(store), await stored(store)
+        await interrupted(store, order, 3)
+        for _ in range(5):
+            # Among others, whose worker then ends.
+            owner = await store.start_lease_owner(60)
+            claim, other = await store.claim.many([(order.order_id, owner), (beside.order_id, owner)])
+            assert isinstance(claim, Claim)
+            assert isinstance(other, Claim)
+            assert (claim.interruptions, claim.is_suspect) == (3, True)
+            if other.is_suspect:
+                break
+            await die(store, owner)
 
 
 async def test_workers_that_end_in_peace_are_not_counted(database: Settings) -> None:
@@ -95,7 +131,7 @@ async def test_workers_that_end_in_peace_are_not_counted(database: Settings) -> 
         order = await stored(store)
         for _ in range(3):
             owner = await store.start_lease_owner(60)
-            claim = await store.claim((order.order_id, owner))
+            claim = await store.claim_apart(order.order_id, owner)
             assert claim is not None
             assert claim.interruptions == 0
             await store.end_lease_owner(owner)
@@ -175,7 +211,7 @@ async def test_one_whose_transaction_is_out_is_only_followed(
         await advance(worker.store, order, Claimed(), Routed(decision), Signed(signed))
         async with Store(settings) as others:
             await interrupted(others, order, 7)
-        assert await worker.executor.take([order.order_id]) == 1
+        await worker.executor.take([order.order_id])
         closed = await worker.closed(order.order_id)
         assert (closed.status, closed.tx_hash) == (S.CONFIRMED, signed.tx_hash)
 

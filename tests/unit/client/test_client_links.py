@@ -147,6 +147,35 @@ async def test_one_that_was_away_a_moment_ago_is_not_asked_first(tmp_path: Path)
             links.close()
 
 
+async def test_a_server_that_froze_after_its_greeting_is_left_with_the_first_call_it_does_not_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("client.link.PULSE_SECONDS", 0.1)
+    links = Links([str(tmp_path / name) for name in "ab"], take_turns=False)
+    async with listening(tmp_path / "a", say_nothing) as at_a, listening(tmp_path / "b", accept) as at_b:
+        with pytest.raises(ServerUnavailable, match="no answer within"):
+            await links.submit(REQUEST, 0.1)
+        for _ in range(3):
+            await links.submit(REQUEST, 5)
+        assert (len(at_a), len(at_b)) == (1, 1)
+        links.close()
+
+
+async def test_a_server_that_is_slow_is_not_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("client.link.PULSE_SECONDS", 0.1)
+    links = Links([str(tmp_path / name) for name in "ab"], take_turns=False)
+
+    def pulse(server: Server, _number: int, _message: bytes) -> None:
+        server.send(0, b"")
+
+    async with listening(tmp_path / "a", pulse) as at_a, listening(tmp_path / "b", accept) as at_b:
+        for _ in range(2):
+            with pytest.raises(ServerUnavailable, match="no answer within"):
+                await links.submit(REQUEST, 0.1)
+        assert (len(at_a), len(at_b)) == (1, 0)
+        links.close()
+
+
 async def test_a_server_that_hangs_is_passed_over_and_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -291,6 +291,8 @@ def test_only_an_event_with_a_route_has_legs() -> None:
         (Side.SELL, (2 * 10**9, 8_700_870_00000), -100),
         (Side.BUY, (2 * 10**9 + 1, 8_700_000_00000), 1),
         (Side.BUY, (1_998_000_000, 8_700_000_00000), -1_000),
+        # As far as the contract's int32 goes.
+        (Side.BUY, (2 * 10**13, 8_700_000_00000), 2**31 - 1),
     ],
 )
 def test_realised_slippage_is_against_the_last_route(
