@@ -29,7 +29,7 @@ from solders.pubkey import Pubkey
 
 from engine.domain import routing
 from engine.domain.errors import EngineError, NodeUnavailable, NoRoute
-from engine.domain.order import FailureReason, OrderSpec, Route, RoutingDecision, Side
+from engine.domain.order import FailureReason, OrderSpec, Route, RouteLeg, RoutingDecision, Side
 from engine.domain.pools.pool import Clock, Pool, SwapError
 from engine.domain.routing import Detour, Limits, PoolOffer
 from engine.domain.tokens import SOL, TOKENS, USDC, Token, find_token
@@ -75,6 +75,10 @@ _REST_SECONDS: Final = 0.4
 """How much farther apart they are while nobody asks."""
 _ASKED_SECONDS: Final = 1.0
 """For so long after somebody asked, prices are refreshed with every slot."""
+_MATTERS_PPM: Final = 300
+_MATTERS_COUNT: Final = 4
+"""By how much swaps under way move a pool's price, or how many they are, before the next order is priced on
+that. It is a small part of the slippage that orders allow."""
 _LANDING_SLOTS: Final = 2
 """What was sent is taken to have landed, or never to, in what the pools are so many slots later."""
 
@@ -105,7 +109,19 @@ class RouteRules:
 class _Listing:
     """A pool that is traded: what never changes of it, and how it is now."""
 
-    __slots__ = ("accounts", "address", "expected", "keys", "leg_lamports", "offers", "reads_vaults", "venue")
+    __slots__ = (
+        "_further",
+        "_further_count",
+        "_further_ppm",
+        "accounts",
+        "address",
+        "expected",
+        "keys",
+        "leg_lamports",
+        "offers",
+        "reads_vaults",
+        "venue",
+    )
 
     def __init__(self, venue: Venue[Any], keys: PoolKeys, leg_lamports: int, *, reads_vaults: bool) -> None:
         self.venue = venue
@@ -120,6 +136,12 @@ class _Listing:
         """b to a, and a to b; None while the pool cannot be read."""
         self.expected: tuple[PoolOffer, PoolOffer] | None = None
         """The same after the swaps that are under way; None: there are none."""
+        self._further: list[int]
+        """Input amounts of swaps under way that are not in `expected` yet: b to a, and a to b."""
+        self._further_count: int
+        self._further_ppm: int
+        """By how many millionths they move the price."""
+        self._clear_further()
 
     def offer(self, a_to_b: bool) -> PoolOffer | None:
         """Return what an order has to reckon with: what is there, or less after the swaps under way.
@@ -150,14 +172,38 @@ class _Listing:
             return
         self.offers = self._offers_of(pool)
 
-    def expect(self, a_to_b: bool, input_amount: int, clock: Clock) -> None:
-        """Take a swap as done."""
-        offers = self.expected or self.offers
-        # What is more than it takes reverts, and changes nothing.
-        if offers is not None:
-            with suppress(SwapError):
-                swap = offers[a_to_b].pool.swap_exact_in(a_to_b, input_amount, clock)
-                self.expected = self._offers_of(swap.pool)
+    def add_expected(self, a_to_b: bool, leg: RouteLeg) -> None:
+        """Note a swap that is under way."""
+        self._further[a_to_b] += leg.input_amount
+        self._further_count += 1
+        self._further_ppm += leg.price_impact_ppm
+
+    def reckon_expected(self, clock: Clock) -> bool:
+        """Take the swaps that were noted as done, if together they matter; say whether they do.
+
+        A pool that is another with each order has its curve reckoned anew for each, which costs more than
+        the order's own quotes.
+        """
+        if self._further_ppm < _MATTERS_PPM and self._further_count < _MATTERS_COUNT:
+            return False
+        # Together, one swap each way: each by itself would be exact only if they landed in this order.
+        for a_to_b, amount in enumerate(self._further):
+            offers = self.expected or self.offers
+            # What is more than it takes reverts, and changes nothing.
+            if amount and offers is not None:
+                with suppress(SwapError):
+                    swap = offers[a_to_b].pool.swap_exact_in(bool(a_to_b), amount, clock)
+                    self.expected = self._offers_of(swap.pool)
+        self._clear_further()
+        return True
+
+    def expect_nothing(self) -> None:
+        self.expected = None
+        self._clear_further()
+
+    def _clear_further(self) -> None:
+        self._further = [0, 0]
+        self._further_count = self._further_ppm = 0
 
     def _offers_of(self, pool: Pool) -> tuple[PoolOffer, PoolOffer]:
         name, kind, address = self.venue.name, self.venue.kind, self.address
@@ -171,8 +217,8 @@ class _Listing:
 class _Expected:
     """The swaps of an order that is under way."""
 
-    legs: Sequence[tuple[_Listing, bool, int]]
-    """Pool, whether a to b, and input amount."""
+    legs: Sequence[tuple[_Listing, bool, RouteLeg]]
+    """Pool, whether a to b, and what goes through."""
     landed_slot: int | None = None
     """From which slot on they are in what the pools are, or never will be; None: they are not sent yet."""
 
@@ -518,11 +564,12 @@ class Market:
                 continue  # not traded any more
             takes, gives = route.tokens_of_leg(at, spec.input_token, spec.output_token)
             a_to_b = (listing, True) in self._by_pair[takes.mint, gives.mint]
-            legs.append((listing, a_to_b, leg.input_amount))
-            listing.expect(a_to_b, leg.input_amount, clock)
+            legs.append((listing, a_to_b, leg))
             self._expecting.add(listing)
-            self._expected_offers.pop((takes.mint, gives.mint), None)
-            self._expected_offers.pop((gives.mint, takes.mint), None)
+            listing.add_expected(a_to_b, leg)
+            if listing.reckon_expected(clock):
+                self._expected_offers.pop((takes.mint, gives.mint), None)
+                self._expected_offers.pop((gives.mint, takes.mint), None)
         self._expected[order_id] = _Expected(legs)
 
     def expect_sent(self, order_id: UUID) -> None:
@@ -538,20 +585,18 @@ class Market:
     def _expect_again(self, moment: _Moment) -> None:
         """Take the swaps that are not in what was just read as done once more."""
         for listing in self._expecting:
-            listing.expected = None
-        self._expecting.clear()
+            listing.expect_nothing()
         self._expected_offers.clear()
-        # Together, one swap each way: each by itself would be exact only if they landed in this order.
-        amounts: dict[tuple[_Listing, bool], int] = {}
+        self._expecting.clear()
         for order_id, expected in list(self._expected.items()):
             if expected.landed_slot is not None and expected.landed_slot <= moment.slot:
                 del self._expected[order_id]
                 continue
-            for listing, a_to_b, input_amount in expected.legs:
-                amounts[listing, a_to_b] = amounts.get((listing, a_to_b), 0) + input_amount
-        for (listing, a_to_b), amount in amounts.items():
-            listing.expect(a_to_b, amount, moment.clock)
-            self._expecting.add(listing)
+            for listing, a_to_b, leg in expected.legs:
+                listing.add_expected(a_to_b, leg)
+                self._expecting.add(listing)
+        for listing in self._expecting:
+            listing.reckon_expected(moment.clock)
 
     # ---- What a route takes
 
