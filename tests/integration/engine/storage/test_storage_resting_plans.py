@@ -165,7 +165,9 @@ async def test_a_claim_and_a_fire_touch_their_orders_alone(connection: Connectio
         "SELECT order_id FROM orders WHERE resting ORDER BY trigger_level LIMIT 64", {}
     )
     order_ids = [row[0] for row in rows]
-    held = await touched_by(connection, "claim_orders", order_id=order_ids, lease_owner=7, type=TYPES)
+    held = await touched_by(
+        connection, "claim_orders", order_id=order_ids, lease_owner=7, type=TYPES, interruptions=3
+    )
     assert held.rows <= 64 * 2
     assert held.buffers <= 64 * 8
     fired = await touched_by(
