@@ -12,7 +12,7 @@ from uuid import UUID
 
 from msgspec import Raw
 
-from engine.domain.lifecycle import CLOSED
+from engine.domain.lifecycle import CLOSED, Claimed, Routed, Signed
 from engine.domain.order import Order, OrderEvent, RoutingDecision, WatchedEvent
 from engine.domain.order_types import TriggerKind
 from engine.hints import Hints, events_told
@@ -20,7 +20,7 @@ from engine.market import Market, RouteRules
 from engine.queue import make_broker
 from engine.settings import Settings
 from engine.solana.rpc import NodeClient
-from engine.solana.transactions import Wallet
+from engine.solana.transactions import Wallet, build_swap
 from engine.storage.migrate import read_news_key
 from engine.storage.postgres import Store
 from tests.simnet_process import Simnet
@@ -78,6 +78,21 @@ class Worker:
         details = await self.store.details(order_id)
         assert details is not None
         return details.decisions
+
+    def to_submitted(self, order: Order) -> tuple[Claimed, Routed, Signed]:
+        """What brings a pending order to SUBMITTED, with a transaction that would land now."""
+        decision = self.market.decide(order.spec, 1, 50)
+        assert decision.route is not None
+        attempt = build_swap(
+            self.wallet,
+            self.market.swap_instructions(order.spec, decision.route, self.wallet.pubkey),
+            self.market.blockhash,
+            order.order_id,
+            1,
+            compute_units=self.market.compute_units(decision.route),
+            priority_fee_micro_lamports=1000,
+        )
+        return Claimed(), Routed(decision), Signed(attempt)
 
     async def check_told(self) -> None:
         """Fail if an event was told that is not on record just so."""

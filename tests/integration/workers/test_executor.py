@@ -15,11 +15,11 @@ import pytest
 
 from engine.coalesce import Coalescer
 from engine.domain.errors import StoreUnavailable
-from engine.domain.lifecycle import CANCELLABLE, Cancelled, Claimed, Fact, Routed, Signed
+from engine.domain.lifecycle import CANCELLABLE, Cancelled
 from engine.domain.order import FailureReason, Order, OrderSpec, OrderStatus, RoutingDecision, Side
 from engine.domain.tokens import JUP, SOL, USDC, USDT
 from engine.settings import Settings
-from engine.solana.transactions import Wallet, build_swap
+from engine.solana.transactions import Wallet
 from engine.storage.postgres import Store, Submitted
 from tests.integration.engine.storage.records import advance, new_order, transitions
 from tests.integration.workers.executing import Worker, worker_of
@@ -554,18 +554,8 @@ async def test_an_order_is_taken_up_where_a_dead_worker_left_it(
     left: str, blocks_later: int, worker: Worker, simnet: Simnet
 ) -> None:
     order = await submit(worker.store)
-    decision = worker.market.decide(order.spec, 1, 50)
-    assert decision.route is not None
-    signed = build_swap(
-        worker.wallet,
-        worker.market.swap_instructions(order.spec, decision.route, worker.wallet.pubkey),
-        worker.market.blockhash,
-        order.order_id,
-        1,
-        compute_units=worker.market.compute_units(decision.route),
-        priority_fee_micro_lamports=1000,
-    )
-    facts: list[Fact] = [Claimed(), Routed(decision), Signed(signed)]
+    facts = worker.to_submitted(order)
+    signed = facts[-1].attempt
     steps = 1 if left == "routing" else 2 if left == "building" else 3
     await advance(worker.store, order, *facts[:steps])
     if left.endswith("landed"):

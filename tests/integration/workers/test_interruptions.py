@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from engine.domain.lifecycle import CLOSED, Claimed, Routed, Signed
+from engine.domain.lifecycle import CLOSED
 from engine.domain.order import FailureReason, Order, OrderStatus
 from engine.domain.tokens import SOL
 from engine.settings import Settings, settings_as_environ
-from engine.solana.transactions import Wallet, build_swap
+from engine.solana.transactions import Wallet
 from engine.storage.postgres import Claim, Store
 from tests.integration.engine.storage.records import advance, new_order, path_to, stored
 from tests.integration.workers.executing import worker_of
@@ -197,23 +197,13 @@ async def test_one_whose_transaction_is_out_is_only_followed(
 ) -> None:
     async with worker_of(settings, simnet, wallet) as worker:
         order = (await worker.store.submit(new_order())).order
-        decision = worker.market.decide(order.spec, 1, 50)
-        assert decision.route is not None
-        signed = build_swap(
-            worker.wallet,
-            worker.market.swap_instructions(order.spec, decision.route, worker.wallet.pubkey),
-            worker.market.blockhash,
-            order.order_id,
-            1,
-            compute_units=worker.market.compute_units(decision.route),
-            priority_fee_micro_lamports=1000,
-        )
-        await advance(worker.store, order, Claimed(), Routed(decision), Signed(signed))
+        facts = worker.to_submitted(order)
+        await advance(worker.store, order, *facts)
         async with Store(settings) as others:
             await interrupted(others, order, 7)
         await worker.executor.take([order.order_id])
         closed = await worker.closed(order.order_id)
-        assert (closed.status, closed.tx_hash) == (S.CONFIRMED, signed.tx_hash)
+        assert (closed.status, closed.tx_hash) == (S.CONFIRMED, facts[-1].attempt.tx_hash)
 
 
 async def test_many_of_them_are_executed_one_at_a_time(
