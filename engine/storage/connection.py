@@ -36,15 +36,18 @@ _PASSING: Final = ("53", "57", "40", "55")
 class Connection:
     """A connection of one edge of the store: connects when needed, one statement at a time.
 
+    One that ended while nobody used it, as all do when PostgreSQL restarts, is followed by another unnoticed.
     Raises, from `run`:
       StoreUnavailable  it did not happen: there is no connection, or the database refused for now
       OutcomeUnknown    the connection broke while a write was under way: it may have happened
       psycopg.Error     the database refused for good: a defect of ours
     """
 
-    def __init__(self, conninfo: str, edge: str) -> None:
+    def __init__(self, conninfo: str, edge: str, *, locks: bool = False) -> None:
+        """`locks`: what it has locked must not be lost unnoticed; where it ended, `run` says so once."""
         self._conninfo = conninfo
         self._edge = edge
+        self._locks = locks
         self._lock = asyncio.Lock()
         self._session: Session | None = None
 
@@ -87,7 +90,11 @@ class Connection:
 
     async def _connected(self) -> Session:
         if self._session is not None:
-            return self._session
+            if not self._session.is_broken:
+                return self._session
+            await self.close()
+            if self._locks:
+                raise StoreUnavailable("the connection to PostgreSQL broke, with all that it had locked")
         try:
             connection = await psycopg.AsyncConnection.connect(
                 self._conninfo,

@@ -156,7 +156,7 @@ class Store:
     ) -> None:
         """`observe(edge)` returns what is told the size of each of that edge's batches."""
         self._connections = {
-            edge: Connection(settings.database, edge)
+            edge: Connection(settings.database, edge, locks=edge == "lease")
             for edge in (
                 "submit",
                 "read",

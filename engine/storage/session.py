@@ -144,8 +144,7 @@ class Session:
     def _on_readable(self) -> None:
         answered = self._answered
         if answered is None or answered.done():
-            # Nobody waits: a notice, or the connection's end. Whoever runs the next statement gets to know.
-            self._watch(False)
+            self._listen_unasked()
             return
         try:
             self._libpq.consume_input()
@@ -157,6 +156,16 @@ class Session:
                 self._results.append(result)
         except psycopg.Error as error:
             answered.set_exception(error)
+
+    def _listen_unasked(self) -> None:
+        """Read what nobody waits for: a notice, or the connection's end, which `is_broken` then tells."""
+        try:
+            self._libpq.consume_input()
+        except psycopg.Error:
+            self._watch(False)
+        else:
+            if self.is_broken:
+                self._watch(False)
 
     def _on_writable(self) -> None:
         try:

@@ -18,6 +18,8 @@ class Wire:
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
+        self.lose_questions = 0
+        """So many statements do not arrive at the database: the wire breaks instead."""
         self.lose_answers = 0
         """So many answers of the database do not arrive: the wire breaks instead."""
         self.refuses = False
@@ -82,6 +84,9 @@ class Wire:
             while data := await reader.read(1 << 16):
                 if answers and self.lose_answers:
                     self.lose_answers -= 1
+                    break
+                if not answers and self.lose_questions:
+                    self.lose_questions -= 1
                     break
                 if writer in self._silent:
                     continue

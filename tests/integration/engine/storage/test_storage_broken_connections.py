@@ -73,11 +73,54 @@ async def test_a_connection_that_has_gone_silent_is_given_up(
         assert await store.advance(retried(order)) is not None
 
 
-async def test_a_write_on_a_connection_that_was_ended_may_have_happened(
+async def test_a_connection_that_ended_while_nobody_used_it_is_followed_by_another_unnoticed(
     store: Store, by_hand: psycopg.AsyncConnection
 ) -> None:
     order = await stored(store, S.ROUTING)
+    for _ in range(2):
+        await terminate(by_hand)
+        # Its end has arrived; the next turn of the loop reads it.
+        await asyncio.sleep(0.05)
+        moved = await store.advance(retried(order))
+        assert moved is not None
+        order = await exists(store, order.order_id)
+        assert not (await store.submit(new_order())).deduplicated
+
+
+async def test_a_notice_that_comes_unasked_is_no_end(database: Settings) -> None:
+    async with await psycopg.AsyncConnection.connect(database.database, autocommit=True) as by_hand:
+        session = Session(await psycopg.AsyncConnection.connect(database.database, autocommit=True))
+        await session.run("LISTEN told", {})
+        ((pid,),) = await session.run("SELECT pg_backend_pid()", {})
+        await by_hand.execute("NOTIFY told")
+        await asyncio.sleep(0.05)
+        assert not session.is_broken
+        assert await session.run("SELECT pg_backend_pid()", {}) == [(pid,)]
+        # After it the end is noticed too.
+        await by_hand.execute("NOTIFY told")
+        await asyncio.sleep(0.05)
+        await by_hand.execute("SELECT pg_terminate_backend(%s, 5000)", [pid])
+        await asyncio.sleep(0.05)
+        assert session.is_broken
+        await session.close()
+
+
+async def test_a_lease_whose_connection_ended_is_not_renewed_over_another(
+    store: Store, by_hand: psycopg.AsyncConnection
+) -> None:
+    owner = await store.start_lease_owner(60)
+    assert await store.renew_lease(owner, 60)
     await terminate(by_hand)
+    await asyncio.sleep(0.05)
+    # Its advisory lock went with the connection: others may take this worker for dead.
+    with pytest.raises(StoreUnavailable, match="locked"):
+        await store.renew_lease(owner, 60)
+
+
+async def test_a_write_that_did_not_arrive_may_have_happened(store: Store, wire: Wire) -> None:
+    await advance(store, await stored(store), Claimed())
+    order = await stored(store, S.ROUTING)
+    wire.lose_questions = 1
     with pytest.raises(OutcomeUnknown):
         await store.advance(retried(order))
     # The next one has a new connection, and the record is the judge of the last.
@@ -118,11 +161,9 @@ async def test_a_submit_whose_answer_was_lost_is_read_again(store: Store, wire: 
     assert isinstance(reused, RequestIdReused)
 
 
-async def test_a_submit_that_did_not_arrive_can_be_sent_again(
-    store: Store, by_hand: psycopg.AsyncConnection
-) -> None:
+async def test_a_submit_that_did_not_arrive_can_be_sent_again(store: Store, wire: Wire) -> None:
     await stored(store)
-    await terminate(by_hand)
+    wire.lose_questions = 1
     asked = new_order("mine")
     with pytest.raises(StoreUnavailable, match="send it again"):
         await store.submit(asked)
