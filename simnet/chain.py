@@ -465,10 +465,24 @@ class Chain:
     async def naming(
         self, address: bytes, *, before: bytes | None, until: bytes | None, limit: int, commitment: str
     ) -> list[Landed]:
-        """Return transactions that name an address, newest first, as LedgerReader.naming does."""
-        max_slot = self.slot_of(commitment)
+        """Return transactions that name an address, newest first, as LedgerReader.naming does.
+
+        Only those that may be told: what `record` keeps back is not among them.
+        """
+        max_slot, untold = self.slot_of(commitment), self._untold()
         return await self._search(
-            lambda ledger: ledger.naming(address, before=before, until=until, limit=limit, max_slot=max_slot)
+            lambda ledger: ledger.naming(
+                address, before=before, until=until, limit=limit, max_slot=max_slot, untold=untold
+            )
+        )
+
+    def _untold(self) -> frozenset[bytes]:
+        """Return the signatures of what landed and may not be told yet; of slots not finalized, therefore."""
+        return frozenset(
+            signature
+            for slot in range(self.slot - self.timing.finalized_slots + 1, self.slot + 1)
+            for signature in self._landed_by_slot.get(slot, ())
+            if self.status(signature) is None
         )
 
     async def _search(self, read: Callable[[LedgerReader], list[Landed]]) -> list[Landed]:

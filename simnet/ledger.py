@@ -13,8 +13,9 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -23,7 +24,7 @@ import msgspec
 from simnet.accounts import Account
 from simnet.bank import Meta
 from simnet.launches import Launch
-from simnet.transaction import TransactionError
+from simnet.transaction import TransactionError, mentions
 
 FILE_NAME: Final = "ledger.sqlite3"
 _FORMAT: Final = 2
@@ -179,26 +180,49 @@ class LedgerReader:
             yield landed
 
     def naming(
-        self, address: bytes, *, before: bytes | None, until: bytes | None, limit: int, max_slot: int
+        self,
+        address: bytes,
+        *,
+        before: bytes | None,
+        until: bytes | None,
+        limit: int,
+        max_slot: int,
+        untold: Container[bytes] = frozenset(),
     ) -> list[Landed]:
         """Return transactions that name an address, newest first, between two signatures left out themselves.
+
+        `untold` are signatures that count as unknown, as those after `max_slot` do. Nothing comes before an
+        unknown signature, and an unknown `until` is no end: as on a node (anza-xyz/agave,
+        ledger/src/blockstore.rs, get_confirmed_signatures_for_address2).
 
         There is no index of addresses: each transaction names twenty. The bytes are searched instead,
         from the newest on.
         """
         clauses, values = ["slot <= ?", "instr(raw, ?) > 0"], [max_slot, address]
-        for signature, clause in ((before, "sequence < ?"), (until, "sequence > ?")):
-            if signature is not None:
-                landed = self.find([signature]).get(signature)
-                if landed is not None:
-                    clauses.append(clause)
-                    values.append(landed.sequence)
+        ends = {
+            signature: landed.sequence
+            for signature, landed in self.find([each for each in (before, until) if each is not None]).items()
+            if landed.slot <= max_slot and signature not in untold
+        }
+        if before is not None:
+            if before not in ends:
+                return []
+            clauses.append("sequence < ?")
+            values.append(ends[before])
+        if until is not None and until in ends:
+            clauses.append("sequence > ?")
+            values.append(ends[until])
         rows = self._connection.execute(
-            f"SELECT {_COLUMNS} FROM transactions WHERE {' AND '.join(clauses)}"
-            " ORDER BY sequence DESC LIMIT ?",
-            (*values, limit),
+            f"SELECT {_COLUMNS} FROM transactions WHERE {' AND '.join(clauses)} ORDER BY sequence DESC",
+            values,
         )
-        return [_landed(row) for row in rows]
+        # SQLite finds the address anywhere in the bytes: in a memo, or where two others meet.
+        found = (
+            landed
+            for landed in map(_landed, rows)
+            if mentions(landed.raw, address) and landed.signature not in untold
+        )
+        return list(islice(found, limit))
 
     def page(self, *, memo_prefix: str = "", after: int = 0, limit: int = 1000) -> list[Landed]:
         """Return landed transactions in the order of execution, from the one after `after` on.

@@ -24,6 +24,7 @@ from engine.telemetry import ProbeServer, observe_batch
 from workers.executor import Executor
 from workers.leases import Lease, Sweeper
 from workers.monitor import Monitor
+from workers.reconciliation import Reconciliation
 from workers.settlement import Settlement
 
 _FINISH_SECONDS = 5.0
@@ -55,17 +56,10 @@ async def work(settings: Settings, stopping: asyncio.Event, index: int = 0) -> N
                 resend_seconds=settings.resend_seconds,
                 is_told=settings.worker_processes == 1,
             )
-            lease = Lease(settings, store)
-            try:
-                await lease.start()
-            except (StoreUnavailable, OutcomeUnknown) as error:
-                # It was there a moment ago, for the schema.
-                raise StartupError(str(error)) from error
+            lease = Lease(settings, store, Reconciliation(store, node, str(wallet.pubkey)))
 
             def not_ready() -> str | None:
-                if not lease.owner:
-                    return "PostgreSQL is away"
-                return None if market.ready else "the Solana node is away"
+                return lease.missing or (None if market.ready else "the Solana node is away")
 
             port = settings.workers_metrics_port and settings.workers_metrics_port + index
             async with (

@@ -15,11 +15,12 @@ import random
 from collections.abc import Callable
 from typing import Final
 
-from engine.domain.errors import OutcomeUnknown, StoreUnavailable
+from engine.domain.errors import EngineError, OutcomeUnknown, StoreUnavailable
 from engine.settings import Settings
 from engine.storage.postgres import Store
 from engine.telemetry import sweeper_offered_total, sweeper_reclaimed_total
 from workers.executor import Executor
+from workers.reconciliation import Reconciliation
 
 _HINT_SECONDS: Final = 0.5
 """How long a new order is left to its hint before the sweep takes it."""
@@ -32,30 +33,54 @@ logger = logging.getLogger(__name__)
 class Lease:
     """This process's row in lease_owners."""
 
-    def __init__(self, settings: Settings, store: Store) -> None:
+    def __init__(self, settings: Settings, store: Store, reconciliation: Reconciliation) -> None:
         self._seconds = settings.lease_seconds
         self._store = store
+        self._reconciliation = reconciliation
         self.owner = 0
         """The number orders are claimed under; 0 while there is none."""
+        self._missing = "no lease is held yet"
+
+    @property
+    def missing(self) -> str | None:
+        """Why there is none; None while there is."""
+        if self.owner:
+            return None
+        return "the chain is asked what was executed" if self._reconciliation.is_waiting else self._missing
 
     async def start(self) -> None:
-        """Get a number, and with it the right to claim. Raises StoreUnavailable or OutcomeUnknown."""
-        self.owner = await self._store.start_lease_owner(self._seconds)
-        await self._store.renew_lease(self.owner, self._seconds)
+        """Get a number, and with it the right to claim. Raises EngineError."""
+        owner = await self._store.start_lease_owner(self._seconds)
+        try:
+            # Under it, so that it cannot be another database by the time that this is known.
+            await self._reconciliation.done()
+        except EngineError:
+            await self._store.end_lease_owner(owner)
+            raise
+        if not await self._store.renew_lease(owner, self._seconds):
+            raise StoreUnavailable("the lease was taken for that of a dead worker")
+        self.owner = owner
 
     async def keep(self, on_lost: Callable[[], None]) -> None:
         """Renew for ever. When the lease is lost, `on_lost` lets go of all orders before it is begun anew."""
+        lost = 0
+        while True:
+            await self._begin(lost)
+            lost = await self._lost()
+            on_lost()
+
+    async def _lost(self) -> int:
+        """Return the number under which orders were held, once it is one no longer."""
         while True:
             await asyncio.sleep(self._seconds / 3.5)
             try:
-                if self.owner and await self._store.renew_lease(self.owner, self._seconds):
+                if await self._store.renew_lease(self.owner, self._seconds):
                     continue
             except (StoreUnavailable, OutcomeUnknown) as error:
                 # The connection held the advisory lock: with it, the lease is gone.
                 logger.warning("the lease is lost: %s", error)
             lost, self.owner = self.owner, 0
-            on_lost()
-            await self._begin_again(lost)
+            return lost
 
     async def end(self) -> None:
         """Free whatever is still held."""
@@ -65,15 +90,18 @@ class Lease:
             except (StoreUnavailable, OutcomeUnknown) as error:
                 logger.warning("the lease was not given back, it will expire: %s", error)
 
-    async def _begin_again(self, lost: int) -> None:
+    async def _begin(self, lost: int) -> None:
         while not self.owner:
             try:
-                # This process lives: none of what it held has ended it.
-                await self._store.end_lease_owner(lost)
+                if lost:
+                    # This process lives: none of what it held has ended it.
+                    await self._store.end_lease_owner(lost)
                 await self.start()
-            except (StoreUnavailable, OutcomeUnknown):
+            except EngineError as error:
+                self._missing = str(error)
+                logger.warning("no lease yet: %s", error)
                 await asyncio.sleep(_RECOVERY_SECONDS)
-        logger.info("the lease is held again", extra={"lease_owner": self.owner})
+        logger.info("the lease is held", extra={"lease_owner": self.owner})
 
 
 class Sweeper:

@@ -322,6 +322,35 @@ def apply(order: Order, fact: Fact, policy: RetryPolicy, random: float = 0.0) ->
             return _move(order, EXPIRED, **_UNEXPLAINED)
 
 
+def found_on_chain(order: Order, decision: RoutingDecision, attempt: Attempt) -> list[Transition]:
+    """Return the moves of an open order to SUBMITTED, with a transaction that is on chain and not on record.
+
+    A transaction is recorded before it is sent. So only a record that was put back from a backup lacks one,
+    and the moves that led to it. From there on the order is followed to its proof like any other.
+    `decision` has the route that the transaction took. Raises IllegalTransition for a closed order.
+    """
+    moves: list[Transition] = []
+    while not moves or order.status is not SUBMITTED:
+        fact: Fact
+        match order.status:
+            case OrderStatus.PENDING:
+                fact = Claimed()
+            case OrderStatus.ROUTING:
+                fact = Routed(replace(decision, attempt=order.attempt))
+            case OrderStatus.BUILDING:
+                fact = Signed(replace(attempt, attempt=order.attempt))
+            case _:
+                # The one on record was given up before another was made.
+                fact = Lapsed()
+        moves.append(apply(order, fact, _WITHOUT_END))
+        order = moves[-1].order
+    # Nobody holds it, and it may have rested for a price: it is due at once.
+    return [*moves[:-1], replace(moves[-1], delay_seconds=_AT_ONCE)]
+
+
+_WITHOUT_END: Final = RetryPolicy(max_attempts=2**31)
+_AT_ONCE: Final = 1e-6
+
 _UNEXPLAINED: Final[Mapping[str, Any]] = {"failure_reason": None, "failure_message": None}
 """Takes away why the attempt before did not succeed: it is not why the order moves now."""
 

@@ -23,6 +23,7 @@ from solders.signature import Signature
 
 from engine.coalesce import Coalescer
 from engine.domain.errors import EngineError, NodeUnavailable, Refused
+from engine.domain.tokens import Token, token_of_mint
 from engine.settings import SettingsError
 from engine.solana.http import HttpClient, HttpError
 from engine.solana.transactions import Blockhash
@@ -34,6 +35,8 @@ MAX_ACCOUNTS: Final = 100
 """Accounts a node answers in one getMultipleAccounts."""
 MAX_SIGNATURES: Final = 256
 """Signatures a node answers in one getSignatureStatuses."""
+MAX_LISTED: Final = 1000
+"""Transactions a node lists in one getSignaturesForAddress."""
 
 _UNHEALTHY: Final = frozenset({-32004, -32005, -32014, -32016})
 """Errors that say: this node is behind. It may catch up, or another may know."""
@@ -112,11 +115,26 @@ class SignatureStatus(msgspec.Struct, frozen=True, rename="camel"):
 _FINALITY: Final = ("processed", "confirmed", "finalized")
 
 
+class SignatureInfo(msgspec.Struct, frozen=True, rename="camel"):
+    """What a node's list of an address's transactions says of one."""
+
+    signature: str
+    slot: int
+    err: Any
+    """None: it did what it should. Else the TransactionError as JSON."""
+    memo: str | None
+    """As the node writes it: "[7] order-1", with the length in bytes. None: there is none."""
+    block_time: int | None
+    """Unix seconds. None: the node does not know."""
+
+
 class _TokenAmount(msgspec.Struct, frozen=True):
     amount: str
+    decimals: int
 
 
 class _TokenBalance(msgspec.Struct, frozen=True, rename="camel"):
+    account_index: int
     mint: str
     owner: str
     ui_token_amount: _TokenAmount
@@ -160,6 +178,31 @@ class TransactionRecord(msgspec.Struct, frozen=True):
                     elif balance.mint == output_mint:
                         given -= sign * int(balance.ui_token_amount.amount)
         return taken, given
+
+
+class WholeTransaction(TransactionRecord, frozen=True):
+    """A transaction as it went, with its bytes."""
+
+    transaction: tuple[str, str]
+    """Base64, and the word that says so."""
+
+    @property
+    def raw(self) -> bytes:
+        return b64decode(self.transaction[0])
+
+    def moved(self, wallet: str, accounts: Container[int]) -> dict[Token, int]:
+        """Return how much more of each token these accounts hold after it, in base units.
+
+        By their places among the transaction's accounts; the wallet's own are left out.
+        """
+        moved: dict[Token, int] = {}
+        for sign, balances in ((-1, self.meta.pre_token_balances), (1, self.meta.post_token_balances)):
+            for balance in balances or ():
+                if balance.account_index in accounts and balance.owner != wallet:
+                    token = token_of_mint(balance.mint, balance.ui_token_amount.decimals)
+                    amount = int(balance.ui_token_amount.amount)
+                    moved[token] = moved.get(token, 0) + sign * amount
+        return moved
 
 
 # ---- What the node answers, as far as it is read: msgspec passes over the rest without making objects of it.
@@ -314,7 +357,9 @@ _GET_MULTIPLE_ACCOUNTS: Final = _Method("getMultipleAccounts", _Accounts)
 _GET_PROGRAM_ACCOUNTS: Final = _Method("getProgramAccounts", list[_ProgramAccount])
 _SEND_TRANSACTION: Final = _Method("sendTransaction", str)
 _GET_SIGNATURE_STATUSES: Final = _Method("getSignatureStatuses", _Statuses)
+_GET_SIGNATURES_FOR_ADDRESS: Final = _Method("getSignaturesForAddress", list[SignatureInfo])
 _GET_TRANSACTION: Final = _Method("getTransaction", TransactionRecord | None)
+_GET_WHOLE_TRANSACTION: Final = _Method("getTransaction", WholeTransaction | None)
 
 _SEND_OPTIONS: Final = msgspec.Raw(b'{"encoding":"base64","skipPreflight":true,"maxRetries":0}')
 """Written once, not for every transaction."""
@@ -538,6 +583,23 @@ class NodeClient:
         slot = min((answer.context.slot for answer in answers), default=0)
         return slot, [status for answer in answers for status in answer.value]
 
+    async def signatures_of(
+        self, address: str, before: str | None = None, *, seen_slot: int = 0
+    ) -> list[SignatureInfo]:
+        """Return confirmed transactions that name an address, reverted ones among them, newest first.
+
+        In one call, the newest MAX_LISTED there are, or that there are before the signature `before`, which
+        is left out itself. A node lists nothing before a signature that it does not know, nor if it has not
+        come to `seen_slot`: that raises NodeUnavailable.
+        """
+        options: dict[str, Any] = {"limit": MAX_LISTED, "commitment": "confirmed"}
+        if seen_slot:
+            options["minContextSlot"] = seen_slot
+        if before is not None:
+            options["before"] = before
+        listed: list[SignatureInfo] = await self._read((_GET_SIGNATURES_FOR_ADDRESS, [address, options]))
+        return listed
+
     async def transactions(
         self, signatures: Sequence[str], commitment: str = "confirmed"
     ) -> list[TransactionRecord | EngineError | None]:
@@ -554,6 +616,12 @@ class NodeClient:
             if len(errors) == len(answers) or not isinstance(error, EngineError):
                 raise error
         return answers
+
+    async def whole_transaction(self, signature: str) -> WholeTransaction | None:
+        """Return a finalized transaction with its bytes; None where the node has none of that signature."""
+        options = {"encoding": "base64", "commitment": "finalized", "maxSupportedTransactionVersion": 0}
+        whole: WholeTransaction | None = await self._read((_GET_WHOLE_TRANSACTION, [signature, options]))
+        return whole
 
     def follow_landed(
         self,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -259,6 +260,15 @@ def build_swap(
     )
 
 
+def named_order(memo_text: str | None) -> UUID | None:
+    """Return the order that a transaction of `build_swap` was for, by its memo as nodes show it.
+
+    They put its length before it: "[38] 0199e2a1-....:1". None for any other memo.
+    """
+    named = None if memo_text is None else _MEMO_TEXT.fullmatch(memo_text)
+    return None if named is None else UUID(named[1])
+
+
 def called_instruction(raw_transaction: bytes, index: int) -> tuple[Pubkey, bytes] | None:
     """Return the program that a transaction's instruction calls, and the instruction's data.
 
@@ -270,6 +280,9 @@ def called_instruction(raw_transaction: bytes, index: int) -> tuple[Pubkey, byte
         return None
     called = instructions[index]
     return message.account_keys[called.program_id_index], bytes(called.data)
+
+
+_MEMO_TEXT: Final = re.compile(r"\[[0-9]+\] ([0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}):[0-9]+")
 
 
 @lru_cache(maxsize=4)

@@ -106,6 +106,29 @@ class Position:
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """Where the record is kept."""
+
+    recorded: str | None
+    """In which database it says it is; None: it does not say yet."""
+    here: str
+    """In which it is."""
+    begin_time: datetime
+    """Nothing on record is older."""
+    has_open_orders: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is on record of a transaction and of the order that it names."""
+
+    is_open: bool
+    """The order is on record, and open."""
+    on_record: bool
+    """The transaction is."""
+
+
+@dataclass(frozen=True, slots=True)
 class Claim:
     """An order that this worker holds now."""
 
@@ -594,6 +617,29 @@ class Store:
             "sweep", "free_dead_owners", {"lease_owner": lease_owner, "lock_class": _LOCK_CLASS}
         )
         return len(rows)
+
+    # ---- Where the record is kept -------------------------------------------------------------
+
+    async def place(self) -> Place:
+        """Return in which database the record is, and in which it was."""
+        ((recorded, begin_time, has_open_orders),) = await self._read("sweep", "place", {})
+        try:
+            ((here,),) = await self._read("sweep", "place_here", {})
+        except psycopg.Error as error:
+            # Some who run PostgreSQL for others keep it to themselves.
+            logger.info("whether the database is another one cannot be told: %s", error)
+            here = recorded or ""
+        return Place(recorded, here, begin_time, has_open_orders)
+
+    async def set_place(self, here: str) -> None:
+        """Record that the record is kept here from now on."""
+        await self._write("sweep", "set_place", {"place": here})
+
+    async def known_transactions(self, named: Sequence[tuple[UUID, str]]) -> list[Known]:
+        """Return, for transactions and the orders that they name, what is on record of both; in order."""
+        order_ids, tx_hashes = [order_id for order_id, _ in named], [tx_hash for _, tx_hash in named]
+        rows = await self._read("sweep", "known_transactions", {"order_id": order_ids, "tx_hash": tx_hashes})
+        return [Known(*row) for row in rows]
 
     # ---- The database's clock -----------------------------------------------------------------
 

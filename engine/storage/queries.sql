@@ -305,6 +305,32 @@ WHERE lease_owner <> %(lease_owner)b::bigint
        OR pg_try_advisory_xact_lock(%(lock_class)b::integer, lease_owner::integer))
 RETURNING lease_owner;
 
+-- name: place
+-- In which database the record was last kept, when the record begins, and whether any order is open.
+SELECT (SELECT place FROM place), (SELECT min(apply_time) FROM schema_migrations),
+    EXISTS (SELECT FROM orders WHERE closed_status IS NULL AND NOT resting) OR EXISTS (SELECT FROM orders WHERE resting);
+
+-- name: place_here
+-- Cluster, timeline, database and table: each way of putting a record back changes one of them, but that of the disk.
+SELECT concat_ws('/', (SELECT system_identifier FROM pg_control_system()),
+    left(pg_walfile_name(pg_current_wal_lsn()), 8),
+    (SELECT oid FROM pg_database WHERE datname = current_database()), 'orders'::regclass::oid);
+
+-- name: set_place
+-- The record is kept here from now on.
+INSERT INTO place (place) VALUES (%(place)b::text) ON CONFLICT (only_one) DO UPDATE SET place = excluded.place
+WHERE place.place <> excluded.place;
+
+-- name: known_transactions
+-- Of transactions that name these orders: whether the order is open, NULL where there is no such order, and whether
+-- the transaction is on record.
+SELECT o.closed_status IS NULL AND o.order_id IS NOT NULL,
+    -- Not EXISTS: PostgreSQL may answer it for all of them at once, by reading every attempt there ever was.
+    (SELECT true FROM attempts a WHERE a.order_id = named.order_id AND a.tx_hash = named.tx_hash) IS NOT NULL
+FROM unnest(%(order_id)t::uuid[], %(tx_hash)t::text[]) WITH ORDINALITY AS named (order_id, tx_hash, number)
+LEFT JOIN orders o ON o.order_id = named.order_id
+ORDER BY named.number;
+
 -- name: open_orders_count
 -- Open orders that do not rest, counted no further than the limit.
 SELECT count(*)

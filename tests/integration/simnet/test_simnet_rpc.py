@@ -352,6 +352,61 @@ async def test_signatures_of_an_address_come_with_memo_and_outcome(wire: Wire) -
     assert [each["signature"] for each in older] == [good]
 
 
+async def test_signatures_of_an_address_are_had_a_page_at_a_time_newest_first(wire: Wire) -> None:
+    carol = await _funded(wire, 21)
+    sent = [
+        await wire.land(carol.sign([memo(f"page {number}", carol.pubkey)], await wire.blockhash()))
+        for number in range(4)
+    ]
+
+    async def listed(**options: Any) -> list[str]:
+        answer = await wire.result("getSignaturesForAddress", str(carol.pubkey), {**options, **CONFIRMED})
+        return [each["signature"] for each in answer]
+
+    assert await listed() == sent[::-1]
+    assert await listed(limit=3) == sent[:0:-1]
+    assert await listed(before=sent[1], limit=3) == [sent[0]]
+    assert await listed(before=sent[0]) == []
+    assert await listed(until=sent[1]) == [sent[3], sent[2]]
+    assert await listed(before=sent[3], until=sent[0]) == [sent[2], sent[1]]
+    assert await listed(before=UNKNOWN) == []
+    assert await listed(until=UNKNOWN) == sent[::-1]
+    assert await wire.result("getSignaturesForAddress", str(SigningWallet(22).pubkey), CONFIRMED) == []
+
+
+async def test_signatures_of_an_address_are_listed_once_they_reach_the_commitment(wire: Wire) -> None:
+    carol, dave = await _funded(wire, 23), SigningWallet(24)
+    raw = carol.sign([transfer_lamports(carol.pubkey, dave.pubkey, 10**9)], await wire.blockhash())
+    signature = (await wire.send(raw, skipPreflight=True))["result"]
+
+    async def listed(**options: Any) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = await wire.result("getSignaturesForAddress", str(dave.pubkey), options)
+        return found
+
+    await wire.result("simnet_advance")
+    slot = await wire.result("getSlot", PROCESSED)
+    assert await listed(**CONFIRMED) == []
+    await wire.result("simnet_advance")
+    (info,) = await listed(**CONFIRMED)
+    assert isinstance(info.pop("blockTime"), int)
+    assert info == {
+        "signature": signature,
+        "slot": slot,
+        "err": None,
+        "memo": None,
+        "confirmationStatus": "confirmed",
+    }
+    assert await listed() == []
+    await wire.result("simnet_advance", {"slots": 3})
+    assert [each["confirmationStatus"] for each in await listed()] == ["finalized"]
+
+
+async def _funded(wire: Wire, number: int) -> SigningWallet:
+    wallet = SigningWallet(number)
+    await wire.result("simnet_fund", {"wallet": str(wallet.pubkey), "mint": "SOL", "amount": 10**12})
+    return wallet
+
+
 async def test_a_simulation_tells_what_would_be_and_changes_nothing(
     wire: Wire, pools: Sequence[GenesisPool]
 ) -> None:
@@ -528,6 +583,18 @@ async def test_a_transaction_sent_again_after_it_landed_changes_nothing(wire: Wi
             -32602,
             "Method does not support commitment below `confirmed`",
         ),
+        (
+            "getSignaturesForAddress",
+            [USDC_ACCOUNT, {"commitment": "processed"}],
+            -32602,
+            "Method does not support commitment below `confirmed`",
+        ),
+        ("getSignaturesForAddress", [], -32602, "`params` should have at least 1 argument(s)"),
+        ("getSignaturesForAddress", ["abc"], -32602, "Invalid param: WrongSize"),
+        ("getSignaturesForAddress", [USDC_ACCOUNT, {"limit": 0}], -32602, "Invalid limit; max 1000"),
+        ("getSignaturesForAddress", [USDC_ACCOUNT, {"limit": 1001}], -32602, "Invalid limit; max 1000"),
+        ("getSignaturesForAddress", [USDC_ACCOUNT, {"before": "abc"}], -32602, "Invalid param: WrongSize"),
+        ("getSignaturesForAddress", [USDC_ACCOUNT, {"until": "not 0"}], -32602, "Invalid param: Invalid"),
     ],
 )
 async def test_an_error_has_a_nodes_code_and_words(

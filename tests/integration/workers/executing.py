@@ -27,6 +27,7 @@ from tests.simnet_process import Simnet
 from workers.executor import Executor
 from workers.leases import Lease, Sweeper
 from workers.monitor import Monitor
+from workers.reconciliation import Reconciliation
 from workers.settlement import Settlement
 
 
@@ -143,7 +144,7 @@ async def worker_of(
             commitment=settings.commitment,
             resend_seconds=settings.resend_seconds,
         )
-        lease = Lease(settings, store)
+        lease = Lease(settings, store, Reconciliation(store, node, str(wallet.pubkey)))
         await lease.start()
         async with Executor(
             settings,

@@ -10,6 +10,7 @@ from engine.domain.tokens import SOL
 from engine.solana.instructions import memo, transfer_lamports
 from simnet.accounts import Account
 from simnet.bank import Meta
+from simnet.faults import Faults
 from simnet.ledger import FILE_NAME, Landed, Ledger, LedgerError, LedgerReader, Progress
 from tests.simnet_wallets import SigningWallet, open_chain
 
@@ -144,4 +145,74 @@ async def test_transactions_that_name_an_address_are_found_newest_first_between_
         assert await memos(None, None, 2) == ["n:4", "n:3"]
         assert await memos(sent[3], None, 10) == ["n:2", "n:1", "n:0"]
         assert await memos(None, sent[2], 10) == ["n:4", "n:3"]
+        assert await memos(sent[4], sent[1], 10) == ["n:3", "n:2"]
+        assert await memos(sent[0], None, 10) == []
         assert await chain.naming(BOB.address, before=None, until=None, limit=1, commitment="confirmed") == []
+
+
+async def test_nothing_is_found_before_an_unknown_signature_and_an_unknown_end_is_none(
+    tmp_path: Path,
+) -> None:
+    async with open_chain(tmp_path) as net:
+        await net.fund(ALICE, SOL, 10**12)
+        for number in range(2):
+            assert await net.land(ALICE.sign([memo(f"n:{number}", ALICE.pubkey)], net.blockhash)) is None
+        first, second = net.chain.landed_in(net.chain.slot - 1) + net.chain.landed_in(net.chain.slot)
+        unknown = b"\x09" * 64
+
+        async def memos(before: bytes | None, until: bytes | None) -> list[str | None]:
+            found = await net.chain.naming(
+                ALICE.address, before=before, until=until, limit=10, commitment="confirmed"
+            )
+            return [each.memo for each in found]
+
+        assert await memos(unknown, None) == []
+        assert await memos(None, unknown) == ["n:0"]
+        # It is known to nobody who asks for what is confirmed.
+        assert await memos(second.signature, None) == []
+        assert await memos(None, second.signature) == ["n:0"]
+        net.chain.advance()
+        assert await memos(second.signature, None) == ["n:0"]
+        assert await memos(None, first.signature) == ["n:1"]
+
+
+async def test_a_transaction_does_not_name_what_only_stands_in_its_bytes(tmp_path: Path) -> None:
+    async with open_chain(tmp_path, confirmed_slots=0) as net:
+        await net.fund(ALICE, SOL, 10**12)
+        address = b"address as text and of 32 bytes."
+        noted = ALICE.sign([memo(address.decode(), ALICE.pubkey)], net.blockhash)
+        named = ALICE.sign([transfer_lamports(ALICE.pubkey, BOB.pubkey, 10**9)], net.blockhash)
+        for raw in (named, noted):
+            assert await net.land(raw) is None
+
+        async def naming(asked: bytes) -> list[bytes]:
+            found = await net.chain.naming(asked, before=None, until=None, limit=1, commitment="confirmed")
+            return [each.raw for each in found]
+
+        assert await naming(address) == []
+        assert await naming(BOB.address) == [named]
+        assert await naming(ALICE.address) == [noted]
+
+
+async def test_a_transaction_whose_status_lags_is_not_listed_before_it_is_told(tmp_path: Path) -> None:
+    async with open_chain(tmp_path, finalized_slots=8) as net:
+        await net.fund(ALICE, SOL, 10**12)
+        assert await net.land(ALICE.sign([memo("early", ALICE.pubkey)], net.blockhash)) is None
+        late = ALICE.sign([memo("late", ALICE.pubkey)], net.blockhash)
+        net.chain.faults = Faults(status_lag=1.0, status_lag_slots=3)
+        assert await net.land(late) == "not landed"
+        net.chain.faults = Faults()
+        assert await net.land(ALICE.sign([memo("soon", ALICE.pubkey)], net.blockhash)) is None
+
+        async def memos(before: bytes | None = None) -> list[str | None]:
+            found = await net.chain.naming(
+                ALICE.address, before=before, until=None, limit=10, commitment="confirmed"
+            )
+            return [each.memo for each in found]
+
+        net.chain.advance()
+        assert await memos() == ["soon", "early"]
+        assert await memos(late[1:65]) == []
+        net.chain.advance()
+        assert await memos() == ["soon", "late", "early"]
+        assert await memos(late[1:65]) == ["early"]

@@ -151,7 +151,12 @@ class Chain:
 
 
 def balance(index: int, owner: str, mint: str, amount: int) -> dict[str, Any]:
-    return {"accountIndex": index, "owner": owner, "mint": mint, "uiTokenAmount": {"amount": str(amount)}}
+    return {
+        "accountIndex": index,
+        "owner": owner,
+        "mint": mint,
+        "uiTokenAmount": {"amount": str(amount), "decimals": 6},
+    }
 
 
 LANDED_TRANSACTION: dict[str, Any] = {

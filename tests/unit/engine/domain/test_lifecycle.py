@@ -31,6 +31,7 @@ from engine.domain.lifecycle import (
     TimedOut,
     Unmet,
     apply,
+    found_on_chain,
     next_step,
 )
 from engine.domain.order import (
@@ -478,3 +479,38 @@ def test_the_next_step_is_never_one_whose_facts_would_be_refused(status: OrderSt
         order = an_order(status, kind="limit", expire_time=expire_time)
         for name in facts_of[next_step(order, NOW)]:
             assert apply(order, FACTS[name], POLICY).order.sequence == order.sequence + 1
+
+
+@pytest.mark.parametrize("kind", SPECS)
+@pytest.mark.parametrize(
+    ("status", "path"),
+    [
+        (PENDING, [ROUTING, BUILDING, SUBMITTED]),
+        (ROUTING, [BUILDING, SUBMITTED]),
+        (BUILDING, [SUBMITTED]),
+        (SUBMITTED, [ROUTING, BUILDING, SUBMITTED]),
+    ],
+)
+@pytest.mark.parametrize("attempt", [1, 3, 50])
+def test_an_order_found_on_chain_is_followed_to_the_proof_of_that_transaction(
+    kind: str, status: str, path: list[str], attempt: int
+) -> None:
+    order = an_order(status, kind=kind, attempt=attempt)
+    found = Attempt(7, "found", b"its bytes", 900)
+    moves = found_on_chain(order, DECISION, found)
+    assert [move.order.status for move in moves] == path
+    assert [move.event.sequence for move in moves] == [41 + number for number in range(len(path))]
+    assert moves[0].before == order
+    # The transaction on record was given up, so this is of the attempt after it, whatever its memo says.
+    number = attempt + (status == SUBMITTED)
+    assert moves[-1].opened == moves[-1].order.open_attempt == replace(found, attempt=number)
+    assert [move.closed for move in moves if move.closed] == [AttemptOutcome.EXPIRED] * (status == SUBMITTED)
+    # Whoever looks for due orders finds it.
+    assert moves[-1].lets_go
+    assert next_step(moves[-1].order, NOW) is Step.SETTLE
+
+
+@pytest.mark.parametrize("status", CLOSED)
+def test_a_closed_order_stays_closed_whatever_is_found(status: OrderStatus) -> None:
+    with pytest.raises(IllegalTransition):
+        found_on_chain(an_order(status), DECISION, ATTEMPT)

@@ -22,6 +22,7 @@ from engine.solana.rpc import (
     ProgramChange,
     ProgramWatch,
     RpcError,
+    SignatureInfo,
     SignatureStatus,
     TransactionRecord,
 )
@@ -184,6 +185,57 @@ async def test_statuses_of_many_are_chunks_of_one_request(node: FakeNode, client
     assert slot == 88
     assert [status.slot for status in statuses if status] == list(range(600))
     assert [[len(call["params"][0]) for call in request] for request in node.requests] == [[256, 256, 88]]
+
+
+async def test_an_addresss_transactions_come_as_the_node_lists_them(
+    node: FakeNode, client: NodeClient
+) -> None:
+    _answer(node, "getSignaturesForAddress", _published("getSignaturesForAddress"))
+    newest, older = await client.signatures_of(str(KEY))
+    assert newest == SignatureInfo(
+        "5uHPNru5jKPUC4G26iJgDhVsb6G3AgjESgurWFeM55nuzPFEwxQ4fYM7D9LzBqcGdQKUxkSrtuzMaUDcb2bddSr7",
+        412_345_600,
+        {"InstructionError": [2, {"Custom": 6005}]},
+        None,
+        1_763_828_970,
+    )
+    assert older == SignatureInfo(
+        "4v9XPmsuytY2xBTHvcEhFzAAEAqyYy5Pit63hukGkQYqtZgsy6wZavBpcdRbHr3kCVUWJBWNUYuXRnH8BoTHf2US",
+        412_345_500,
+        None,
+        "[7] order-1",
+        1_763_828_930,
+    )
+    await client.signatures_of(str(KEY), older.signature, seen_slot=7)
+    options = {"limit": 1000, "commitment": "confirmed"}
+    assert [call["params"] for (call,) in node.requests] == [
+        [str(KEY), options],
+        [str(KEY), {**options, "before": older.signature, "minContextSlot": 7}],
+    ]
+
+
+async def test_a_list_of_transactions_may_be_empty_and_lack_times(node: FakeNode, client: NodeClient) -> None:
+    listed = {"signature": "a", "slot": 9, "err": None, "memo": None, "blockTime": None}
+    answers: dict[str | None, list[Any]] = {None: [listed], "a": []}
+    node.answers["getSignaturesForAddress"] = lambda params: {"result": answers[params[1].get("before")]}
+    assert await client.signatures_of(str(KEY)) == [SignatureInfo("a", 9, None, None, None)]
+    assert await client.signatures_of(str(KEY), "a") == []
+
+
+async def test_transactions_that_cannot_be_listed_raise(node: FakeNode, client: NodeClient) -> None:
+    _answer(
+        node,
+        "getSignaturesForAddress",
+        {"error": {"code": -32602, "message": "Invalid param: WrongSize"}},
+    )
+    with pytest.raises(RpcError, match="getSignaturesForAddress: Invalid param: WrongSize"):
+        await client.signatures_of("abc")
+    _answer(node, "getSignaturesForAddress", {"result": [{"signature": "a"}]})
+    with pytest.raises(NodeUnavailable, match="in a shape we do not know"):
+        await client.signatures_of(str(KEY))
+    node.http_status = 503
+    with pytest.raises(NodeUnavailable, match="HTTP 503"):
+        await client.signatures_of(str(KEY))
 
 
 async def test_transaction_tells_what_became_of_token_accounts(node: FakeNode, client: NodeClient) -> None:

@@ -45,6 +45,7 @@ from engine.solana.transactions import (
     called_instruction,
     compile_message,
     fits,
+    named_order,
     swap_instructions,
 )
 from tests.published_vectors import solana_cases
@@ -203,6 +204,21 @@ def test_memo_names_the_order_and_the_attempt() -> None:
         MEMO_PROGRAM,
         f"{ORDER_ID}:2".encode(),
     )
+
+
+def test_a_memo_as_nodes_show_it_tells_which_order_it_was_for() -> None:
+    text = f"{ORDER_ID}:12"
+    assert named_order(f"[{len(text)}] {text}") == ORDER_ID
+    for other in (
+        None,
+        "",
+        text,
+        "[7] order-1",
+        f"[39] {text} ",
+        f"[44] {text}; [5] hello",
+        f"[36] {ORDER_ID}",
+    ):
+        assert named_order(other) is None
 
 
 def test_attempt_carries_what_settling_needs() -> None:
