@@ -78,7 +78,7 @@ async def work(settings: Settings, stopping: asyncio.Event, index: int = 0) -> N
                         except (StoreUnavailable, OutcomeUnknown) as error:
                             logger.warning("left to the sweeper: %s", error)
 
-                broker.has_room = lambda: executor.room > 0
+                broker.has_room = lambda: lease.owner > 0 and executor.room > 0
                 sweeper = Sweeper(
                     settings,
                     store,

@@ -13,6 +13,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 from engine.domain.errors import EngineError, OutcomeUnknown, StoreUnavailable
@@ -24,6 +25,8 @@ from workers.reconciliation import Reconciliation
 
 _HINT_SECONDS: Final = 0.5
 """How long a new order is left to its hint before the sweep takes it."""
+_LOOK_SECONDS: Final = 0.2
+"""How often it is looked whether the connection stands that the lease hangs on."""
 _RECOVERY_SECONDS: Final = 0.5
 """How long to wait for a database that is away before asking again."""
 
@@ -37,16 +40,21 @@ class Lease:
         self._seconds = settings.lease_seconds
         self._store = store
         self._reconciliation = reconciliation
-        self.owner = 0
-        """The number orders are claimed under; 0 while there is none."""
+        self._owner = self._lost = 0
         self._missing = "no lease is held yet"
+
+    @property
+    def owner(self) -> int:
+        """The number orders are claimed under; 0 while there is none."""
+        # The connection held the advisory lock, and may have been to another database than there is now.
+        return self._owner if self._store.holds_locks else 0
 
     @property
     def missing(self) -> str | None:
         """Why there is none; None while there is."""
         if self.owner:
             return None
-        return "the chain is asked what was executed" if self._reconciliation.is_waiting else self._missing
+        return "the chain is asked what was executed" if self._reconciliation.is_under_way else self._missing
 
     async def start(self) -> None:
         """Get a number, and with it the right to claim. Raises EngineError."""
@@ -54,54 +62,57 @@ class Lease:
         try:
             # Under it, so that it cannot be another database by the time that this is known.
             await self._reconciliation.done()
-        except EngineError:
-            await self._store.end_lease_owner(owner)
+            if not await self._store.renew_lease(owner, self._seconds):
+                raise StoreUnavailable("the lease was taken for that of a dead worker")
+        except BaseException:
+            with suppress(EngineError):
+                await self._store.end_lease_owner(owner)
             raise
-        if not await self._store.renew_lease(owner, self._seconds):
-            raise StoreUnavailable("the lease was taken for that of a dead worker")
-        self.owner = owner
+        self._owner = owner
 
     async def keep(self, on_lost: Callable[[], None]) -> None:
         """Renew for ever. When the lease is lost, `on_lost` lets go of all orders before it is begun anew."""
-        lost = 0
         while True:
-            await self._begin(lost)
-            lost = await self._lost()
+            await self._begin()
+            await self._until_lost()
             on_lost()
-
-    async def _lost(self) -> int:
-        """Return the number under which orders were held, once it is one no longer."""
-        while True:
-            await asyncio.sleep(self._seconds / 3.5)
-            try:
-                if await self._store.renew_lease(self.owner, self._seconds):
-                    continue
-            except (StoreUnavailable, OutcomeUnknown) as error:
-                # The connection held the advisory lock: with it, the lease is gone.
-                logger.warning("the lease is lost: %s", error)
-            lost, self.owner = self.owner, 0
-            return lost
 
     async def end(self) -> None:
         """Free whatever is still held."""
-        if self.owner:
+        if self._owner:
             try:
-                await self._store.end_lease_owner(self.owner)
+                await self._store.end_lease_owner(self._owner)
             except (StoreUnavailable, OutcomeUnknown) as error:
                 logger.warning("the lease was not given back, it will expire: %s", error)
 
-    async def _begin(self, lost: int) -> None:
-        while not self.owner:
+    async def _begin(self) -> None:
+        while not self._owner:
             try:
-                if lost:
+                if self._lost:
                     # This process lives: none of what it held has ended it.
-                    await self._store.end_lease_owner(lost)
+                    await self._store.end_lease_owner(self._lost)
+                    self._lost = 0
                 await self.start()
             except EngineError as error:
+                if str(error) != self._missing:
+                    logger.warning("no lease yet: %s", error)
                 self._missing = str(error)
-                logger.warning("no lease yet: %s", error)
                 await asyncio.sleep(_RECOVERY_SECONDS)
-        logger.info("the lease is held", extra={"lease_owner": self.owner})
+        logger.info("the lease is held", extra={"lease_owner": self._owner})
+
+    async def _until_lost(self) -> None:
+        loop, renew_time = asyncio.get_running_loop(), 0.0
+        while self.owner:
+            try:
+                if loop.time() >= renew_time:
+                    renew_time = loop.time() + self._seconds / 3.5
+                    if not await self._store.renew_lease(self._owner, self._seconds):
+                        break
+            except (StoreUnavailable, OutcomeUnknown) as error:
+                logger.warning("the lease is lost: %s", error)
+                break
+            await asyncio.sleep(min(_LOOK_SECONDS, self._seconds / 3.5))
+        self._lost, self._owner = self._owner, 0
 
 
 class Sweeper:

@@ -4,12 +4,14 @@ A transaction is recorded before it is sent, so the chain never knows of one tha
 the record was put back: from a backup, or by a standby that took over and lacked the last commits. Then an
 order that is open here may have been executed already, and would be executed again. That shows in two ways:
 
-- the database is another one than the record was last kept in (`place` in queries.sql);
-- the chain has a transaction that names an open order, and is not on record. All that fails to show is a disk
-  put back within the minute, before anything of what was lost has landed.
+- the database is another one than the record was last kept in (`place_here` in queries.sql);
+- a transaction of the wallet's has landed that names an open order, and is not on record.
+
+All that shows in neither is a disk put back within a minute or two, before anything that was lost has landed.
 
 Then nothing is claimed until no transaction of before can land any more, and those that did are recorded.
-Their orders are SUBMITTED from then on and followed like any other.
+Their orders are SUBMITTED from then on and followed like any other. Whoever ends in the middle of this leaves
+both signs as they were, for others and for a later start; several at once do no harm.
 """
 
 from __future__ import annotations
@@ -18,12 +20,14 @@ import asyncio
 import logging
 from collections import defaultdict
 from collections.abc import AsyncIterator
-from typing import Final
+from datetime import UTC, datetime, timedelta
+from typing import Final, NamedTuple
 from uuid import UUID
 
 from solders.pubkey import Pubkey
 from solders.transaction import VersionedTransaction
 
+from engine.domain.errors import NodeUnavailable
 from engine.domain.lifecycle import CLOSED, found_on_chain
 from engine.domain.order import Attempt, OrderSpec, Route, RouteLeg, RoutingDecision, Side
 from engine.domain.tokens import Token
@@ -36,10 +40,30 @@ from engine.venues import VENUE_BY_PROGRAM
 _LOOK_SECONDS: Final = 1.0
 """How often it is looked how far the chain has come."""
 _SLOT_SECONDS: Final = 0.4
-_IN_TIME_SECONDS: Final = 120.0
-"""From the record of a transaction to its landing, at most: 151 slots, and a minute to spare."""
+"""The least that a slot takes."""
+_CLOCKS: Final = timedelta(seconds=120)
+"""By how much the chain's clock, which validators tell, and the database's may differ."""
+_VALID_BLOCKS: Final = 150 + 32
+"""From the finalized block to the last in which what is signed now can land: a blockhash's, and what is not
+finalized yet."""
+
+_NOTHING: Final = Known(is_open=None, on_record=False)
 
 logger = logging.getLogger(__name__)
+
+
+class _Named(NamedTuple):
+    """A transaction that landed, and the order that it names."""
+
+    order_id: UUID | None
+    """None: it names none."""
+    info: SignatureInfo
+    known: Known
+
+    @property
+    def is_lacking(self) -> bool:
+        """Return whether it executed an order and the record does not know; unless somebody else sent it."""
+        return self.info.err is None and not self.known.on_record and self.known.is_open is not None
 
 
 class Reconciliation:
@@ -50,80 +74,107 @@ class Reconciliation:
         self._store = store
         self._node = node
         self._wallet = wallet
-        self.is_waiting = False
-        """Until what was sent before can land no more."""
+        self.is_under_way = False
+        """The record lacks something, and nothing may be executed."""
 
     async def done(self) -> None:
         """Return once the record knows what the chain knows. Raises EngineError: ask again."""
         place = await self._store.place()
+        since = place.last_kept - _CLOCKS
         is_elsewhere = place.recorded not in (None, place.here)
-        begin = place.begin_time.timestamp()
-        if place.has_open_orders and (is_elsewhere or await self._lacks_any(begin)):
+        if place.has_open_orders and (is_elsewhere or await self._lacks_any(since)):
             logger.warning(
                 "the database was put back from a backup, or a standby took over: nothing is executed until"
-                " the chain has told what was done since"
+                " the chain has told what was done since %s",
+                since.isoformat(timespec="seconds"),
             )
-            self.is_waiting = True
+            self.is_under_way = True
             try:
-                await self._record_what_landed(begin, await self._until_nothing_can_land())
+                await self._catch_up(since)
             finally:
-                self.is_waiting = False
+                self.is_under_way = False
         await self._store.set_place(place.here)
 
-    async def _lacks_any(self, begin: float) -> bool:
-        """Return whether the newest transactions show that the record lacks some."""
-        async for _, _, known in self._landed(begin):
-            if known.on_record:
-                return False
-            if known.is_open:
+    async def _lacks_any(self, since: datetime) -> bool:
+        """Return whether an open order has a transaction that landed since then and is not on record."""
+        async for named in self._landed():
+            if _is_before(named.info, since):
+                break
+            if named.is_lacking and named.known.is_open and self._is_ours(await self._whole(named.info)):
                 return True
         return False
+
+    async def _catch_up(self, since: datetime) -> None:
+        seen = await self._until_nothing_can_land()
+        while True:
+            try:
+                return await self._record_what_landed(since, seen)
+            except NodeUnavailable as error:
+                logger.warning("the chain is asked again: %s", error)
+                await asyncio.sleep(_LOOK_SECONDS)
 
     async def _until_nothing_can_land(self) -> ChainPosition:
         """Return a position of the chain at which all that was sent before is final, or never will be."""
         last_height = (await self._node.latest_blockhash("processed")).last_valid_block_height
-        while (left := last_height - (finalized := await self._node.position("finalized")).block_height) >= 0:
-            logger.info("waiting for %d blocks, about %.0f s", left + 1, (left + 1) * _SLOT_SECONDS)
+        last_height = max(last_height, (await self._node.position("finalized")).block_height + _VALID_BLOCKS)
+        while True:
+            try:
+                finalized = await self._node.position("finalized")
+                if (left := last_height - finalized.block_height) < 0:
+                    return finalized
+                logger.info("waiting for %d blocks, about %.0f s", left + 1, (left + 1) * _SLOT_SECONDS)
+            except NodeUnavailable as error:
+                logger.warning("the chain is waited for: %s", error)
             await asyncio.sleep(_LOOK_SECONDS)
-        return finalized
 
-    async def _record_what_landed(self, begin: float, seen: ChainPosition) -> None:
-        recorded: set[UUID] = set()
-        newest_on_record: int | None = None
-        async for order_id, info, known in self._landed(begin, seen.absolute_slot):
-            if known.on_record:
-                newest_on_record = newest_on_record or info.block_time
-            elif known.is_open and info.err is None and order_id not in recorded:
-                await self._record(order_id, info, seen)
-                recorded.add(order_id)
-            # What was recorded later than that one cannot have landed so much before it.
-            if newest_on_record and info.block_time and info.block_time < newest_on_record - _IN_TIME_SECONDS:
+    async def _record_what_landed(self, since: datetime, seen: ChainPosition) -> None:
+        recorded, is_before = 0, False
+        async for named in self._landed(seen.absolute_slot):
+            if is_before := _is_before(named.info, since):
                 break
-        logger.warning(
-            "%d open orders had been executed; their transactions are on record now", len(recorded)
-        )
+            if named.order_id is not None and named.is_lacking:
+                recorded += await self._record(named.order_id, named.info, seen)
+        if not is_before:
+            await self._check_history(since, seen)
+        logger.warning("%d orders had been executed; their transactions are on record now", recorded)
 
-    async def _landed(
-        self, begin: float, seen_slot: int = 0
-    ) -> AsyncIterator[tuple[UUID, SignatureInfo, Known]]:
-        """Yield transactions of orders that landed since, newest first, and what is on record of them."""
+    async def _check_history(self, since: datetime, seen: ChainPosition) -> None:
+        """Raise NodeUnavailable if the node's history may begin later: what it lists is not all then."""
+        first_slot = await self._node.first_available_slot()
+        reaches = timedelta(seconds=(seen.absolute_slot - first_slot) * _SLOT_SECONDS)
+        if first_slot and datetime.now(UTC) - reaches > since:
+            raise NodeUnavailable(
+                f"the node's history begins with slot {first_slot}, and what was done since"
+                f" {since:%Y-%m-%d %H:%M} is asked for: set SOLANA_RPC_URL to a node that has more of it"
+            )
+
+    async def _landed(self, seen_slot: int = 0) -> AsyncIterator[_Named]:
+        """Yield the wallet's transactions, newest first, each with what is on record of it."""
         before = None
         while page := await self._node.signatures_of(self._wallet, before, seen_slot=seen_slot):
-            named = [(order_id, info) for info in page if (order_id := named_order(info.memo)) is not None]
-            known = await self._store.known_transactions(
-                [(order_id, info.signature) for order_id, info in named]
-            )
-            for (order_id, info), each in zip(named, known, strict=True):
-                yield order_id, info, each
-            if page[-1].block_time is not None and page[-1].block_time < begin - _IN_TIME_SECONDS:
-                return
             before = page[-1].signature
+            names = {
+                info.signature: order_id for info in page if (order_id := named_order(info.memo)) is not None
+            }
+            known = await self._store.known_transactions(
+                [(order_id, signature) for signature, order_id in names.items()]
+            )
+            known_of = dict(zip(names, known, strict=True))
+            for info in page:
+                yield _Named(names.get(info.signature), info, known_of.get(info.signature, _NOTHING))
 
-    async def _record(self, order_id: UUID, info: SignatureInfo, seen: ChainPosition) -> None:
+    async def _record(self, order_id: UUID, info: SignatureInfo, seen: ChainPosition) -> bool:
+        """Return whether the record knows of it now, and did not."""
         order = await self._store.get(order_id)
-        whole = await self._node.whole_transaction(info.signature)
-        if order is None or order.status in CLOSED or whole is None:
-            return
+        whole = await self._whole(info)
+        # After the order was read: another worker may have recorded it meanwhile, and that one moves it.
+        (known,) = await self._store.known_transactions([(order_id, info.signature)])
+        if order is None or known.on_record or not self._is_ours(whole):
+            return False
+        if order.status in CLOSED:
+            said = {"order_id": order_id, "tx_hash": info.signature}
+            logger.error("executed, and %s on record for good", order.status.value, extra=said)
+            return False
         decision = RoutingDecision(
             attempt=order.attempt,
             slot=whole.slot,
@@ -131,33 +182,53 @@ class Reconciliation:
             route=_route(whole, self._wallet, order.spec),
             reason="found on the chain after the database was put back: what was quoted is lost",
         )
-        attempt = Attempt(order.attempt, info.signature, whole.raw, seen.block_height)
-        await self._store.advance(found_on_chain(order, decision, attempt))
-        logger.info("found on the chain", extra={"order_id": order_id, "tx_hash": info.signature})
+        # No higher than the block it is in: its proof needs a history that reaches back to before that one.
+        height = seen.block_height - (seen.absolute_slot - whole.slot)
+        attempt = Attempt(order.attempt, info.signature, whole.raw, max(0, height))
+        return await self._store.advance(found_on_chain(order, decision, attempt)) is not None
+
+    async def _whole(self, info: SignatureInfo) -> WholeTransaction:
+        whole = await self._node.whole_transaction(info.signature)
+        if whole is None:
+            raise NodeUnavailable(f"transaction {info.signature} is listed, and not to be had")
+        return whole
+
+    def _is_ours(self, whole: WholeTransaction) -> bool:
+        """Return whether the wallet paid for it. Others can name it, and an order."""
+        return str(VersionedTransaction.from_bytes(whole.raw).message.account_keys[0]) == self._wallet
+
+
+def _is_before(info: SignatureInfo, moment: datetime) -> bool:
+    return info.block_time is not None and info.block_time < moment.timestamp()
 
 
 def _route(whole: WholeTransaction, wallet: str, spec: OrderSpec) -> Route:
     """Return the route that a transaction took, with what was really exchanged where others have quotes."""
     message = VersionedTransaction.from_bytes(whole.raw).message
     keys = message.account_keys
-    # What reads a swap asks for the mints of the wallet's accounts, to know the direction. Not so here.
+    # What reads a swap asks for mints to tell its direction, which does not matter here.
     mints: defaultdict[Pubkey, Pubkey] = defaultdict(lambda: WRAPPED_SOL_MINT)
     legs: list[RouteLeg] = []
     middle_token: Token | None = None
     for instruction in message.instructions:
         venue = VENUE_BY_PROGRAM.get(keys[instruction.program_id_index])
-        if venue is None:
-            continue
-        pool = venue.read_swap([keys[at] for at in instruction.accounts], bytes(instruction.data), mints).pool
         moved = whole.moved(wallet, frozenset(instruction.accounts))
+        if venue is None or not moved:
+            continue
+        try:
+            accounts = [keys[at] for at in instruction.accounts]
+            pool = str(venue.read_swap(accounts, bytes(instruction.data), mints).pool)
+        except (ValueError, KeyError):
+            # A newer version's way to swap.
+            pool = "unknown"
         taken, given = max(moved, key=moved.__getitem__), min(moved, key=moved.__getitem__)
         if not legs and given != spec.output_token:
             middle_token = given
-        legs.append(RouteLeg(venue.name, venue.kind, str(pool), moved[taken], -moved[given]))
+        legs.append(RouteLeg(venue.name, venue.kind, pool, moved[taken], -moved[given]))
     paid, got = whole.exchanged(wallet, spec.input_token.mint, spec.output_token.mint)
     if not legs:
-        # Of a venue that this version has no longer.
-        legs.append(RouteLeg("unknown", "unknown", "", paid, got))
+        # Of venues that this version does not have.
+        legs.append(RouteLeg("unknown", "unknown", "unknown", paid, got))
     if middle_token is None:
         legs.sort(key=lambda leg: leg.input_amount, reverse=True)
     return Route(

@@ -618,8 +618,8 @@ class NodeClient:
         return answers
 
     async def whole_transaction(self, signature: str) -> WholeTransaction | None:
-        """Return a finalized transaction with its bytes; None where the node has none of that signature."""
-        options = {"encoding": "base64", "commitment": "finalized", "maxSupportedTransactionVersion": 0}
+        """Return a confirmed transaction with its bytes; None where the node has none of that signature."""
+        options = {"encoding": "base64", "commitment": "confirmed", "maxSupportedTransactionVersion": 0}
         whole: WholeTransaction | None = await self._read((_GET_WHOLE_TRANSACTION, [signature, options]))
         return whole
 

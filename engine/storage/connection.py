@@ -51,6 +51,11 @@ class Connection:
         self._lock = asyncio.Lock()
         self._session: Session | None = None
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it stands, as far as was noticed."""
+        return self._session is not None and not self._session.is_broken
+
     async def run(self, statement: str, values: Mapping[str, Any], *, reads: bool = False) -> list[Any]:
         """Run one statement and return its rows. A read whose connection broke is run once more."""
         async with self._lock:
@@ -89,9 +94,9 @@ class Connection:
             raise
 
     async def _connected(self) -> Session:
+        if self._session is not None and not self._session.is_broken:
+            return self._session
         if self._session is not None:
-            if not self._session.is_broken:
-                return self._session
             await self.close()
             if self._locks:
                 raise StoreUnavailable("the connection to PostgreSQL broke, with all that it had locked")

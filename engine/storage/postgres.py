@@ -113,8 +113,8 @@ class Place:
     """In which database it says it is; None: it does not say yet."""
     here: str
     """In which it is."""
-    begin_time: datetime
-    """Nothing on record is older."""
+    last_kept: datetime
+    """What was recorded before then is on record."""
     has_open_orders: bool
 
 
@@ -122,8 +122,8 @@ class Place:
 class Known:
     """What is on record of a transaction and of the order that it names."""
 
-    is_open: bool
-    """The order is on record, and open."""
+    is_open: bool | None
+    """Whether the order is; None: there is no such order."""
     on_record: bool
     """The transaction is."""
 
@@ -611,6 +611,11 @@ class Store:
         await self._write("lease", "end_lease_owner", {"lease_owner": lease_owner})
         await self._connections["lease"].close()
 
+    @property
+    def holds_locks(self) -> bool:
+        """Whether the connection stands that a lease's advisory lock hangs on, as far as was noticed."""
+        return self._connections["lease"].is_open
+
     async def free_dead_owners(self, lease_owner: int) -> int:
         """Free the leases of workers that are gone; return how many workers that were."""
         rows = await self._write(
@@ -622,17 +627,17 @@ class Store:
 
     async def place(self) -> Place:
         """Return in which database the record is, and in which it was."""
-        ((recorded, begin_time, has_open_orders),) = await self._read("sweep", "place", {})
+        ((recorded, last_kept, has_open_orders),) = await self._read("sweep", "place", {})
         try:
             ((here,),) = await self._read("sweep", "place_here", {})
         except psycopg.Error as error:
             # Some who run PostgreSQL for others keep it to themselves.
             logger.info("whether the database is another one cannot be told: %s", error)
             here = recorded or ""
-        return Place(recorded, here, begin_time, has_open_orders)
+        return Place(recorded, here, last_kept, has_open_orders)
 
     async def set_place(self, here: str) -> None:
-        """Record that the record is kept here from now on."""
+        """Note that the record is kept here from now on."""
         await self._write("sweep", "set_place", {"place": here})
 
     async def known_transactions(self, named: Sequence[tuple[UUID, str]]) -> list[Known]:

@@ -306,8 +306,11 @@ WHERE lease_owner <> %(lease_owner)b::bigint
 RETURNING lease_owner;
 
 -- name: place
--- In which database the record was last kept, when the record begins, and whether any order is open.
-SELECT (SELECT place FROM place), (SELECT min(apply_time) FROM schema_migrations),
+-- In which database the record was last kept, when a worker last kept it (as monitors are, several times a second;
+-- else when it begins), and whether any order is open.
+SELECT (SELECT place FROM place),
+    coalesce(nullif((SELECT max(expire_time) FROM monitors), '-infinity'),
+             (SELECT min(apply_time) FROM schema_migrations)),
     EXISTS (SELECT FROM orders WHERE closed_status IS NULL AND NOT resting) OR EXISTS (SELECT FROM orders WHERE resting);
 
 -- name: place_here
@@ -324,9 +327,9 @@ WHERE place.place <> excluded.place;
 -- name: known_transactions
 -- Of transactions that name these orders: whether the order is open, NULL where there is no such order, and whether
 -- the transaction is on record.
-SELECT o.closed_status IS NULL AND o.order_id IS NOT NULL,
+SELECT CASE WHEN o.order_id IS NOT NULL THEN o.closed_status IS NULL END,
     -- Not EXISTS: PostgreSQL may answer it for all of them at once, by reading every attempt there ever was.
-    (SELECT true FROM attempts a WHERE a.order_id = named.order_id AND a.tx_hash = named.tx_hash) IS NOT NULL
+    (SELECT true FROM attempts a WHERE a.order_id = named.order_id AND a.tx_hash = named.tx_hash LIMIT 1) IS NOT NULL
 FROM unnest(%(order_id)t::uuid[], %(tx_hash)t::text[]) WITH ORDINALITY AS named (order_id, tx_hash, number)
 LEFT JOIN orders o ON o.order_id = named.order_id
 ORDER BY named.number;

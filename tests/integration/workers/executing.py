@@ -111,6 +111,7 @@ async def worker_of(
     sweeps: bool = False,
     monitors: bool = False,
     has_node: bool = True,
+    waits_for_lease: bool = True,
     jitter: Callable[[], float] = lambda: 0.5,
     **changes: Any,
 ) -> AsyncIterator[Worker]:
@@ -145,7 +146,8 @@ async def worker_of(
             resend_seconds=settings.resend_seconds,
         )
         lease = Lease(settings, store, Reconciliation(store, node, str(wallet.pubkey)))
-        await lease.start()
+        if waits_for_lease:
+            await lease.start()
         async with Executor(
             settings,
             store,

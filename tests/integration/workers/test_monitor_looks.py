@@ -239,10 +239,10 @@ async def test_a_token_whose_pools_the_node_does_not_tell_of_delays_nobody(
 
 async def test_who_holds_no_lease_takes_nothing(worker: Worker) -> None:
     (order,) = await submit(worker, OrderSpec(Side.SELL, 10**9, SOL, USDC, type=limit(Decimal(1))))
-    worker.lease.owner, owner = 0, worker.lease.owner
+    worker.lease._owner, owner = 0, worker.lease._owner
     with pytest.raises(StoreUnavailable):
         await worker.executor.take([order.order_id])
-    worker.lease.owner = owner
+    worker.lease._owner = owner
 
 
 async def test_who_ends_no_tick_leaves_the_lead_to_another(

@@ -7,28 +7,37 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from decimal import Decimal
+from typing import Any, cast
 from uuid import uuid4
 
 import psycopg
 import pytest
 from psycopg import sql
 
-from engine.domain.errors import NodeUnavailable
-from engine.domain.lifecycle import Lapsed
-from engine.domain.order import Order, OrderStatus, Route, Side
+from engine.domain.errors import NodeUnavailable, StoreUnavailable
+from engine.domain.lifecycle import Cancelled, Lapsed
+from engine.domain.order import Order, OrderStatus, Route, Side, WatchedEvent
 from engine.domain.order_types import LimitOrder
 from engine.domain.tokens import BONK, JUP, SOL, USDC
 from engine.settings import Settings
-from engine.solana.rpc import NodeClient
+from engine.solana.instructions import memo, transfer_lamports
+from engine.solana.rpc import NodeClient, SignatureInfo, WholeTransaction
 from engine.solana.transactions import Wallet
 from engine.storage.postgres import Store
 from tests.integration.engine.storage.records import advance, new_order, stored, transitions
 from tests.integration.workers.executing import Worker, worker_of
-from tests.simnet_process import Simnet
+from tests.simnet_process import Simnet, running_simnet
 from workers.leases import Lease
 from workers.reconciliation import Reconciliation
 
 S = OrderStatus
+
+
+@pytest.fixture(scope="module")
+async def simnet(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Simnet]:
+    """One whose blocks come quickly: 180 of them are waited for."""
+    async with running_simnet(tmp_path_factory.mktemp("simnet"), SIMNET_SLOT_MS="10") as simnet:
+        yield simnet
 
 
 @pytest.fixture
@@ -46,7 +55,7 @@ async def copied(settings: Settings) -> AsyncIterator[Settings]:
     ) as maintenance:
         await maintenance.execute(sql.SQL("CREATE DATABASE {copy} TEMPLATE {original}").format(**names))
         yield copy
-        await maintenance.execute(sql.SQL("DROP DATABASE {copy} WITH (FORCE)").format(**names))
+        await maintenance.execute(sql.SQL("DROP DATABASE IF EXISTS {copy} WITH (FORCE)").format(**names))
 
 
 async def noted(settings: Settings) -> None:
@@ -59,6 +68,16 @@ async def route_of(worker: Worker, order: Order) -> Route:
     route = (await worker.decisions(order.order_id))[-1].route
     assert route is not None
     return route
+
+
+async def last_heights(settings: Settings, order: Order) -> list[int]:
+    """The last block heights at which the order's transactions can land, the newest one's first."""
+    async with await psycopg.AsyncConnection.connect(settings.database) as connection:
+        rows = await connection.execute(
+            "SELECT last_valid_block_height FROM attempts WHERE order_id = %s ORDER BY attempt DESC",
+            [order.order_id],
+        )
+        return [height for (height,) in await rows.fetchall()]
 
 
 async def executions_of(simnet: Simnet, orders: Sequence[Order]) -> list[int]:
@@ -110,6 +129,8 @@ async def test_what_was_executed_after_the_backup_is_not_executed_again(
                 again = await worker.closed(order.order_id)
                 assert again.status is S.CONFIRMED
                 assert again.tx_hash == once.tx_hash
+                # Whoever settles it asks for a history that reaches back to before it landed.
+                assert await last_heights(backup, order) < await last_heights(settings, order)
                 assert (again.input_amount, again.output_amount) == (once.input_amount, once.output_amount)
                 # Begun before the backup, that one has its first decision, and its transaction another route.
                 if order.status is not S.BUILDING:
@@ -193,3 +214,190 @@ async def test_without_a_node_nothing_is_claimed_and_no_lease_is_left_behind(
             await until(lambda: lease.missing is None)
             keeping.cancel()
         assert lease.owner
+
+
+@asynccontextmanager
+async def restored(
+    settings: Settings, simnet: Simnet, wallet: Wallet, count: int
+) -> AsyncIterator[tuple[Settings, list[Order]]]:
+    """A database that was put back with its disk, and orders of its that have been executed since."""
+    async with Store(settings) as store:
+        await noted(settings)
+        orders = [await stored(store) for _ in range(count)]
+    async with copied(settings) as backup:
+        async with worker_of(settings, simnet, wallet, sweeps=True) as worker:
+            for order in orders:
+                assert (await worker.closed(order.order_id)).status is S.CONFIRMED
+        await noted(backup)
+        yield backup, orders
+
+
+@pytest.mark.parametrize("is_told_by", ["the chain", "the place"])
+async def test_who_ends_in_the_middle_leaves_the_rest_to_the_next(
+    is_told_by: str, settings: Settings, simnet: Simnet, wallet: Wallet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with restored(settings, simnet, wallet, 4) as (backup, orders):
+        if is_told_by == "the place":
+            async with Store(backup) as store:
+                await store.set_place("another")
+        record, recorded = Reconciliation._record, 0
+
+        async def record_two(self: Reconciliation, *its: Any) -> bool:
+            nonlocal recorded
+            if recorded == 2:
+                raise StoreUnavailable("PostgreSQL is away")
+            recorded += 1
+            return await record(self, *its)
+
+        monkeypatch.setattr(Reconciliation, "_record", record_two)
+        async with Store(backup) as store, NodeClient(simnet.url, simnet.ws_url) as node:
+            with pytest.raises(StoreUnavailable):
+                await Reconciliation(store, node, str(wallet.pubkey)).done()
+        monkeypatch.setattr(Reconciliation, "_record", record)
+        async with worker_of(backup, simnet, wallet, sweeps=True) as worker:
+            for order in orders:
+                assert (await worker.closed(order.order_id)).status is S.CONFIRMED
+        assert await executions_of(simnet, orders) == [1] * 4
+
+
+async def test_several_workers_that_start_at_once_record_each_transaction_once(
+    settings: Settings, simnet: Simnet, wallet: Wallet
+) -> None:
+    async with restored(settings, simnet, wallet, 30) as (backup, orders):
+        async with (
+            Store(backup) as store,
+            Store(backup) as another,
+            NodeClient(simnet.url, simnet.ws_url) as node,
+        ):
+            await asyncio.gather(
+                *(Reconciliation(each, node, str(wallet.pubkey)).done() for each in (store, another))
+            )
+        async with worker_of(backup, simnet, wallet, sweeps=True) as worker:
+            for order in orders:
+                assert (await worker.closed(order.order_id)).status is S.CONFIRMED
+                assert len(await last_heights(backup, order)) == 1
+        assert await executions_of(simnet, orders) == [1] * 30
+
+
+async def test_what_a_node_does_not_tell_is_asked_again(
+    settings: Settings, simnet: Simnet, wallet: Wallet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, listed, first = (
+        NodeClient.whole_transaction,
+        NodeClient.signatures_of,
+        NodeClient.first_available_slot,
+    )
+    asked: list[str] = []
+
+    async def lagging(self: NodeClient, signature: str) -> WholeTransaction | None:
+        asked.append("whole")
+        return None if asked.count("whole") in (1, 2, 4) else await whole(self, signature)
+
+    async def pruned(self: NodeClient, *its: Any, **options: Any) -> list[SignatureInfo]:
+        asked.append("listed")
+        # Whoever looks for something lacking sees it; then a node answers that began later.
+        return [] if 3 < asked.count("listed") < 7 else await listed(self, *its, **options)
+
+    async def recent(self: NodeClient) -> int:
+        asked.append("first")
+        return await self.slot() if asked.count("first") < 4 else await first(self)
+
+    async with restored(settings, simnet, wallet, 2) as (backup, orders):
+        monkeypatch.setattr(NodeClient, "whole_transaction", lagging)
+        monkeypatch.setattr(NodeClient, "signatures_of", pruned)
+        monkeypatch.setattr(NodeClient, "first_available_slot", recent)
+        async with worker_of(backup, simnet, wallet, sweeps=True, waits_for_lease=False) as worker:
+            for order in orders:
+                assert (await worker.closed(order.order_id)).status is S.CONFIRMED
+        assert await executions_of(simnet, orders) == [1, 1]
+        assert asked.count("first") >= 3
+
+
+async def test_what_lacks_is_found_below_what_is_on_record(
+    settings: Settings, simnet: Simnet, wallet: Wallet
+) -> None:
+    async with restored(settings, simnet, wallet, 1) as (backup, orders):
+        async with worker_of(settings, simnet, wallet) as worker, Store(backup) as store:
+            # As by a crash that lost one commit and not the one before it, which landed later.
+            kept = await stored(store)
+            facts = worker.to_submitted(kept)
+            await advance(store, kept, *facts)
+            await worker.node.send_transaction(facts[-1].attempt.raw_transaction)
+            await simnet.has_landed(kept.order_id)
+        async with worker_of(backup, simnet, wallet, sweeps=True) as worker:
+            for order in (kept, *orders):
+                assert (await worker.closed(order.order_id)).status is S.CONFIRMED
+        assert await executions_of(simnet, [kept, *orders]) == [1, 1]
+
+
+async def test_a_transaction_that_somebody_else_sent_proves_nothing(
+    settings: Settings, simnet: Simnet, wallet: Wallet
+) -> None:
+    stranger = await simnet.make_wallet({SOL: 10**9})
+    async with worker_of(settings, simnet, wallet) as worker:
+        await noted(settings)
+        order = await stored(worker.store)
+        blockhash = await worker.node.latest_blockhash()
+        raw_transaction = stranger.sign_transaction(
+            [
+                transfer_lamports(stranger.pubkey, wallet.pubkey, 10**6),
+                memo(f"{order.order_id}:1", stranger.pubkey),
+            ],
+            blockhash.value,
+        )
+        await worker.node.send_transaction(raw_transaction)
+        await simnet.has_landed(order.order_id)
+    for is_elsewhere in (False, True):
+        async with Store(settings) as store:
+            if is_elsewhere:
+                await store.set_place("another")
+        async with worker_of(settings, simnet, wallet) as worker:
+            assert (await worker.until(order.order_id, bool)).status is S.PENDING
+            place = await worker.store.place()
+            assert place.recorded == place.here
+
+
+async def test_what_was_closed_meanwhile_is_told_of(
+    settings: Settings, simnet: Simnet, wallet: Wallet, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with restored(settings, simnet, wallet, 2) as (backup, (cancelled, open_)):
+        async with Store(backup) as store:
+            await advance(store, cancelled, Cancelled())
+        async with worker_of(backup, simnet, wallet, sweeps=True) as worker:
+            assert (await worker.closed(open_.order_id)).status is S.CONFIRMED
+            assert (await worker.closed(cancelled.order_id)).status is S.CANCELLED
+    assert [
+        record.getMessage()
+        for record in caplog.records
+        if record.__dict__.get("order_id") == cancelled.order_id
+    ][-1] == "executed, and cancelled on record for good"
+
+
+async def test_the_database_is_exchanged_while_a_worker_runs(
+    settings: Settings, simnet: Simnet, wallet: Wallet
+) -> None:
+    async with Store(settings) as store:
+        await noted(settings)
+        orders = [await stored(store) for _ in range(5)]
+    async with copied(settings) as standby, worker_of(settings, simnet, wallet, sweeps=True) as worker:
+        for order in orders:
+            assert (await worker.closed(order.order_id)).status is S.CONFIRMED
+        async with await psycopg.AsyncConnection.connect(
+            settings.database, dbname="postgres", autocommit=True
+        ) as maintenance:
+            # What was told before is on another record now.
+            cast("list[WatchedEvent]", worker.told).clear()
+            lost = replace(settings, db_name=f"{settings.db_name}_lost")
+            for before, after in ((settings, lost), (standby, settings)):
+                await maintenance.execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s",
+                    [before.db_name],
+                )
+                names = sql.Identifier(before.db_name), sql.Identifier(after.db_name)
+                await maintenance.execute(sql.SQL("ALTER DATABASE {} RENAME TO {}").format(*names))
+            for order in orders:
+                assert (await worker.closed(order.order_id)).status is S.CONFIRMED
+            assert await executions_of(simnet, orders) == [1] * 5
+            await maintenance.execute(
+                sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(lost.db_name))
+            )
