@@ -151,6 +151,9 @@ class Executor:
             for order_id in wanted:
                 del self._held[order_id]
             raise
+        if self._lease_owner() != owner:
+            # It was lost meanwhile, and what was claimed under it with it.
+            claims = [StoreUnavailable("the lease was lost")] * len(wanted)
         taken, failure = 0, None
         suspects: list[UUID] = []
         for order_id, claim in zip(wanted, claims, strict=True):
@@ -197,7 +200,7 @@ class Executor:
                 await self._calm()
                 order_id, owner = self._suspects.popleft(), self._lease_owner()
                 claim = await self._store.claim_apart(order_id, owner) if owner else None
-                if claim is not None and order_id not in self._held:
+                if claim is not None and order_id not in self._held and self._lease_owner() == owner:
                     logger.warning(
                         "executed apart: its last %d workers ended",
                         claim.interruptions,

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
-from engine.domain.errors import EngineError, OutcomeUnknown, StoreUnavailable
+from engine.domain.errors import EngineError, NodeUnavailable, OutcomeUnknown, StoreUnavailable
 from engine.settings import Settings
 from engine.storage.postgres import Store
 from engine.telemetry import sweeper_offered_total, sweeper_reclaimed_total
@@ -29,6 +29,8 @@ _LOOK_SECONDS: Final = 0.2
 """How often it is looked whether the connection stands that the lease hangs on."""
 _RECOVERY_SECONDS: Final = 0.5
 """How long to wait for a database that is away before asking again."""
+_NODE_AWAY_SECONDS: Final = 2.0
+"""The same for a node, which is asked much."""
 
 logger = logging.getLogger(__name__)
 
@@ -46,8 +48,8 @@ class Lease:
     @property
     def owner(self) -> int:
         """The number orders are claimed under; 0 while there is none."""
-        # The connection held the advisory lock, and may have been to another database than there is now.
-        return self._owner if self._store.holds_locks else 0
+        # Where a connection broke, the next one may be to another database.
+        return self._owner if self._store.is_same_database else 0
 
     @property
     def missing(self) -> str | None:
@@ -62,8 +64,9 @@ class Lease:
         try:
             # Under it, so that it cannot be another database by the time that this is known.
             await self._reconciliation.done()
-            if not await self._store.renew_lease(owner, self._seconds):
-                raise StoreUnavailable("the lease was taken for that of a dead worker")
+            is_held = await self._store.renew_lease(owner, self._seconds)
+            if not (is_held and self._store.is_same_database):
+                raise StoreUnavailable("the lease was lost before it was held")
         except BaseException:
             with suppress(EngineError):
                 await self._store.end_lease_owner(owner)
@@ -79,9 +82,9 @@ class Lease:
 
     async def end(self) -> None:
         """Free whatever is still held."""
-        if self._owner:
+        if owner := self._owner or self._lost:
             try:
-                await self._store.end_lease_owner(self._owner)
+                await self._store.end_lease_owner(owner)
             except (StoreUnavailable, OutcomeUnknown) as error:
                 logger.warning("the lease was not given back, it will expire: %s", error)
 
@@ -97,21 +100,20 @@ class Lease:
                 if str(error) != self._missing:
                     logger.warning("no lease yet: %s", error)
                 self._missing = str(error)
-                await asyncio.sleep(_RECOVERY_SECONDS)
+                is_node = isinstance(error, NodeUnavailable)
+                await asyncio.sleep(_NODE_AWAY_SECONDS if is_node else _RECOVERY_SECONDS)
         logger.info("the lease is held", extra={"lease_owner": self._owner})
 
     async def _until_lost(self) -> None:
         loop, renew_time = asyncio.get_running_loop(), 0.0
-        while self.owner:
-            try:
+        with suppress(StoreUnavailable, OutcomeUnknown):
+            while self.owner:
                 if loop.time() >= renew_time:
                     renew_time = loop.time() + self._seconds / 3.5
                     if not await self._store.renew_lease(self._owner, self._seconds):
                         break
-            except (StoreUnavailable, OutcomeUnknown) as error:
-                logger.warning("the lease is lost: %s", error)
-                break
-            await asyncio.sleep(min(_LOOK_SECONDS, self._seconds / 3.5))
+                await asyncio.sleep(min(_LOOK_SECONDS, self._seconds / 3.5))
+        logger.warning("the lease is lost", extra={"lease_owner": self._owner})
         self._lost, self._owner = self._owner, 0
 
 

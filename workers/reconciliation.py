@@ -20,6 +20,7 @@ import asyncio
 import logging
 from collections import defaultdict
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Final, NamedTuple
 from uuid import UUID
@@ -32,7 +33,7 @@ from engine.domain.lifecycle import CLOSED, found_on_chain
 from engine.domain.order import Attempt, OrderSpec, Route, RouteLeg, RoutingDecision, Side
 from engine.domain.tokens import Token
 from engine.solana.programs import WRAPPED_SOL_MINT
-from engine.solana.rpc import ChainPosition, NodeClient, SignatureInfo, WholeTransaction
+from engine.solana.rpc import ChainPosition, NodeClient, RpcError, SignatureInfo, WholeTransaction
 from engine.solana.transactions import named_order
 from engine.storage.postgres import Known, Store
 from engine.venues import VENUE_BY_PROGRAM
@@ -76,10 +77,14 @@ class Reconciliation:
         self._wallet = wallet
         self.is_under_way = False
         """The record lacks something, and nothing may be executed."""
+        self._place: str | None = None
+        """Where the record lacked nothing; None: this process has not looked yet."""
 
     async def done(self) -> None:
         """Return once the record knows what the chain knows. Raises EngineError: ask again."""
         place = await self._store.place()
+        if place.here == self._place and await self._has_what_was_recorded_here():
+            return
         since = place.last_kept - _CLOCKS
         is_elsewhere = place.recorded not in (None, place.here)
         if place.has_open_orders and (is_elsewhere or await self._lacks_any(since)):
@@ -94,6 +99,14 @@ class Reconciliation:
             finally:
                 self.is_under_way = False
         await self._store.set_place(place.here)
+        self._place = place.here
+
+    async def _has_what_was_recorded_here(self) -> bool:
+        """Return whether the last transaction that was recorded here is on record: so is all before it."""
+        if self._store.last_opened is None:
+            return False
+        (known,) = await self._store.known_transactions([self._store.last_opened])
+        return known.on_record
 
     async def _lacks_any(self, since: datetime) -> bool:
         """Return whether an open order has a transaction that landed since then and is not on record."""
@@ -106,36 +119,37 @@ class Reconciliation:
 
     async def _catch_up(self, since: datetime) -> None:
         seen = await self._until_nothing_can_land()
+        said = ""
         while True:
             try:
+                await self._check_history(since, seen)
                 return await self._record_what_landed(since, seen)
-            except NodeUnavailable as error:
-                logger.warning("the chain is asked again: %s", error)
+            except (NodeUnavailable, RpcError) as error:
+                if str(error) != said:
+                    logger.warning("the chain is asked again: %s", error)
+                said = str(error)
                 await asyncio.sleep(_LOOK_SECONDS)
 
     async def _until_nothing_can_land(self) -> ChainPosition:
         """Return a position of the chain at which all that was sent before is final, or never will be."""
         last_height = (await self._node.latest_blockhash("processed")).last_valid_block_height
-        last_height = max(last_height, (await self._node.position("finalized")).block_height + _VALID_BLOCKS)
-        while True:
-            try:
-                finalized = await self._node.position("finalized")
-                if (left := last_height - finalized.block_height) < 0:
-                    return finalized
-                logger.info("waiting for %d blocks, about %.0f s", left + 1, (left + 1) * _SLOT_SECONDS)
-            except NodeUnavailable as error:
-                logger.warning("the chain is waited for: %s", error)
+        finalized = await self._node.position("finalized")
+        last_height = max(last_height, finalized.block_height + _VALID_BLOCKS)
+        left = last_height + 1 - finalized.block_height
+        logger.info("waiting for %d blocks, about %.0f s", left, left * _SLOT_SECONDS)
+        while finalized.block_height <= last_height:
             await asyncio.sleep(_LOOK_SECONDS)
+            with suppress(NodeUnavailable, RpcError):
+                finalized = await self._node.position("finalized")
+        return finalized
 
     async def _record_what_landed(self, since: datetime, seen: ChainPosition) -> None:
-        recorded, is_before = 0, False
+        recorded = 0
         async for named in self._landed(seen.absolute_slot):
-            if is_before := _is_before(named.info, since):
+            if _is_before(named.info, since):
                 break
             if named.order_id is not None and named.is_lacking:
                 recorded += await self._record(named.order_id, named.info, seen)
-        if not is_before:
-            await self._check_history(since, seen)
         logger.warning("%d orders had been executed; their transactions are on record now", recorded)
 
     async def _check_history(self, since: datetime, seen: ChainPosition) -> None:
@@ -218,7 +232,7 @@ def _route(whole: WholeTransaction, wallet: str, spec: OrderSpec) -> Route:
         try:
             accounts = [keys[at] for at in instruction.accounts]
             pool = str(venue.read_swap(accounts, bytes(instruction.data), mints).pool)
-        except (ValueError, KeyError):
+        except (ValueError, LookupError):
             # A newer version's way to swap.
             pool = "unknown"
         taken, given = max(moved, key=moved.__getitem__), min(moved, key=moved.__getitem__)

@@ -43,18 +43,17 @@ class Connection:
       psycopg.Error     the database refused for good: a defect of ours
     """
 
-    def __init__(self, conninfo: str, edge: str, *, locks: bool = False) -> None:
-        """`locks`: what it has locked must not be lost unnoticed; where it ended, `run` says so once."""
+    def __init__(self, conninfo: str, edge: str) -> None:
         self._conninfo = conninfo
         self._edge = edge
-        self._locks = locks
         self._lock = asyncio.Lock()
         self._session: Session | None = None
+        self._break_count = 0
 
     @property
-    def is_open(self) -> bool:
-        """Whether it stands, as far as was noticed."""
-        return self._session is not None and not self._session.is_broken
+    def break_count(self) -> int:
+        """How often it broke, as far as was noticed."""
+        return self._break_count + (self._session is not None and self._session.is_broken)
 
     async def run(self, statement: str, values: Mapping[str, Any], *, reads: bool = False) -> list[Any]:
         """Run one statement and return its rows. A read whose connection broke is run once more."""
@@ -75,6 +74,10 @@ class Connection:
         if session is not None:
             await session.close()
 
+    async def _give_up(self) -> None:
+        self._break_count += 1
+        await self.close()
+
     async def _run(self, statement: str, values: Mapping[str, Any]) -> list[Any]:
         session = await self._connected()
         try:
@@ -83,7 +86,7 @@ class Connection:
             # The state an error leaves tells what it proves: a server that answers has not done it,
             # a connection that broke has left us not knowing.
             if session.is_broken:
-                await self.close()
+                await self._give_up()
                 raise OutcomeUnknown(f"the connection to PostgreSQL broke: {first_line(error)}") from error
             if error.sqlstate is not None and error.sqlstate.startswith(_PASSING):
                 raise StoreUnavailable(f"PostgreSQL refused for now: {first_line(error)}") from error
@@ -97,9 +100,7 @@ class Connection:
         if self._session is not None and not self._session.is_broken:
             return self._session
         if self._session is not None:
-            await self.close()
-            if self._locks:
-                raise StoreUnavailable("the connection to PostgreSQL broke, with all that it had locked")
+            await self._give_up()
         try:
             connection = await psycopg.AsyncConnection.connect(
                 self._conninfo,

@@ -179,7 +179,7 @@ class Store:
     ) -> None:
         """`observe(edge)` returns what is told the size of each of that edge's batches."""
         self._connections = {
-            edge: Connection(settings.database, edge, locks=edge == "lease")
+            edge: Connection(settings.database, edge)
             for edge in (
                 "submit",
                 "read",
@@ -237,6 +237,9 @@ class Store:
         self.postpone: Final = Coalescer(self._postpone, max_batch=_MAX_BATCH)
         """(order_id, lease_owner, delay_seconds) -> None: put down for a while, unchanged."""
         self._rows = Rows()
+        self._breaks_before_lease = 0
+        self.last_opened: tuple[UUID, str] | None = None
+        """The order and the hash of the last transaction that was recorded here."""
         # Until the first renewal answers, the host's clock stands in.
         self._clock = (datetime.now(UTC), time.monotonic())
 
@@ -483,6 +486,8 @@ class Store:
         for move in moves:
             order_id = move[0].before.order_id
             is_stored = order_id in moved and first[order_id] is move
+            if is_stored and (attempt := move[-1].opened) is not None:
+                self.last_opened = (order_id, attempt.tx_hash)
             results.append(replace(move[-1].order, update_time=moved[order_id]) if is_stored else None)
         return results
 
@@ -595,6 +600,7 @@ class Store:
         rows = await self._write(
             "lease", "start_lease_owner", {"lease_seconds": lease_seconds, "lock_class": _LOCK_CLASS}
         )
+        self._breaks_before_lease = self._break_count()
         return int(rows[0][0])
 
     async def renew_lease(self, lease_owner: int, lease_seconds: float) -> bool:
@@ -608,13 +614,16 @@ class Store:
 
     async def end_lease_owner(self, lease_owner: int) -> None:
         """Free whatever the worker still holds, and its advisory lock."""
-        await self._write("lease", "end_lease_owner", {"lease_owner": lease_owner})
+        await self._write("lease", "end_lease_owner", {"lease_owner": lease_owner, "lock_class": _LOCK_CLASS})
         await self._connections["lease"].close()
 
     @property
-    def holds_locks(self) -> bool:
-        """Whether the connection stands that a lease's advisory lock hangs on, as far as was noticed."""
-        return self._connections["lease"].is_open
+    def is_same_database(self) -> bool:
+        """Whether it can only be the database that gave the last lease: no connection broke since."""
+        return self._break_count() == self._breaks_before_lease
+
+    def _break_count(self) -> int:
+        return sum([connection.break_count for connection in self._connections.values()])
 
     async def free_dead_owners(self, lease_owner: int) -> int:
         """Free the leases of workers that are gone; return how many workers that were."""
@@ -632,7 +641,7 @@ class Store:
             ((here,),) = await self._read("sweep", "place_here", {})
         except psycopg.Error as error:
             # Some who run PostgreSQL for others keep it to themselves.
-            logger.info("whether the database is another one cannot be told: %s", error)
+            logger.debug("whether the database is another one cannot be told: %s", error)
             here = recorded or ""
         return Place(recorded, here, last_kept, has_open_orders)
 

@@ -288,13 +288,17 @@ WHERE lease_owner = %(lease_owner)b::bigint
 RETURNING clock_timestamp();
 
 -- name: end_lease_owner
--- The worker leaves: whatever it still holds is put down, and free at once.
-WITH ended AS (
-    DELETE FROM lease_owners WHERE lease_owner = %(lease_owner)b::bigint
+-- The worker leaves: whatever it still holds is put down, and free at once. Not if another one that lives has the
+-- number: a database that was put back gives numbers again.
+WITH mine AS (
+    SELECT pg_try_advisory_xact_lock(%(lock_class)b::integer, %(lease_owner)b::integer) AS is_mine
+), ended AS (
+    DELETE FROM lease_owners WHERE lease_owner = %(lease_owner)b::bigint AND (SELECT is_mine FROM mine)
 )
 UPDATE orders
 SET lease_owner = NULL
-WHERE closed_status IS NULL AND NOT resting AND due_time <= now() AND lease_owner = %(lease_owner)b::bigint;
+WHERE closed_status IS NULL AND NOT resting AND due_time <= now() AND lease_owner = %(lease_owner)b::bigint
+  AND (SELECT is_mine FROM mine);
 
 -- name: free_dead_owners
 -- Remove workers that are gone: who can take an owner's advisory lock has proved it dead, and

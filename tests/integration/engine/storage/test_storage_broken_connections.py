@@ -105,16 +105,27 @@ async def test_a_notice_that_comes_unasked_is_no_end(database: Settings) -> None
         await session.close()
 
 
-async def test_a_lease_whose_connection_ended_is_not_renewed_over_another(
-    store: Store, by_hand: psycopg.AsyncConnection
+@pytest.mark.parametrize("edge", ["lease", "claim", "list"])
+async def test_whichever_connection_breaks_it_may_be_another_database(
+    store: Store, by_hand: psycopg.AsyncConnection, edge: str
 ) -> None:
     owner = await store.start_lease_owner(60)
-    assert await store.renew_lease(owner, 60)
-    await terminate(by_hand)
+    await store.claim((new_order().order_id, owner))
+    await store.list_orders(1)
+    assert store.is_same_database
+    await by_hand.execute(
+        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+        " WHERE application_name = %s AND datname = current_database()",
+        [f"order-engine {edge}"],
+    )
     await asyncio.sleep(0.05)
-    # Its advisory lock went with the connection: others may take this worker for dead.
-    with pytest.raises(StoreUnavailable, match="locked"):
-        await store.renew_lease(owner, 60)
+    assert not store.is_same_database
+    # Nor when others have followed, until the lease is begun anew.
+    await store.claim((new_order().order_id, owner))
+    await store.list_orders(1)
+    assert not store.is_same_database
+    await store.start_lease_owner(60)
+    assert store.is_same_database
 
 
 async def test_a_write_that_did_not_arrive_may_have_happened(store: Store, wire: Wire) -> None:
