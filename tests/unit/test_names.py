@@ -165,7 +165,9 @@ def test_every_order_type_of_the_contract_is_one_of_the_domain() -> None:
 
 
 def test_the_tables_are_found() -> None:
-    assert tables().keys() == {"lease_owners", "orders", "order_events", "attempts", "monitors", "news_key"}
+    assert tables().keys() == {
+        "lease_owners", "orders", "order_events", "attempts", "monitors", "news_key", "place",
+    }  # fmt: skip
     assert tables()["monitors"] == {"trigger_kind", "lease_owner", "expire_time"}
     assert {"closed_status", "create_time", "trigger_level", "resting", "terms"} < tables()["orders"]
     assert tables()["attempts"] == {
