@@ -40,6 +40,13 @@ async def simnet(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Simn
         yield simnet
 
 
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look as often as those blocks come."""
+    monkeypatch.setattr("workers.reconciliation._LOOK_SECONDS", 0.05)
+    monkeypatch.setattr("workers.leases._NODE_AWAY_SECONDS", 0.05)
+
+
 @pytest.fixture
 async def wallet(simnet: Simnet) -> Wallet:
     return await simnet.make_wallet({SOL: 10_000 * 10**9, USDC: 1_000_000 * 10**6, BONK: 10**15})
