@@ -107,9 +107,8 @@ class Launcher:
         for part in parts:
             self.parts.append(part)
             part.program.spawn()
-        deadline = asyncio.get_running_loop().time() + _READY_SECONDS
         for part in parts:
-            await self._until_ready(part, deadline)
+            await self._until_ready(part)
             group.create_task(self._keep(part))
 
     async def stop(self) -> None:
@@ -128,16 +127,19 @@ class Launcher:
             for part in parts:
                 part.program.kill()
 
-    async def _until_ready(self, part: Part, deadline: float) -> None:
-        clock = asyncio.get_running_loop().time
+    async def _until_ready(self, part: Part) -> None:
+        clock, said, deadline = asyncio.get_running_loop().time, "", 0.0
         while (reason := await part.unready_reason()) is not None:
+            if reason != said:
+                # It goes on: workers may wait for blocks, and count them.
+                said, deadline = reason, clock() + _READY_SECONDS
             if self.stopping.is_set():
                 raise Stopped
             if not part.program.running:
-                said = part.explanation()
-                if part.program.exit_code == UNUSABLE and said:
-                    raise StartupError(said)  # It is a sentence for the same person.
-                raise StartupError(f"{part.ended()}: {said}" if said else part.ended())
+                why = part.explanation()
+                if part.program.exit_code == UNUSABLE and why:
+                    raise StartupError(why)  # It is a sentence for the same person.
+                raise StartupError(f"{part.ended()}: {why}" if why else part.ended())
             if clock() > deadline:
                 raise StartupError(f"{part.name} was not ready after {_READY_SECONDS:.0f} s: {reason}")
             await asyncio.sleep(_POLL_SECONDS)

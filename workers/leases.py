@@ -54,9 +54,7 @@ class Lease:
     @property
     def missing(self) -> str | None:
         """Why there is none; None while there is."""
-        if self.owner:
-            return None
-        return "the chain is asked what was executed" if self._reconciliation.is_under_way else self._missing
+        return None if self.owner else self._reconciliation.under_way or self._missing
 
     async def start(self) -> None:
         """Get a number, and with it the right to claim. Raises EngineError."""

@@ -75,8 +75,8 @@ class Reconciliation:
         self._store = store
         self._node = node
         self._wallet = wallet
-        self.is_under_way = False
-        """The record lacks something, and nothing may be executed."""
+        self.under_way: str | None = None
+        """What is done about what the record lacks, while nothing may be executed."""
         self._place: str | None = None
         """Where the record lacked nothing; None: this process has not looked yet."""
 
@@ -93,11 +93,10 @@ class Reconciliation:
                 " the chain has told what was done since %s",
                 since.isoformat(timespec="seconds"),
             )
-            self.is_under_way = True
             try:
                 await self._catch_up(since)
             finally:
-                self.is_under_way = False
+                self.under_way = None
         await self._store.set_place(place.here)
         self._place = place.here
 
@@ -119,7 +118,7 @@ class Reconciliation:
 
     async def _catch_up(self, since: datetime) -> None:
         seen = await self._until_nothing_can_land()
-        said = ""
+        said, self.under_way = "", "what was executed is asked of the chain"
         while True:
             try:
                 await self._check_history(since, seen)
@@ -137,7 +136,8 @@ class Reconciliation:
         last_height = max(last_height, finalized.block_height + _VALID_BLOCKS)
         left = last_height + 1 - finalized.block_height
         logger.info("waiting for %d blocks, about %.0f s", left, left * _SLOT_SECONDS)
-        while finalized.block_height <= last_height:
+        while (left := last_height + 1 - finalized.block_height) > 0:
+            self.under_way = f"what was executed is asked of the chain, in {left} blocks"
             await asyncio.sleep(_LOOK_SECONDS)
             with suppress(NodeUnavailable, RpcError):
                 finalized = await self._node.position("finalized")
