@@ -10,6 +10,7 @@ from typing import Protocol
 from engine.process import UNUSABLE, StartupError
 
 _READY_SECONDS = 60.0
+_TELL_SECONDS = 10.0  # how often it is told what is waited for
 _DRAIN_SECONDS = 16.0  # each process drains within 15
 _POLL_SECONDS = 0.1  # of a part that is not ready
 _PROBE_SECONDS = 2.0  # of one that is
@@ -129,6 +130,7 @@ class Launcher:
 
     async def _until_ready(self, part: Part) -> None:
         clock, said, deadline = asyncio.get_running_loop().time, "", 0.0
+        tell_time = clock() + _TELL_SECONDS
         while (reason := await part.unready_reason()) is not None:
             if reason != said:
                 # It goes on: workers may wait for blocks, and count them.
@@ -140,6 +142,9 @@ class Launcher:
                 if part.program.exit_code == UNUSABLE and why:
                     raise StartupError(why)  # It is a sentence for the same person.
                 raise StartupError(f"{part.ended()}: {why}" if why else part.ended())
+            if clock() > tell_time:
+                tell_time = clock() + _TELL_SECONDS
+                self._say(f"{part.name}: {reason}")
             if clock() > deadline:
                 raise StartupError(f"{part.name} was not ready after {_READY_SECONDS:.0f} s: {reason}")
             await asyncio.sleep(_POLL_SECONDS)

@@ -93,6 +93,29 @@ async def test_a_part_that_is_not_ready_any_more_is_shown_with_its_reason(
         assert part.restart_count == 0
 
 
+async def test_a_part_is_waited_for_as_long_as_its_reason_changes_and_that_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cli.launcher._READY_SECONDS", 0.3)
+    monkeypatch.setattr("cli.launcher._TELL_SECONDS", 0.0)
+    async with running() as (run, group):
+        counting, stuck = make_part(tmp_path, "counting"), make_part(tmp_path, "stuck")
+        blocks = iter(range(12, 0, -1))
+
+        async def left() -> str | None:
+            count = next(blocks, None)
+            return None if count is None else f"{count} blocks to go"
+
+        async def nothing() -> str | None:
+            return "no block comes"
+
+        counting.unready_reason, stuck.unready_reason = left, nothing
+        await run.launcher.start(group, counting)
+        assert run.said == [f"counting: {count} blocks to go" for count in range(12, 0, -1)]
+        with pytest.raises(StartupError, match=r"^stuck was not ready after 0 s: no block comes$"):
+            await run.launcher.start(group, stuck)
+
+
 async def test_the_sentence_of_a_process_that_cannot_start_is_passed_on(tmp_path: Path) -> None:
     async with running() as (run, group):
         unusable = make_part(tmp_path, "one", "import sys; print('PORT was 70000'); sys.exit(2)")
