@@ -42,7 +42,9 @@ class Lease:
         self._seconds = settings.lease_seconds
         self._store = store
         self._reconciliation = reconciliation
-        self._owner = self._lost = 0
+        self._owner = 0
+        self._lost = 0
+        """The number that was lost, until what was held under it is put down."""
         self._missing = "no lease is held yet"
 
     @property

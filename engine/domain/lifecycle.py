@@ -349,7 +349,9 @@ def found_on_chain(order: Order, decision: RoutingDecision, attempt: Attempt) ->
 
 
 _WITHOUT_END: Final = RetryPolicy(max_attempts=2**31)
+"""What was tried has been tried: no limit ends an order that was executed."""
 _AT_ONCE: Final = 1e-6
+"""A rest by which an order is let go of, and due."""
 
 _UNEXPLAINED: Final[Mapping[str, Any]] = {"failure_reason": None, "failure_message": None}
 """Takes away why the attempt before did not succeed: it is not why the order moves now."""

@@ -36,7 +36,8 @@ _PASSING: Final = ("53", "57", "40", "55")
 class Connection:
     """A connection of one edge of the store: connects when needed, one statement at a time.
 
-    One that ended while nobody used it, as all do when PostgreSQL restarts, is followed by another unnoticed.
+    One that ended while nobody used it, as all do when PostgreSQL restarts, is followed by another: no
+    statement fails for it, and `break_count` tells.
     Raises, from `run`:
       StoreUnavailable  it did not happen: there is no connection, or the database refused for now
       OutcomeUnknown    the connection broke while a write was under way: it may have happened
