@@ -27,8 +27,13 @@ up: .venv/.installed ## Run the engine with everything it needs; Ctrl-C stops it
 	@exec $(BIN)/order-engine up $(ARGS)
 
 .PHONY: test
-test: .venv/.installed-dev ## Run the tests against an embedded PostgreSQL and Valkey
+test: .venv/.installed-dev ## Run the tests against embedded PostgreSQL and Valkey, or just those of ARGS
+ifeq ($(ARGS),)
+	@$(PY) -m pytest --numprocesses auto --dist loadfile --ignore tests/e2e
+	@exec $(PY) -m pytest tests/e2e # By themselves: they kill and freeze what they watch by the clock.
+else
 	@exec $(PY) -m pytest $(ARGS)
+endif
 
 .PHONY: check
 check: .venv/.installed-dev ## Run what reads the code without running it: lint, types, imports, contract

@@ -1,4 +1,4 @@
-"""Real services for the tests: an embedded PostgreSQL and Valkey, once a session.
+"""Real services for the tests: an embedded PostgreSQL and Valkey for each process that runs tests.
 
 DB_HOST and REDIS_HOST (and the settings beside them) in the environment use those servers instead. Each test
 has a database of its own; Redis is emptied before each test, so REDIS_HOST must name one that is empty.
@@ -35,6 +35,12 @@ _THROW_AWAY = {
     "max_connections": "200",
     "autovacuum_naptime": "1h",
 }
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int | None:
+    """Return how many processes run tests, None for as many as there are cores: all would empty one Redis."""
+    return 1 if load_settings(env_file=None).redis_host else None
 
 
 @pytest.fixture(scope="session")

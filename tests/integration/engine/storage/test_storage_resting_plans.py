@@ -91,7 +91,7 @@ async def connection(filled: Settings) -> AsyncIterator[Connection]:
 
 
 LAST: Final = UUID(int=(1 << 128) - 1)
-STATUSES: Final = [status.value for status in CLOSED]
+STATUSES: Final = sorted(status.value for status in CLOSED)
 TYPES: Final = list(ORDER_TYPES)
 GROUP: Final[dict[str, Any]] = {
     "trigger_kind": "price",

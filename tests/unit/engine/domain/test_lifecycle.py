@@ -510,7 +510,7 @@ def test_an_order_found_on_chain_is_followed_to_the_proof_of_that_transaction(
     assert next_step(moves[-1].order, NOW) is Step.SETTLE
 
 
-@pytest.mark.parametrize("status", CLOSED)
+@pytest.mark.parametrize("status", sorted(CLOSED))
 def test_a_closed_order_stays_closed_whatever_is_found(status: OrderStatus) -> None:
     with pytest.raises(IllegalTransition):
         found_on_chain(an_order(status), DECISION, ATTEMPT)
