@@ -99,13 +99,14 @@ class _Up:
         settings = _with_ports(self._settings)
         if not settings.link_folder:
             settings = replace(settings, link_folder=str(runtime_folder(self._folder)))
-        # Services that are somebody else's first: what is wrong with them is said before anything starts.
+        # What is somebody else's first: what is wrong with it is said before anything starts.
         if settings.redis_host:
             await check_version(settings)
             self._say(f"  Redis       {settings.redis_host}")
         if settings.solana_rpc_url:
             await asyncio.to_thread(_check_node, settings.solana_rpc_url)
             self._say(f"  Solana      {_without_key(settings.solana_rpc_url)}")
+        settings = self._with_wallet(settings)
         if not settings.db_host:
             settings = await self._start_postgres(group, settings)
             await self._migrate(settings)
@@ -114,7 +115,6 @@ class _Up:
             self._say(f"  PostgreSQL  {settings.db_host}")
         if not settings.redis_host:
             settings = await self._start_valkey(group, settings)
-        settings = self._with_wallet(settings)
         if not settings.solana_rpc_url:
             settings = replace(
                 settings,

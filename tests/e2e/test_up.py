@@ -444,6 +444,17 @@ async def test_an_unreachable_node_is_named(home: Path, processes_in: ProcessesI
     assert "secret" not in said
 
 
+async def test_a_wallet_that_cannot_be_read_is_named_before_anything_starts(
+    home: Path, processes_in: ProcessesIn
+) -> None:
+    async with up(home, WALLET_PATH="nowhere.json") as engine:
+        assert await engine.ended() == 2
+        assert processes_in(home) == []
+    (said,) = engine.output.splitlines()
+    assert said.startswith("order-engine: ")
+    assert "nowhere.json" in said
+
+
 async def test_a_redis_that_is_too_old_is_refused(home: Path, processes_in: ProcessesIn) -> None:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while await reader.read(4096):
