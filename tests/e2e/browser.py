@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shutil
+import signal
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -91,7 +93,7 @@ async def browser() -> AsyncIterator[Page]:
     with tempfile.TemporaryDirectory(prefix="oe-browser-", ignore_cleanup_errors=True) as profile:
         process = await asyncio.create_subprocess_exec(
             CHROMIUM, *_FLAGS, f"--user-data-dir={profile}", "about:blank",
-            stderr=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.DEVNULL, process_group=0,
         )  # fmt: skip
         try:
             async with asyncio.timeout(30):
@@ -103,7 +105,8 @@ async def browser() -> AsyncIterator[Page]:
                     await page.command(f"{domain}.enable")
                 yield page
         finally:
-            process.terminate()
+            # The processes of one that ends in peace may still write to the profile when it is gone.
+            os.killpg(process.pid, signal.SIGKILL)
             await process.wait()
 
 
