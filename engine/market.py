@@ -144,12 +144,16 @@ class _Listing:
         self._clear_further()
 
     def offer(self, a_to_b: bool) -> PoolOffer | None:
+        """Return what is there; None while the pool cannot be read."""
+        return None if self.offers is None else self.offers[a_to_b]
+
+    def expected_offer(self, a_to_b: bool) -> PoolOffer | None:
         """Return what an order has to reckon with: what is there, or less after the swaps under way.
 
         Never more: they may come later than the order, or not at all, and then it would be reverted.
         """
         if self.offers is None or self.expected is None:
-            return None if self.offers is None else self.offers[a_to_b]
+            return self.offer(a_to_b)
         offer, expected = self.offers[a_to_b], self.expected[a_to_b]
         (output, price), (expected_output, expected_price) = offer.price(), expected.price()
         return expected if expected_output * price <= output * expected_price else offer
@@ -233,6 +237,61 @@ class _Moment:
     monotonic_seconds: float
 
 
+class _Offers:
+    """What the pools of a pair offer at this moment: worked out when first asked for, then known."""
+
+    def __init__(
+        self,
+        by_pair: Mapping[tuple[str, str], Sequence[tuple[_Listing, bool]]],
+        middle_tokens: Sequence[Token],
+        offer_of: Callable[[_Listing, bool], PoolOffer | None],
+    ) -> None:
+        """`offer_of` tells what a pool offers one way (True: its token a is the input), if anything."""
+        self._by_pair = by_pair
+        self._middle_tokens = middle_tokens
+        self._offer_of = offer_of
+        self._offers: dict[tuple[str, str], list[PoolOffer]] = {}
+        self._detours: dict[tuple[str, str], list[Detour]] = {}
+
+    def of(self, input_mint: str, output_mint: str) -> list[PoolOffer]:
+        pair = (input_mint, output_mint)
+        offers = self._offers.get(pair)
+        if offers is None:
+            offers = self._offers[pair] = [
+                offer
+                for listing, a_to_b in self._by_pair.get(pair, ())
+                if (offer := self._offer_of(listing, a_to_b)) is not None
+            ]
+        return offers
+
+    def detours(self, input_mint: str, output_mint: str, clock: Clock) -> list[Detour]:
+        """Return the ways through a middle token. Until they are forgotten, `clock` is always the same."""
+        pair = (input_mint, output_mint)
+        detours = self._detours.get(pair)
+        if detours is None:
+            detours = self._detours[pair] = [
+                Detour(token, first, second, clock)
+                for token in self._middle_tokens
+                if token.mint not in pair
+                and (first := self.of(input_mint, token.mint))
+                and (second := self.of(token.mint, output_mint))
+            ]
+        return detours
+
+    def forget(self, one_mint: str, other_mint: str) -> None:
+        """Forget what this pair's pools offer in either direction, and detours with a hop through them."""
+        pools = {one_mint, other_mint}
+        self._offers.pop((one_mint, other_mint), None)
+        self._offers.pop((other_mint, one_mint), None)
+        # A hop is from a token of the order's to one that is neither.
+        for pair in [pair for pair in self._detours if len(pools.intersection(pair)) == 1]:
+            del self._detours[pair]
+
+    def clear(self) -> None:
+        self._offers.clear()
+        self._detours.clear()
+
+
 class Market:
     """Follows the pools of the tokens we know, and one wallet's balances.
 
@@ -276,9 +335,8 @@ class Market:
         self._by_pair: dict[tuple[str, str], list[tuple[_Listing, bool]]] = {}
         self._by_account: dict[Pubkey, list[_Listing]] = {}
         # Of this moment: worked out when first asked for, forgotten when pools or prices change.
-        self._offers: dict[tuple[str, str], list[PoolOffer]] = {}
-        self._expected_offers: dict[tuple[str, str], list[PoolOffer]] = {}
-        self._detours: dict[tuple[str, str], list[Detour]] = {}
+        self._offers = _Offers(self._by_pair, rules.middle_tokens, _Listing.offer)
+        self._expected_offers = _Offers(self._by_pair, rules.middle_tokens, _Listing.expected_offer)
         self._lamport_prices: dict[str, float] = {}
         self._footprints: dict[tuple[str, bool], Footprint] = {}
         self._footprints_around: dict[tuple[Token, ...], Footprint] = {}
@@ -447,10 +505,12 @@ class Market:
         Base units of output per base unit of input; 0.0 where nothing trades. Raises NodeUnavailable on
         prices too old.
         """
-        offers = self._offers_of(input_token.mint, output_token.mint)
+        pair = (input_token.mint, output_token.mint)
+        offers = self._offers.of(*pair)
         # A way round takes two legs.
-        detours = self._detours_of(input_token.mint, output_token.mint) if self._rules.max_legs > 1 else ()
-        return routing.price_bound(side, amount, self._now().clock, offers, detours, reach)
+        clock = self._now().clock
+        detours = self._offers.detours(*pair, clock) if self._rules.max_legs > 1 else ()
+        return routing.price_bound(side, amount, clock, offers, detours, reach)
 
     def liquidity(self, input_token: Token, output_token: Token) -> int:
         """Return what the pair's pools that are open hold of input_token together, in base units.
@@ -481,55 +541,20 @@ class Market:
     def decide(self, spec: OrderSpec, attempt: int, slippage_bps: int) -> RoutingDecision:
         """Quote every pool of the order's pair and choose a route that one transaction holds.
 
-        Swaps that are expected count for what they take, though not on ways through a middle token, nor for
-        an order that waits for its price: what is there, it may have.
+        Swaps that are expected count for what they take, though not for an order that waits for its price:
+        what is there, it may have.
         Raises NodeUnavailable on prices too old.
         """
         moment = self._now()
-        offers_of = self._offers_of if spec.waits else self._expected_offers_of
-        offers = offers_of(spec.input_token.mint, spec.output_token.mint)
-        detours = self._detours_of(spec.input_token.mint, spec.output_token.mint)
+        known = self._offers if spec.waits else self._expected_offers
+        offers = known.of(spec.input_token.mint, spec.output_token.mint)
+        detours = known.detours(spec.input_token.mint, spec.output_token.mint, moment.clock)
         priced = spec.output_token if spec.side is Side.SELL else spec.input_token
         lamport_price = self._lamport_price(priced.mint)
         limits = Limits(
             self._rules.max_legs, lamport_price, partial(self._fits, spec.input_token, spec.output_token)
         )
         return routing.decide(spec, attempt, moment.slot, moment.clock, offers, slippage_bps, limits, detours)
-
-    def _offers_of(self, input_mint: str, output_mint: str) -> list[PoolOffer]:
-        pair = (input_mint, output_mint)
-        offers = self._offers.get(pair)
-        if offers is None:
-            offers = self._offers[pair] = [
-                listing.offers[a_to_b]
-                for listing, a_to_b in self._by_pair.get(pair, ())
-                if listing.offers is not None
-            ]
-        return offers
-
-    def _expected_offers_of(self, input_mint: str, output_mint: str) -> list[PoolOffer]:
-        pair = (input_mint, output_mint)
-        offers = self._expected_offers.get(pair)
-        if offers is None:
-            offers = self._expected_offers[pair] = [
-                offer
-                for listing, a_to_b in self._by_pair.get(pair, ())
-                if (offer := listing.offer(a_to_b)) is not None
-            ]
-        return offers
-
-    def _detours_of(self, input_mint: str, output_mint: str) -> list[Detour]:
-        pair = (input_mint, output_mint)
-        detours = self._detours.get(pair)
-        if detours is None:
-            detours = self._detours[pair] = [
-                Detour(token, first, second, self._now().clock)
-                for token in self._rules.middle_tokens
-                if token.mint not in pair
-                and (first := self._offers_of(input_mint, token.mint))
-                and (second := self._offers_of(token.mint, output_mint))
-            ]
-        return detours
 
     def _lamport_price(self, mint: str) -> float:
         """Return how many base units of a token a lamport is worth, by its largest pool; 0 if none tells.
@@ -548,7 +573,7 @@ class Market:
 
     def _rate(self, input_mint: str, output_mint: str) -> float:
         clock = self._now().clock
-        offers = self._offers_of(input_mint, output_mint)
+        offers = self._offers.of(input_mint, output_mint)
         curve = max((offer.curve(clock) for offer in offers), key=lambda curve: curve.depth, default=None)
         return 0.0 if curve is None else 1 / curve.best_price**2
 
@@ -568,8 +593,7 @@ class Market:
             self._expecting.add(listing)
             listing.add_expected(a_to_b, leg)
             if listing.reckon_expected(clock):
-                self._expected_offers.pop((takes.mint, gives.mint), None)
-                self._expected_offers.pop((gives.mint, takes.mint), None)
+                self._expected_offers.forget(takes.mint, gives.mint)
         self._expected[order_id] = _Expected(legs)
 
     def expect_sent(self, order_id: UUID) -> None:
@@ -933,7 +957,6 @@ class Market:
         for known in (
             self._offers,
             self._expected_offers,
-            self._detours,
             self._lamport_prices,
             self._footprints,
         ):
@@ -992,7 +1015,7 @@ class Market:
         moment = _Moment(slot, self._chain_clock(slot), blockhash, self._monotonic_seconds())
         self._moment = moment
         self._expect_again(moment)
-        for known in (self._offers, self._detours, self._lamport_prices, self._footprints):
+        for known in (self._offers, self._lamport_prices, self._footprints):
             known.clear()
         self._refresh_count += 1
         # Wakes those who wait now; who asks later waits for the next one.

@@ -550,6 +550,48 @@ async def test_orders_of_one_moment_share_the_pools(chain: Chain) -> None:
             assert together[pool] == pytest.approx(one_by_one[pool], rel=0.002)
 
 
+async def test_swaps_under_way_count_on_ways_through_a_middle_token_too(chain: Chain) -> None:
+    first = chain.add_pool(RAYDIUM, (_mint(BONK), _mint(SOL)), (10**12 * 10**5, 200 * 10**9))
+    second = chain.add_pool(METEORA)
+    sold = OrderSpec(Side.SELL, 10**9 * 10**5, BONK, USDC)
+    waits = replace(sold, type=LimitOrder(Decimal("1e-9")))
+
+    def exactly(pool: Pubkey, token: Token, amount: int, taken: int) -> int:
+        """Return what the pool gives for an amount of the token once it has taken that much of it before."""
+        listing = market._by_address[str(pool)]
+        a_to_b = _mint(token) == listing.keys.mint_a
+        assert listing.offers is not None
+        after = listing.offers[a_to_b].pool.swap_exact_in(a_to_b, taken, Clock(market.slot, 0)).pool
+        return after.quote_exact_in(a_to_b, amount, Clock(market.slot, 0)).output_amount
+
+    async with _running(chain, rules=RouteRules(max_legs=2, middle_tokens=(SOL,))) as market:
+        alone = market.decide(sold, 1, 50).route
+        directly = market.decide(ONE_SOL, 1, 50).route
+        assert alone is not None
+        assert directly is not None
+        assert [leg.pool for leg in alone.legs] == [str(first), str(second)]
+
+        # One that goes through the second hop's pool alone ...
+        market.expect(ORDER_ID, ONE_SOL, directly)
+        behind = market.decide(sold, 1, 50).route
+        assert behind is not None
+        assert behind.legs[0] == alone.legs[0]
+        passed_on = alone.legs[1].input_amount
+        assert behind.legs[1].output_amount == exactly(second, SOL, passed_on, 10**9)
+        # ... and one of the same way.
+        market.expect(UUID(int=2), sold, behind)
+        last = market.decide(sold, 1, 50).route
+        assert last is not None
+        assert last.legs[0].output_amount == exactly(first, BONK, sold.amount, sold.amount)
+        assert last.legs[1].output_amount < behind.legs[1].output_amount
+        assert market.decide(waits, 1, 50).route == alone
+
+        for number in (1, 2):
+            market.expect_nothing(UUID(int=number))
+        await _see_slot(market, chain)
+        assert market.decide(sold, 1, 50).route == alone
+
+
 async def test_a_swap_that_a_pool_would_refuse_changes_nothing(chain: Chain) -> None:
     chain.add_pool(RAYDIUM)
     async with _running(chain) as market:
