@@ -986,6 +986,8 @@ class Market:
             self._node.latest_blockhash(),
             asyncio.gather(*(self._node.multiple_accounts(chunk) for chunk in reads)),
         )
+        # What was forgotten meanwhile would stay, and be taken for read when it is followed again.
+        wanted = None if self._reads is reads else set(chain.from_iterable(self._reads))
         changed: dict[_Listing, None] = {}
         slots = []
         for chunk, (slot, accounts) in zip(reads, answers, strict=True):
@@ -993,6 +995,8 @@ class Market:
             for address, account in zip(chunk, accounts, strict=True):
                 if account is not None and self._texts.get(address) == account.encoded[0]:
                     continue  # most of them
+                if wanted is not None and address not in wanted:
+                    continue
                 # Compared with None, an address takes 3 us.
                 if self._wallet is not None and address == self._wallet:
                     self._lamports = 0 if account is None else account.lamports

@@ -126,7 +126,10 @@ class Chain:
         program, options = params
         self.program_reads.append(options)
         size = options["filters"][0]["dataSize"]
-        prefix = b"".join(b64decode(wanted["memcmp"]["bytes"]) for wanted in options["filters"][1:])
+        contents = [
+            (wanted["memcmp"]["offset"], b64decode(wanted["memcmp"]["bytes"]))
+            for wanted in options["filters"][1:]
+        ]
         start = options["dataSlice"]["offset"]
         end = start + options["dataSlice"]["length"]
         return {
@@ -138,7 +141,7 @@ class Chain:
                 for address, account in self.accounts.items()
                 if str(account.owner) == program
                 and len(account.data) == size
-                and account.data.startswith(prefix)
+                and all(account.data.startswith(content, offset) for offset, content in contents)
             ]
         }
 
@@ -475,6 +478,34 @@ async def test_while_it_rests_prices_are_read_now_and_then(
             chain.node.asked.clear()
             await chain.node.asked.wait()
             await asyncio.sleep(0)
+
+
+async def test_a_token_that_is_forgotten_during_a_refresh_is_traded_once_it_is_learned_again(
+    chain: Chain,
+) -> None:
+    mint = Pubkey.from_bytes(bytes([9] * 32))
+    token = Token(str(mint), str(mint), 9)
+    chain.add_pool(RAYDIUM, (_mint(SOL), mint))
+    async with _running(chain) as market:
+        spec = OrderSpec(Side.SELL, 10**9, SOL, token)
+        await market.learn((token,))
+        learned = market.decide(spec, 1, 50)
+        assert learned.route is not None
+        read_before = dict(market._data)
+
+        chain.node.hold = asyncio.Event()
+        chain.node.asked.clear()
+        refreshing = asyncio.create_task(market._refresh_alone())
+        await chain.node.asked.wait()
+        market._forget([token.mint])
+        chain.node.hold.set()
+        await refreshing
+        chain.node.hold = None
+        assert len(market._data) < len(read_before)
+
+        await market.learn((token,))
+        assert market.decide(spec, 1, 50) == learned
+        assert market._data == read_before
 
 
 # ---- Swaps under way -----------------------------------------------------------------------------
