@@ -141,7 +141,8 @@ class Executor:
             raise StoreUnavailable("no lease is held to claim orders under")
         if self._isolating:
             # For another worker or a later sweep; some may have been given to this one already.
-            await self._store.postpone.many([(order_id, owner, 0.0) for order_id in order_ids])
+            others = [order_id for order_id in order_ids if order_id not in self._held]
+            await self._store.postpone.many([(order_id, owner, 0.0) for order_id in others])
             return 0
         wanted = [order_id for order_id in dict.fromkeys(order_ids) if order_id not in self._held]
         self._held.update(dict.fromkeys(wanted))
@@ -310,6 +311,9 @@ class Executor:
         spec = order.spec
         await self._market.learn((spec.input_token, spec.output_token))
         await self._market.wake()
+        if next_step(order, self._now(order)) is Step.EXPIRE:
+            # It took the node that long to tell of a token or of prices.
+            return await self._advance(self._apply(order, TimedOut()))
         slippage_bps = spec.slippage_bps_or(self._settings.slippage_bps)
         decision = self._market.decide(spec, order.attempt, slippage_bps)
         # Its quotes are on record.

@@ -404,6 +404,21 @@ async def test_an_order_expires_between_its_attempts(
         assert await simnet.landed(order.order_id) == []
 
 
+async def test_an_order_that_expires_while_the_node_is_asked_is_not_sent(
+    worker: Worker, simnet: Simnet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expire_time = datetime.now(UTC) + timedelta(days=1)
+
+    async def take_a_day() -> None:
+        monkeypatch.setattr(worker.store, "now", lambda: expire_time)
+
+    monkeypatch.setattr(worker.market, "wake", take_a_day)
+    order = await submit(worker.store, expire_time=expire_time)
+    assert (await execute(worker, order)).status is S.EXPIRED
+    assert await statuses(worker, order.order_id) == [S.PENDING, S.ROUTING, S.EXPIRED]
+    assert await simnet.executions(order.order_id) == []
+
+
 async def test_once_broadcast_an_order_does_not_expire(
     worker: Worker, simnet: Simnet, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,6 +9,7 @@ from asyncio.subprocess import PIPE
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -171,9 +172,10 @@ async def test_an_order_that_workers_do_not_survive_is_ended_and_takes_no_other_
     assert (deadly.status, deadly.failure_reason) == (S.FAILED, FailureReason.INTERNAL)
     assert deadly.failure_message == "executing it ended 4 workers"
     assert log.count("ended with code -9") == 4
-    assert {order.status for order in closed} == {S.CONFIRMED}
+    assert [order for order in closed if order.status is not S.CONFIRMED] == []
     for order in closed:
-        assert await simnet.executions(order.order_id) == [f"{order.order_id}:1"]
+        # At a later attempt, where a worker ended after it had signed the one before and not yet sent it.
+        assert len(await simnet.executions(order.order_id)) == 1
 
 
 @pytest.mark.parametrize("count", [3, 4, 5])
@@ -232,6 +234,32 @@ async def test_many_of_them_are_executed_one_at_a_time(
         assert await executor.take([order.order_id for order in orders]) == 0
         assert {order.status for order in await all_closed(worker.store, orders)} == {S.CONFIRMED}
         assert alone == [True] * 5
+
+
+async def test_one_that_is_executed_apart_stays_in_hand_when_its_hint_comes_again(
+    settings: Settings,
+    simnet: Simnet,
+    wallet: Wallet,
+    until: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with worker_of(settings, simnet, wallet) as worker:
+        order = await stored(worker.store)
+        async with Store(settings) as others:
+            await interrupted(others, order, 3)
+        may_go_on, wake = asyncio.Event(), worker.market.wake
+
+        async def wait_and_wake() -> None:
+            await may_go_on.wait()
+            await wake()
+
+        monkeypatch.setattr(worker.market, "wake", wait_and_wake)
+        assert await worker.executor.take([order.order_id]) == 0
+        await until(lambda: worker.executor.holds(order.order_id))
+        assert await worker.executor.take([order.order_id]) == 0
+        assert await worker.store.leased_orders(worker.lease.owner) == [order.order_id]
+        may_go_on.set()
+        assert (await worker.closed(order.order_id)).status is S.CONFIRMED
 
 
 async def test_who_loses_the_lease_lets_go_of_them(
