@@ -125,8 +125,8 @@ class Monitor:
         """As far as the last tick saw, orders wait."""
         self._asks = 0
         """How often it has asked for the lead since it began to lead, or last ended a tick."""
-        self._left_off: dict[tuple[Token, Token, Side, int], Order] = {}
-        """The last order that was looked at, of groups whose tick ended before they did."""
+        self._left_off: dict[_Which, Order] = {}
+        """The last order that was looked at, of groups that the last tick ended in: the next one goes on there."""
         self._fired_total = monitor_fired_total.labels(kind.value)
         self._tick_seconds = monitor_tick_seconds.labels(kind.value)
 
@@ -165,6 +165,7 @@ class Monitor:
             self.leads = leads
             (self._leading.set if leads else self._leading.clear)()
             self._asks = 0
+            self._left_off.clear()
             monitor_leads.labels(self._kind.value).set(int(leads))
             logger.info("the %s monitor %s here", self._kind, "runs" if leads else "no longer runs")
 
@@ -202,13 +203,14 @@ class Monitor:
             {token for group in groups for token in (group.input_token, group.output_token)}
         )
         due = asyncio.get_running_loop().time() + _TICK_SECONDS
+        left_off, self._left_off = self._left_off, {}
         fired: list[UUID] = []
         for pair, of_pair in groupby(
             groups, lambda group: (group.input_token, group.output_token, group.side)
         ):
             try:
                 for group, level in self._reached(list(of_pair)):
-                    fired += await self._fire_group(group, level, due)
+                    fired += await self._fire_group(group, level, due, left_off.get(_which(group)))
             except NodeUnavailable as error:
                 logger.info("%s for %s: %s", pair[0].symbol, pair[1].symbol, error)
             except EngineError:
@@ -232,12 +234,13 @@ class Monitor:
     def _level(self, group: RestingGroup, amount: int, reach: int = REACH) -> float:
         return self._bound(group, amount, reach) * (1 + _ROUNDING)
 
-    async def _fire_group(self, group: RestingGroup, level: float, due: float) -> list[UUID]:
-        """Fire what fires of a group; when it is due, what is left is for the next tick."""
+    async def _fire_group(
+        self, group: RestingGroup, level: float, due: float, last: Order | None
+    ) -> list[UUID]:
+        """Fire what fires of a group after the `last`; when it is due, what is left is for the next tick."""
         loop, fired = asyncio.get_running_loop(), list[UUID]()
         ahead = _Ahead(self._market, self._slippage_bps)
-        which = (group.input_token, group.output_token, group.side, group.size)
-        levels, last = [level], self._left_off.pop(which, None)
+        levels = [level]
         while True:
             page = await self._store.resting_orders(self._kind, group, levels, _PAGE, last)
             if met := ahead.leaves_enough_for([order for order in page if self._has_rested(order)]):
@@ -246,7 +249,7 @@ class Monitor:
                 return fired
             last = page[-1]
             if loop.time() >= due:
-                self._left_off[which] = last
+                self._left_off[_which(group)] = last
                 return fired
             if len(levels) == 1:
                 # Of many, most may be too large for what the least of their size would get.
@@ -279,6 +282,14 @@ class Monitor:
         await self._executor.take([order_id for order_id in fired if order_id in mine])
         self._broker.offer_soon([order_id for order_id in fired if order_id not in mine])
         return fired
+
+
+_Which = tuple[Token, Token, Side, int]
+
+
+def _which(group: RestingGroup) -> _Which:
+    """Return what stays the same of a group."""
+    return group.input_token, group.output_token, group.side, group.size
 
 
 class _Ahead:

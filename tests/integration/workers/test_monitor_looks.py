@@ -161,6 +161,13 @@ async def test_a_tick_that_looks_at_many_in_vain_leaves_the_others_to_the_next_o
     for _ in range(4):
         assert await worker.monitors[LIQUIDITY].tick() == []
     assert pages == [64, 64, 22, 64]
+    # What was left off is nothing to the next crossing: the first that fire may lie before it.
+    with monkeypatch.context() as gone:
+        gone.setattr(worker.market, "price_bound", lambda *asked: 0.0)
+        assert await worker.monitors[LIQUIDITY].tick() == []
+    for _ in range(3):
+        assert await worker.monitors[LIQUIDITY].tick() == []
+    assert pages[4:] == [64, 64, 22]
 
 
 async def test_many_that_cross_fire_together_and_the_last_ones_are_met_by_what_is_left(
