@@ -50,12 +50,14 @@ def run(
             runner.run(_until_stopped(main, settings))
     except (SettingsError, StartupError) as error:
         return _refuse(error, name, supervised)
-    except BaseExceptionGroup as group:
+    except ExceptionGroup as group:
         # A TaskGroup of `main` wraps what its tasks raise.
         refused, rest = group.split((SettingsError, StartupError))
         if refused is None or rest is not None:
-            raise
+            return _end_early(name)
         return _refuse(_first(refused), name, supervised)
+    except Exception:
+        return _end_early(name)
     return 0
 
 
@@ -121,6 +123,14 @@ def _refuse(error: BaseException, name: str, supervised: bool) -> int:
     else:
         print(f"{name}: {error}", file=sys.stderr)  # noqa: T201
     return UNUSABLE
+
+
+def _end_early(name: str) -> int:
+    """Tell of the defect that is being handled, in one line of the log; return the process's exit code."""
+    import logging
+
+    logging.getLogger(name).exception("ended by an unexpected error")
+    return 1
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import sys
@@ -89,10 +90,21 @@ async def test_unusable_settings_are_refused_before_anything_else() -> None:
     assert await _ended(process) == (2, "", "example: PORT was 70000; must be between 0 and 65535\n")
 
 
-async def test_a_defect_is_not_mistaken_for_a_refusal() -> None:
-    code, _, said = await _ended(await _start(_FRAME.format(body='raise RuntimeError("defect")')))
+@pytest.mark.parametrize(
+    "body",
+    [
+        'raise RuntimeError("defect")',
+        _GROUP.replace("group.create_task(refuse())", 'raise RuntimeError("defect")'),
+        _GROUP + '        raise RuntimeError("defect")',
+    ],
+    ids=["alone", "in a task group", "beside a refusal"],
+)
+async def test_a_defect_is_one_line_of_the_log_and_not_mistaken_for_a_refusal(body: str) -> None:
+    code, _, said = await _ended(await _start(_FRAME.format(body=body)))
     assert code == 1
-    assert "RuntimeError: defect" in said
+    entry = json.loads(said)
+    assert (entry["level"], entry["process"]) == ("ERROR", "example")
+    assert "RuntimeError: defect" in entry["error"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's doing, on Linux")
