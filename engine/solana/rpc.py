@@ -808,7 +808,7 @@ class _Announcements:
     def _on_lost(self, error: Exception) -> None:
         # The same again with every try is no news.
         level = logging.DEBUG if self._lost.is_set() else logging.WARNING
-        logger.log(level, "slot announcements lost, polling: %s", error)
+        logger.log(level, "slot announcements lost, polling: %s", _without_address(error))
         self._lost.set()
 
     def _expect_slot(self) -> None:
@@ -901,6 +901,13 @@ def _result(method: _Method, answer: _Answer | None) -> Any:
         return method.decode(answer.result)
     except msgspec.DecodeError as error:
         return _unavailable("not_understood", f"answered {method.name} in a shape we do not know: {error}")
+
+
+def _without_address(error: Exception) -> str:
+    """Return what went wrong. Some of aiohttp's errors tell the URL, whose query may hold an API key."""
+    if isinstance(error, aiohttp.ClientResponseError):
+        return f"the node answers {error.status} {error.message}"
+    return "SOLANA_WS_URL is not an address" if isinstance(error, aiohttp.InvalidURL) else str(error)
 
 
 def _unavailable(reason: str, what: str) -> NodeUnavailable:

@@ -442,6 +442,18 @@ async def test_slots_come_as_they_are_announced(node: FakeNode, client: NodeClie
     assert node.calls["getSlot"] == 0
 
 
+async def test_the_query_of_an_address_that_refuses_is_not_told_to_the_log(
+    node: FakeNode, caplog: pytest.LogCaptureFixture
+) -> None:
+    refuses = f"{node.url}/nowhere?api-key=secret".replace("http://", "ws://")
+    for ws_url, why in ((refuses, "the node answers 404 "), ("ws://[::1?api-key=secret", "not an address")):
+        _answer(node, "getSlot", {"result": 7})
+        async with NodeClient(node.url, ws_url) as client:
+            assert await client.next_slot(None) == 7
+        assert why in caplog.text
+    assert "secret" not in caplog.text
+
+
 async def test_slots_are_polled_while_nothing_announces_them_and_announced_again_after(
     node: FakeNode, client: NodeClient
 ) -> None:
