@@ -21,7 +21,7 @@ import msgspec
 from engine.domain.order import Order, OrderEvent, WatchedEvent, watched
 from engine.redis_client import RECONNECT, REDIS_ERRORS, Command, RedisClient
 from engine.settings import Settings
-from engine.telemetry import hints_dropped_total, observe_batch, redis_up
+from engine.telemetry import Trouble, hints_dropped_total, observe_batch, redis_up
 
 CHANNEL: Final = "order_engine:moved"
 """Of messages that say which orders moved."""
@@ -111,6 +111,8 @@ class Hints:
         self._next_send = 0.0
         """The soonest that anything is sent."""
         self._asking: asyncio.Task[None] | None = None
+        self._publish_trouble = Trouble(logger, "hints are not published", "hints are published again")
+        self._listen_trouble = Trouble(logger, "hints are off until Redis is back", "hints are on again")
         self._rest_until = 0.0
         self.up = False
         """Whether `run` is subscribed. While it is not, hints are missed."""
@@ -167,6 +169,7 @@ class Hints:
         def on_begin() -> None:
             nonlocal failures
             failures = 0
+            self._listen_trouble.works()
             self._set_up(True)
             if on_connected is not None:
                 on_connected()
@@ -190,8 +193,7 @@ class Hints:
                 await self._client.listen({CHANNEL: on_message, NEWS_CHANNEL: on_news}, on_begin)
             except REDIS_ERRORS as error:
                 failures += 1
-                if self.up or failures == 1:
-                    logger.warning("hints are off until Redis is back: %s", error or type(error).__name__)
+                self._listen_trouble.fails(error)
             finally:
                 was_up = self.up
                 self._set_up(False)
@@ -242,10 +244,13 @@ class Hints:
         """Send them and see that Redis takes them; what comes meanwhile waits."""
         try:
             await self._client.together(messages, seconds=_PUBLISH_SECONDS)
-        except REDIS_ERRORS:
+        except REDIS_ERRORS as error:
+            self._publish_trouble.fails(error)
             hints_dropped_total.labels("publish_failed").inc(count + len(self._unsent))
             self._unsent.clear()
             self._rest_until = asyncio.get_running_loop().time() + _REST_SECONDS
+        else:
+            self._publish_trouble.works()
         finally:
             self._asking = None
         self._send_at(self._next_send)

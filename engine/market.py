@@ -53,6 +53,7 @@ from engine.solana.transactions import (
     swap_instructions,
 )
 from engine.solana.wire import WireError
+from engine.telemetry import Trouble
 from engine.venues import VENUE_BY_PROGRAM, VENUES
 from engine.venues.venue import PoolKeys, Venue
 
@@ -346,6 +347,8 @@ class Market:
         """By order_id."""
         self._expecting: set[_Listing] = set()
         """Pools through which they go."""
+        self._price_trouble = Trouble(logger, "prices cannot be read", "prices are read again")
+        self._listing_trouble = Trouble(logger, "pools cannot be listed", "pools are listed again")
         self._reads: list[list[Pubkey]] = []
         self._texts: dict[Pubkey, str] = {}
         self._data: dict[Pubkey, bytes] = {}
@@ -370,7 +373,7 @@ class Market:
 
         Without `follow`, only which pools there are; `refresh` then reads their prices.
         """
-        await self._until_done(self._discover, "pools cannot be listed")
+        await self._until_done(self._discover, self._listing_trouble)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._discover_new_pools())
             if follow:
@@ -763,12 +766,12 @@ class Market:
             await self._due.wait()
             # Slots that pass while a refresh is under way are worth one more together.
             self._due.clear()
-            await self._until_done(self._refresh_alone, "prices cannot be read")
+            await self._until_done(self._refresh_alone, self._price_trouble)
 
     async def _discover_new_pools(self) -> None:
         while True:
             await asyncio.sleep(self._discovery_seconds)
-            await self._until_done(self._discover, "pools cannot be listed")
+            await self._until_done(self._discover, self._listing_trouble)
             long_ago = self._monotonic_seconds() - FORGET_SECONDS
             self._forget([mint for mint, named in self._learned.items() if named < long_ago])
 
@@ -800,7 +803,7 @@ class Market:
                 async for change in changes:
                     if change is None:
                         # What opened before the announcements stood was not told.
-                        await self._until_done(self._discover_learned, "pools cannot be listed")
+                        await self._until_done(self._discover_learned, self._listing_trouble)
                     elif str(change.address) not in self._by_address:
                         self._open(change)
                     if not self._learned:
@@ -817,13 +820,14 @@ class Market:
             # Read it at once, and not when the next slot has passed.
             self._due.set()
 
-    async def _until_done(self, work: Callable[[], Awaitable[None]], trouble: str) -> None:
+    async def _until_done(self, work: Callable[[], Awaitable[None]], trouble: Trouble) -> None:
         while True:
             try:
                 await work()
             except EngineError as error:
-                logger.warning("%s: %s", trouble, error)
+                trouble.fails(error)
             else:
+                trouble.works()
                 return
             await asyncio.sleep(_RETRY_SECONDS)
 

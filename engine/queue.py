@@ -40,7 +40,14 @@ from engine.coalesce import Coalescer
 from engine.hints import are_order_ids, pack_order_ids, unpack_order_ids
 from engine.redis_client import ANSWER_SECONDS, RECONNECT, REDIS_ERRORS, Command, RedisClient
 from engine.settings import Settings
-from engine.telemetry import hints_dropped_total, observe_batch, queue_messages_total, redis_up, stage_seconds
+from engine.telemetry import (
+    Trouble,
+    hints_dropped_total,
+    observe_batch,
+    queue_messages_total,
+    redis_up,
+    stage_seconds,
+)
 
 TASK_NAME: Final = "execute_orders"
 """The one task: `async def execute_orders(order_ids: list[UUID])`; it returns once the claim was tried."""
@@ -176,6 +183,7 @@ class OrderBroker(RedisStreamBroker):
         self._offers: Coalescer[Sequence[UUID], None] = Coalescer(
             self._add, interval_seconds=_OFFER_INTERVAL_SECONDS
         )
+        self._offer_trouble = Trouble(logger, "orders are not offered to workers", "they are offered again")
         self._rest_until = 0.0
         self._acknowledgements: Coalescer[bytes, None] = Coalescer(
             self._acknowledge,
@@ -231,7 +239,9 @@ class OrderBroker(RedisStreamBroker):
             # What is lost unheard, as Redis goes away, is as late as what Redis lost then.
             if not self._offering.tell(messages):
                 await self._offering.together(messages, seconds=_OFFER_SECONDS)
-        except REDIS_ERRORS:
+                self._offer_trouble.works()
+        except REDIS_ERRORS as error:
+            self._offer_trouble.fails(error)
             hints_dropped_total.labels("offer_failed").inc(len(order_ids))
             self._rest_until = asyncio.get_running_loop().time() + _REST_SECONDS
         return [None] * len(offers)

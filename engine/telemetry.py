@@ -401,6 +401,33 @@ def render_metrics() -> tuple[bytes, str]:
     return generate_latest(), CONTENT_TYPE_LATEST
 
 
+# ---- Troubles ------------------------------------------------------------------------------------
+
+
+class Trouble:
+    """Tells the log once that something fails and why, again for another reason, and once that it works.
+
+    What is tried every second would else fill the log with one line, and nothing would say that it is over.
+    """
+
+    def __init__(self, logger: logging.Logger, fails: str, works: str) -> None:
+        self._logger = logger
+        self._fails = fails
+        self._works = works
+        self._reason: str | None = None
+
+    def fails(self, error: Exception) -> None:
+        reason = str(error) or type(error).__name__
+        if reason != self._reason:
+            self._reason = reason
+            self._logger.warning("%s: %s", self._fails, reason)
+
+    def works(self) -> None:
+        if self._reason is not None:
+            self._reason = None
+            self._logger.info("%s", self._works)
+
+
 # ---- Probes --------------------------------------------------------------------------------------
 
 

@@ -6,10 +6,12 @@ import asyncio
 import logging
 from typing import Final
 
+import psycopg
+
 from engine.domain.errors import EngineError, TooManyOrders
 from engine.domain.order_types import MARKET, ORDER_TYPES
 from engine.storage.postgres import Store
-from engine.telemetry import open_orders, resting_orders
+from engine.telemetry import Trouble, open_orders, resting_orders
 
 _COUNT_SECONDS: Final = 1.0
 _RESTING_PART: Final = 0.02
@@ -31,6 +33,7 @@ class Admission:
         self._max_resting = max_resting_orders
         self._open_count = 0
         self._resting_count = 0
+        self._trouble = Trouble(logger, "open orders cannot be counted", "open orders are counted again")
         self.store_up = False
         """Whether the record answered last time."""
 
@@ -65,10 +68,12 @@ class Admission:
                     await self._count_resting()
                     due = now() + (now() - start) / _RESTING_PART
                 self.store_up = True
-            except EngineError as error:
+            except (EngineError, psycopg.Error) as error:
+                # What nobody expected too: somebody is at work on the database, which its end would not help.
                 self.store_up = False
-                logger.warning("open orders cannot be counted: %s", error)
+                self._trouble.fails(error)
             else:
+                self._trouble.works()
                 open_orders.labels("open").set(self._open_count)
             await asyncio.sleep(_COUNT_SECONDS)
 

@@ -126,7 +126,7 @@ class Monitor:
         self._asks = 0
         """How often it has asked for the lead since it began to lead, or last ended a tick."""
         self._left_off: dict[_Which, Order] = {}
-        """The last order that was looked at, of groups that the last tick ended in: the next one goes on there."""
+        """The last order that was looked at, of groups that the last tick ended in."""
         self._fired_total = monitor_fired_total.labels(kind.value)
         self._tick_seconds = monitor_tick_seconds.labels(kind.value)
 

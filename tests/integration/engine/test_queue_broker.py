@@ -276,7 +276,7 @@ async def test_a_redis_that_stops_answering_is_noticed_by_who_offers(
 
 
 async def test_a_redis_that_refuses_offers_and_answers_all_else_is_noticed_by_who_offers(
-    broker: OrderBroker, client: Redis
+    broker: OrderBroker, client: Redis, caplog: pytest.LogCaptureFixture
 ) -> None:
     Ran(broker)
     # It listens too: what it asks meanwhile is answered all the time.
@@ -288,6 +288,7 @@ async def test_a_redis_that_refuses_offers_and_answers_all_else_is_noticed_by_wh
             await until_dropped(broker, [uuid4()])
         finally:
             await client.config_set("maxmemory", was["maxmemory"] or 0)
+    assert caplog.text.count("orders are not offered to workers: OOM") == 1
 
 
 async def test_what_was_offered_just_before_the_shutdown_arrives(broker: OrderBroker, client: Redis) -> None:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
+import psycopg
 import pytest
 
 from engine.domain.errors import TooManyOrders
@@ -62,3 +63,18 @@ async def test_what_is_refused_is_not_counted(database: Settings, until: Until) 
             with pytest.raises(TooManyOrders):
                 admission.admit(6, resting_count=2)
         admission.admit(6, resting_count=3)
+
+
+async def test_counting_goes_on_after_an_error_that_nobody_expected(
+    database: Settings, until: Until, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with (
+        Store(database) as store,
+        counting(store, until, 3, 3) as admission,
+        await psycopg.AsyncConnection.connect(database.database, autocommit=True) as by_hand,
+    ):
+        await by_hand.execute("ALTER TABLE orders RENAME TO elsewhere")
+        await until(lambda: not admission.store_up)
+        await by_hand.execute("ALTER TABLE elsewhere RENAME TO orders")
+        await until(lambda: admission.store_up)
+    assert caplog.text.count("open orders cannot be counted") == 1

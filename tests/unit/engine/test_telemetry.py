@@ -94,6 +94,23 @@ def test_an_exception_is_kept_with_its_traceback() -> None:
     assert entry["error"].endswith("ValueError: bad amount")
 
 
+def test_a_trouble_is_told_once_for_each_reason_and_its_end_once(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    trouble = telemetry.Trouble(logging.getLogger("tests"), "nothing is read", "it is read again")
+    trouble.works()
+    for error in (OSError("refused"), OSError("refused"), TimeoutError(), TimeoutError()):
+        trouble.fails(error)
+    for _ in range(2):
+        trouble.works()
+    trouble.fails(OSError("refused"))
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
+        ("WARNING", "nothing is read: refused"),
+        ("WARNING", "nothing is read: TimeoutError"),
+        ("INFO", "it is read again"),
+        ("WARNING", "nothing is read: refused"),
+    ]
+
+
 @pytest.mark.usefixtures("_logging_put_back")
 def test_configured_logging_writes_lines_to_stderr_once(capsys: pytest.CaptureFixture[str]) -> None:
     telemetry.configure_logging("workers", "INFO")
