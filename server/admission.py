@@ -17,6 +17,8 @@ _COUNT_SECONDS: Final = 1.0
 _RESTING_PART: Final = 0.02
 """How much of the time may go into counting orders that rest: a million of them take a tenth of a second."""
 _RETRY_SECONDS: Final = 2.0
+_SILENT_SECONDS: Final = 5.0
+"""How long the record may leave the question unanswered before it counts as away."""
 
 logger = logging.getLogger(__name__)
 
@@ -34,8 +36,14 @@ class Admission:
         self._open_count = 0
         self._resting_count = 0
         self._trouble = Trouble(logger, "open orders cannot be counted", "open orders are counted again")
-        self.store_up = False
-        """Whether the record answered last time."""
+        self._answered_time: float | None = None
+        """When the record answered, by the loop's clock; None: it did not, the last time."""
+
+    @property
+    def store_up(self) -> bool:
+        """Whether the record answers: it did the last time, and that is not long ago, as where it is frozen."""
+        now = asyncio.get_running_loop().time()
+        return self._answered_time is not None and now - self._answered_time < _SILENT_SECONDS
 
     def admit(self, count: int, *, resting_count: int = 0) -> None:
         """Take note of that many new orders, some of which rest.
@@ -67,10 +75,10 @@ class Admission:
                 if (start := now()) >= due:
                     await self._count_resting()
                     due = now() + (now() - start) / _RESTING_PART
-                self.store_up = True
+                self._answered_time = now()
             except (EngineError, psycopg.Error) as error:
                 # What nobody expected too: somebody is at work on the database, which its end would not help.
-                self.store_up = False
+                self._answered_time = None
                 self._trouble.fails(error)
             else:
                 self._trouble.works()

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 import psycopg
 import pytest
 
+import server.admission
 from engine.domain.errors import TooManyOrders
 from engine.domain.order import OrderStatus
 from engine.domain.order_types import SniperOrder
@@ -78,3 +79,19 @@ async def test_counting_goes_on_after_an_error_that_nobody_expected(
         await by_hand.execute("ALTER TABLE elsewhere RENAME TO orders")
         await until(lambda: admission.store_up)
     assert caplog.text.count("open orders cannot be counted") == 1
+
+
+async def test_a_record_that_leaves_a_question_unanswered_counts_as_away(
+    database: Settings, until: Until, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server.admission, "_SILENT_SECONDS", 1.5)
+    async with (
+        Store(database) as store,
+        counting(store, until, 3, 3) as admission,
+        await psycopg.AsyncConnection.connect(database.database) as by_hand,
+    ):
+        await by_hand.execute("LOCK TABLE orders IN ACCESS EXCLUSIVE MODE")
+        await until(lambda: not admission.store_up)
+        assert "cannot be counted" not in caplog.text
+        await by_hand.rollback()
+        await until(lambda: admission.store_up)
