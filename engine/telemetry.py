@@ -323,6 +323,9 @@ resting_orders = Gauge(
 transitions_total = Counter(
     "order_engine_transitions", "Transitions committed, by status reached.", ["status"]
 )
+refusals_total = Counter(
+    "order_engine_refusals", "Calls, and orders of a batch, that a server refused, by reason.", ["reason"]
+)
 requests_total = Counter(
     "order_engine_requests", "Calls answered, by method or route and by status code.", ["method", "code"]
 )

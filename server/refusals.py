@@ -29,6 +29,7 @@ from engine.domain.errors import (
     StoreUnavailable,
     TooManyOrders,
 )
+from engine.telemetry import refusals_total
 
 DOMAIN: Final = "orders.v1"
 
@@ -56,8 +57,10 @@ def to_status(error: Exception) -> status_pb2.Status:
     """Return what the client is told. Errors that nobody expected are logged and tell nothing of ours."""
     code = CODES.get(type(error)) if isinstance(error, EngineError) else None
     if code is None or not isinstance(error, EngineError):
+        refusals_total.labels("INTERNAL").inc()
         logger.error("unexpected error", exc_info=error)
         return _status(code_pb2.INTERNAL, "internal error", _info("INTERNAL"))
+    refusals_total.labels(error.reason).inc()
     details: list[Message] = [_info(error.reason)]
     if isinstance(error, InvalidOrder):
         details.append(

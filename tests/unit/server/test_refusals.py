@@ -8,6 +8,7 @@ from uuid import UUID
 
 import pytest
 from google.rpc import code_pb2, error_details_pb2
+from prometheus_client import REGISTRY
 
 from engine.domain.errors import (
     Draining,
@@ -49,6 +50,10 @@ TABLE: list[tuple[EngineError, str, str]] = [
 ]
 
 
+def _refused(reason: str) -> float:
+    return REGISTRY.get_sample_value("order_engine_refusals_total", {"reason": reason}) or 0.0
+
+
 def leaves(kind: type[EngineError]) -> Iterator[type[EngineError]]:
     """Errors of the domain that nothing is more precise than."""
     children = [child for child in kind.__subclasses__() if child.__module__ == EngineError.__module__]
@@ -60,7 +65,9 @@ def leaves(kind: type[EngineError]) -> Iterator[type[EngineError]]:
 
 @pytest.mark.parametrize(("error", "code", "reason"), TABLE, ids=lambda value: type(value).__name__)
 def test_an_error_has_its_code_and_its_reason(error: EngineError, code: str, reason: str) -> None:
+    refused = _refused(reason)
     status = to_status(error)
+    assert _refused(reason) == refused + 1
     info = error_details_pb2.ErrorInfo()
     assert status.details[0].Unpack(info)
     assert (code_pb2.Code.Name(status.code), info.reason, info.domain) == (code, reason, "orders.v1")
@@ -77,8 +84,10 @@ def test_every_error_of_the_domain_is_in_the_table() -> None:
 def test_an_error_that_nobody_expected_is_logged_and_tells_nothing(
     error: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
+    refused = _refused("INTERNAL")
     with caplog.at_level(logging.ERROR):
         status = to_status(error)
+    assert _refused("INTERNAL") == refused + 1
     assert (code_pb2.Code.Name(status.code), status.message) == ("INTERNAL", "internal error")
     assert b"swordfish" not in status.SerializeToString()
     assert "swordfish" in caplog.text
