@@ -41,7 +41,7 @@ class Admission:
 
     @property
     def store_up(self) -> bool:
-        """Whether the record answers: it did the last time, and that is not long ago, as where it is frozen."""
+        """Whether the record answers: it did the last time, and not long ago, as where it is frozen."""
         now = asyncio.get_running_loop().time()
         return self._answered_time is not None and now - self._answered_time < _SILENT_SECONDS
 
