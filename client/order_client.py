@@ -60,7 +60,7 @@ from client.order import (
     Submission,
     SubmittedOrder,
 )
-from client.watches import Listener, Watches, is_cancelled
+from client.watches import Listener, Watcher, Watches, is_cancelled
 from engine.coalesce import Coalescer
 
 SERVICE_NAME: Final = "orders.v1.OrderService"
@@ -412,8 +412,8 @@ class OrderClient:
         order_id = _spelled(order_id)
         reader = self._watches.join(order_id, after_sequence)
         try:
-            if self._watches.has_unchecked(order_id):
-                await self._check(order_id)
+            if unchecked := self._watches.unchecked(order_id):
+                await self._check(order_id, unchecked)
             async for event in reader:
                 yield event
         finally:
@@ -435,17 +435,17 @@ class OrderClient:
         """
         order_id = _spelled(order_id)
         listener = self._watches.listen(order_id, after_sequence, on_event, on_end)
-        if self._watches.has_unchecked(order_id):
-            check = self._loop.create_task(self._check(order_id))
+        if unchecked := self._watches.unchecked(order_id):
+            check = self._loop.create_task(self._check(order_id, unchecked))
             self._checks.add(check)
             check.add_done_callback(self._checks.discard)
         return listener
 
-    async def _check(self, order_id: str) -> None:
-        """Refuse the order's watchers that are ahead of its record."""
+    async def _check(self, order_id: str, watchers: Iterable[Watcher]) -> None:
+        """Refuse those of the order's watchers that are ahead of its record."""
         # What else is wrong with the order, its stream tells.
         with suppress(OrderError):
-            self._watches.refuse_ahead(order_id, (await self.get(order_id)).order.sequence)
+            self._watches.refuse_ahead(watchers, (await self.get(order_id)).order.sequence)
 
     async def unready_reason(self, timeout_seconds: float = 1.0) -> str | None:
         """Return None if the server answers and says that it serves, else a sentence why it does not."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from random import random
 from typing import Final, Protocol, TypeVar
@@ -335,21 +335,28 @@ class Watches:
             self._runner = asyncio.get_running_loop().create_task(self._run(), name="watch-orders")
         return watcher
 
-    def has_unchecked(self, order_id: str) -> bool:
-        """Whether watchers share the order of whom one may be ahead of the record.
+    def unchecked(self, order_id: str) -> list[Watcher]:
+        """Return the order's watchers that may be ahead of the record, if the order has others too.
 
         The stream follows the one that is furthest back, so nobody else's cursor is checked by the server.
         """
         feed = self._feeds.get(order_id)
-        return feed is not None and len(feed.watchers) > 1 and any(w.unchecked for w in feed.watchers)
+        if feed is None or len(feed.watchers) == 1:
+            return []
+        return [watcher for watcher in feed.watchers if watcher.unchecked]
 
-    def refuse_ahead(self, order_id: str, last_sequence: int) -> None:
-        """End the order's watchers that are ahead of its last event with SequenceAhead."""
-        feed = self._feeds.get(order_id)
-        for watcher in tuple(feed.watchers) if feed is not None else ():
+    def refuse_ahead(self, watchers: Iterable[Watcher], last_sequence: int) -> None:
+        """End those of the watchers that are ahead of their order's last event with SequenceAhead.
+
+        They joined before it was read. Events may have come since: whoever has accepted one is not ahead.
+        """
+        for watcher in watchers:
+            feed = watcher.feed
+            if watcher not in feed.watchers or not watcher.unchecked:
+                continue
             watcher.unchecked = False
-            if feed is not None and watcher.sequence > last_sequence:
-                watcher.finish(_ahead(order_id, watcher.sequence, last_sequence))
+            if watcher.sequence > last_sequence:
+                watcher.finish(_ahead(feed.order_id, watcher.sequence, last_sequence))
                 self._remove(feed, watcher)
 
     def leave(self, feed: Feed, watcher: Watcher) -> None:

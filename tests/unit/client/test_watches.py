@@ -159,14 +159,30 @@ async def test_of_two_watchers_only_the_one_ahead_of_the_record_is_refused() -> 
     record = Record({"a": 3}, happened={"a": 1})
     watches = make(record)
     good, ahead = watches.join("a", 0), watches.join("a", 2)
-    assert watches.has_unchecked("a")
-    watches.refuse_ahead("a", last_sequence=1)
-    assert not watches.has_unchecked("a")
+    watches.refuse_ahead(watches.unchecked("a"), last_sequence=1)
+    assert watches.unchecked("a") == []
     with pytest.raises(SequenceAhead, match="was 2, but the last event of order a is 1"):
         await rest(ahead)
     record.emit("a")
     record.emit("a")
     assert await rest(good) == [1, 2, 3]
+    await watches.close()
+
+
+async def test_events_that_come_before_an_older_answer_put_nobody_ahead_of_the_record() -> None:
+    record = Record({"a": 4}, happened={"a": 2})
+    watches = make(record)
+    early, back = watches.join("a", 0), watches.join("a", 2)
+    await turn(20)
+    unchecked = watches.unchecked("a")
+    assert unchecked == [back]
+    # While the order is read, which is then at 2: one more event, and a watcher that was told it elsewhere.
+    record.emit("a")
+    await turn(20)
+    late = watches.join("a", 3)
+    watches.refuse_ahead(unchecked, last_sequence=2)
+    record.emit("a")
+    assert [await rest(watcher) for watcher in (early, back, late)] == [[1, 2, 3, 4], [3, 4], [4]]
     await watches.close()
 
 
