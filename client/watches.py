@@ -238,7 +238,7 @@ def _ahead(order_id: str, after_sequence: int, last_sequence: int) -> SequenceAh
 class Feed:
     """One watched order. It has at least one watcher."""
 
-    __slots__ = ("active", "backoff", "look_back", "order_id", "position", "watchers")
+    __slots__ = ("active", "backoff", "look_back", "order_id", "position", "refused", "watchers")
 
     def __init__(self, order_id: str, backoff: Backoff) -> None:
         self.order_id = order_id
@@ -251,6 +251,8 @@ class Feed:
         """The stream goes on with the event after this one."""
         self.look_back = False
         """The order has closed, but a watcher has not seen how: it may have begun after the closing event."""
+        self.refused = False
+        """The stream was asked for what is beyond the record, it said, and nobody has left since."""
 
     def cursor(self) -> int | None:
         """Return the sequence to ask for events after; None if no watcher has room for any."""
@@ -501,9 +503,13 @@ class Watches:
         if status.code == code_pb2.OK:
             feed.look_back = True
         elif status.code == code_pb2.OUT_OF_RANGE:
-            # The one that is furthest is ahead of the record for certain; the others may not be.
-            furthest = max(watcher.sequence for watcher in feed.watchers)
-            self._fail(feed, error_of_status(status), only_at=furthest)
+            if feed.refused:
+                # The one that is furthest is ahead of the record for certain; the others may not be.
+                furthest = max(watcher.sequence for watcher in feed.watchers)
+                self._fail(feed, error_of_status(status), only_at=furthest)
+            else:
+                # It may be the answer to one that has left. The next one, unless somebody leaves, is not.
+                feed.refused = True
         elif status.code not in _PASSING:
             self._fail(feed, error_of_status(status))
         if feed.cursor() is not None:
@@ -524,6 +530,7 @@ class Watches:
 
     def _remove(self, feed: Feed, watcher: Watcher) -> None:
         del feed.watchers[watcher]
+        feed.refused = False
         if not feed.watchers:
             del self._feeds[feed.order_id]
 

@@ -169,6 +169,47 @@ async def test_of_two_watchers_only_the_one_ahead_of_the_record_is_refused() -> 
     await watches.close()
 
 
+@pytest.mark.parametrize("after_sequence", [0, 1])
+@pytest.mark.parametrize("turns", range(8))
+async def test_the_refusal_of_one_that_has_left_is_not_the_next_ones(turns: int, after_sequence: int) -> None:
+    record = Record({"a": 3}, happened={"a": 2})
+    watches = make(record)
+    ahead = watches.join("a", 9)
+    await turn(turns)
+    ahead.close()
+    following = watches.join("a", after_sequence)
+    await turn(20)
+    record.emit("a")
+    assert await rest(following) == [1, 2, 3][after_sequence:]
+    await watches.close()
+
+
+async def test_who_is_ahead_of_a_record_that_was_put_back_is_refused() -> None:
+    record = Record({"a": 3}, happened={"a": 2})
+    watches = make(record)
+    watcher = watches.join("a", 0)
+    await turn(20)
+    record.happened["a"] = 1
+    record.cut()
+    with pytest.raises(SequenceAhead):
+        await rest(watcher)
+    await watches.close()
+
+
+@pytest.mark.parametrize("turns", range(5, 16))
+async def test_nor_is_it_where_the_next_one_came_before_the_other_left(turns: int) -> None:
+    record = Record({"a": 3}, happened={"a": 2})
+    watches = make(record)
+    ahead = watches.join("a", 9)
+    await turn(turns)
+    following = watches.join("a", 1)
+    ahead.close()
+    await turn(20)
+    record.emit("a")
+    assert await rest(following) == [2, 3]
+    await watches.close()
+
+
 async def test_events_that_come_before_an_older_answer_put_nobody_ahead_of_the_record() -> None:
     record = Record({"a": 4}, happened={"a": 2})
     watches = make(record)
