@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from itertools import count
@@ -38,7 +38,8 @@ class Links:
         self._away: dict[str, float] = {}
         """Until when others are preferred to a path, by the loop's clock."""
         self._calls: dict[tuple[type[_Calls], str], _Calls] = {}
-        self._opening = asyncio.Lock()
+        self._opening: defaultdict[tuple[type[_Connection], str], asyncio.Lock] = defaultdict(asyncio.Lock)
+        """Held while a connection of the kind is opened to the path: there is never a second one."""
 
     async def submit(
         self, request: pb.BatchSubmitOrdersRequest, timeout_seconds: float
@@ -54,15 +55,14 @@ class Links:
 
     def watch(self) -> LinkWatch:
         """Open a stream of watches; what goes wrong ends it."""
-        return LinkWatch(self._in_turn(self._open_watch))
+        return LinkWatch(self._in_turn(_Watch, self._open_watch))
 
     def close(self) -> None:
         for connection in self._calls.values():
             connection.close()
 
     async def _call(self, kind: type[_Calls], request: Message, timeout_seconds: float) -> bytes:
-        async with self._opening:
-            connection = await self._in_turn(partial(self._open_calls, kind))
+        connection = await self._in_turn(kind, partial(self._open_calls, kind))
         began = asyncio.get_running_loop().time()
         try:
             async with asyncio.timeout(timeout_seconds):
@@ -77,13 +77,13 @@ class Links:
     def _note_away(self, path: str) -> None:
         self._away[path] = asyncio.get_running_loop().time() + _AWAY_SECONDS
 
-    async def _in_turn(self, open_at: Callable[[str], Awaitable[Opened]]) -> Opened:
+    async def _in_turn(self, kind: type[_Connection], open_at: Callable[[str], Awaitable[Opened]]) -> Opened:
         """Return a connection to the server whose turn it is, or to another if that one is away."""
         first = next(self._turns) % len(self._paths) if self._take_turns else 0
         now = asyncio.get_running_loop().time()
         paths = [*self._paths[first:], *self._paths[:first]]
-        # One that hangs takes a while to be found away: it is not asked first again at once.
-        paths.sort(key=lambda path: self._away.get(path, now) > now)
+        # One that hangs takes a while to be found away: others go elsewhere meanwhile, and for a time after.
+        paths.sort(key=lambda path: (self._away.get(path, now) > now, self._opening[kind, path].locked()))
         refusal: OSError | None = None
         for path in paths:
             try:
@@ -94,10 +94,15 @@ class Links:
         raise ServerUnavailable(f"the server cannot be reached: {refusal}")
 
     async def _open_calls(self, kind: type[_Calls], path: str) -> _Calls:
-        connection = self._calls.get((kind, path))
-        if connection is None or not connection.is_open:
-            connection = self._calls[kind, path] = await _opened(path, kind())
-        return connection
+        away = self._away.get(path)
+        async with self._opening[kind, path]:
+            connection = self._calls.get((kind, path))
+            if connection is None or not connection.is_open:
+                if self._away.get(path) != away:
+                    # Whoever tried has waited for all: one after the other they would wait very long.
+                    raise ConnectionRefusedError("the server was found away a moment ago")
+                connection = self._calls[kind, path] = await _opened(path, kind())
+            return connection
 
     async def _open_watch(self, path: str) -> _Watch:
         return await _opened(path, _Watch())

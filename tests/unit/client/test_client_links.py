@@ -198,6 +198,42 @@ async def test_a_server_that_hangs_is_passed_over_and_left(
                     await links.submit(REQUEST, 5)
 
 
+async def test_while_one_call_waits_for_a_server_that_hangs_the_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("client.link._GREETING_SECONDS", 3600)
+    links = Links([str(tmp_path / "hangs"), str(tmp_path / "b")])
+    with socket.socket(socket.AF_UNIX) as hangs:
+        hangs.bind(str(tmp_path / "hangs"))
+        hangs.listen()
+        async with listening(tmp_path / "b", accept) as at_b, asyncio.TaskGroup() as group:
+            waits = group.create_task(links.submit(REQUEST, 5))
+            async with asyncio.timeout(5):
+                for _ in range(3):
+                    # A task too, for they begin in turn.
+                    await group.create_task(links.submit(REQUEST, 5))
+            assert not waits.done()
+            assert len(at_b) == 1
+            waits.cancel()
+            links.close()
+
+
+async def test_those_who_wait_for_a_server_that_hangs_wait_no_longer_than_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("client.link._GREETING_SECONDS", 0.05)
+    links = Links([str(tmp_path / "hangs")])
+    with socket.socket(socket.AF_UNIX) as hangs:
+        hangs.bind(str(tmp_path / "hangs"))
+        hangs.listen()
+        hangs.setblocking(False)
+        answers = await asyncio.gather(*(links.submit(REQUEST, 5) for _ in range(4)), return_exceptions=True)
+        assert [type(answer) for answer in answers] == [ServerUnavailable] * 4
+        hangs.accept()[0].close()
+        with pytest.raises(BlockingIOError):
+            hangs.accept()
+
+
 async def test_a_server_that_hangs_up_at_once_is_passed_over(tmp_path: Path) -> None:
     """As one that is about to stop: what came on would never be answered."""
 
