@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Final, TypedDict
@@ -48,8 +49,9 @@ _REASON_OF: Final[dict[int, FailureReason | None]] = {pb.FAILURE_REASON_UNSPECIF
     if reason is not FailureReason.UNKNOWN
 }
 
-_LONGEST_AMOUNT: Final = 64
-"""Characters. The longest amount the engine takes is 39; the limit is for Decimal("1e999999")."""
+_LONGEST_TEXT: Final = 64
+"""Characters. The longest amount the engine takes has 39, a mint 44; the limit is for Decimal("1e999999"),
+and for texts that make a batch longer than the server takes, which refuses the orders beside them too."""
 
 _LONGEST_ORDER_ID: Final = 36
 
@@ -68,7 +70,7 @@ def decimal_text(value: str | int | Decimal, name: str) -> str:
     if isinstance(value, str):
         return value
     if isinstance(value, Decimal):
-        if not value.is_finite() or abs(value.adjusted()) > _LONGEST_AMOUNT:
+        if not value.is_finite() or abs(value.adjusted()) > _LONGEST_TEXT:
             raise _invalid(name, f'was {value}; must be a plain decimal number such as "1.5"')
         return f"{value:f}"
     if isinstance(value, int) and not isinstance(value, bool):
@@ -80,7 +82,7 @@ def decimal_text(value: str | int | Decimal, name: str) -> str:
 
 
 def spec_to_message(spec: OrderSpec) -> pb.OrderSpec:
-    """Raises TypeError for a float or a naive expire_time, InvalidOrder for what no message can hold."""
+    """Raises TypeError for a float or a naive expire_time, InvalidOrder for what no message is to hold."""
     message = pb.OrderSpec()
     write_spec(spec, message)
     return message
@@ -95,7 +97,10 @@ def write_spec(spec: OrderSpec, message: pb.OrderSpec) -> None:
         message.output_token = spec.output_token
         _write_type(spec, message)
     except UnicodeEncodeError:
-        raise _unsendable(spec) from None
+        raise _wrong_texts(spec, _is_sendable, "text that UTF-8 can hold") from None
+    # No text is longer than the message, which mostly is short.
+    if message.ByteSize() > _LONGEST_TEXT and not all(_is_short(getattr(spec, name)) for name in _TEXTS):
+        raise _wrong_texts(spec, _is_short, f"at most {_LONGEST_TEXT} characters")
     if spec.slippage_bps is not None:
         try:
             message.slippage_bps = spec.slippage_bps
@@ -346,14 +351,17 @@ def _is_sendable(text: str) -> bool:
     return True
 
 
-def _unsendable(spec: OrderSpec) -> InvalidOrder:
-    """Return the refusal of each field of a spec whose text UTF-8 cannot hold."""
+def _is_short(value: object) -> bool:
+    """Answer whether an amount, price or token is no longer than any that is right."""
+    return len(str(value)) <= _LONGEST_TEXT
+
+
+def _wrong_texts(spec: OrderSpec, is_right: Callable[[str], bool], must_be: str) -> InvalidOrder:
+    """Return the refusal of each field of a spec whose text is not right."""
     violations = [
-        FieldViolation(
-            PATHS.get(name, f"spec.{name}"), f'was "{shown(text)}"; must be text that UTF-8 can hold'
-        )
+        FieldViolation(PATHS.get(name, f"spec.{name}"), f'was "{shown(text)}"; must be {must_be}')
         for name in _TEXTS
-        if isinstance(text := getattr(spec, name), str) and not _is_sendable(text)
+        if not is_right(text := str(getattr(spec, name)))
     ]
     told = "; ".join(f"{_last(line.field)} {line.description}" for line in violations)
     return InvalidOrder(told, violations=violations)

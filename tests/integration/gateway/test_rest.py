@@ -112,6 +112,7 @@ WRONG_FIELDS = [
     ("side", '"hold"'),
     ("inputToken", '"DOGE"'),
     ("inputToken", "1"),
+    ("outputToken", json.dumps("x" * 15_000)),
     ("outputToken", '"SOL"'),
     ("outputToken", "null"),
     ("x", "1"),

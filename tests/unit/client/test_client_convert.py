@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
@@ -13,6 +14,7 @@ from orders.v1 import orders_pb2_grpc
 
 from client import InvalidOrder, OrderClient, OrderNotFound, OrderSpec, OrderType, Side
 from client.convert import order_of, spec_to_message
+from client.order_client import SUBMIT_BATCH
 from client.order_types import TYPE_FIELDS
 
 MARKET = OrderSpec(Side.SELL, "1.5", "SOL", "USDC")
@@ -127,6 +129,46 @@ def test_each_text_that_utf8_cannot_hold_is_told() -> None:
     with pytest.raises(InvalidOrder) as refused:
         spec_to_message(replace(LIMIT, input_token="\ud800", limit_price="\udfff"))
     assert [line.field for line in refused.value.violations] == ["spec.input_token", "spec.limit.limit_price"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "path"),
+    [(MARKET, f"spec.{name}") for name in ("amount", "input_token", "output_token")]
+    + [(spec, f"spec.{spec.type}.{name}") for name, spec in DECIMALS],
+)
+def test_text_that_is_too_long_to_be_right_is_refused_by_its_field(spec: OrderSpec, path: str) -> None:
+    name = path.rpartition(".")[2]
+    longest: dict[str, Any] = {name: "9" * 64}
+    assert getattr(read_back(spec_to_message(replace(spec, **longest))), name) == "9" * 64
+    too_long: dict[str, Any] = {name: "9" * 65}
+    with pytest.raises(InvalidOrder, match="must be at most 64 characters") as refused:
+        spec_to_message(replace(spec, **too_long))
+    assert [line.field for line in refused.value.violations] == [path]
+    assert refused.value.message.startswith(f'{name} was "999')
+
+
+@pytest.mark.parametrize("given", [10**64, Decimal("0." + "1" * 64)])
+def test_numbers_are_no_longer_than_texts(given: int | Decimal) -> None:
+    with pytest.raises(InvalidOrder, match="must be at most 64 characters"):
+        spec_to_message(replace(LIMIT, limit_price=given))
+
+
+def test_a_batch_of_the_longest_orders_is_one_that_the_server_takes() -> None:
+    emoji = "\N{MONEY BAG}" * 64
+    spec = OrderSpec(
+        Side.SELL,
+        emoji,
+        emoji,
+        emoji,
+        10_000,
+        datetime(9999, 12, 31, 23, 59, 59, 999_999, UTC),
+        OrderType.SNIPER,
+        min_liquidity=emoji,
+        max_price=emoji,
+    )
+    one = pb.SubmitOrderRequest(request_id="~" * 64, spec=spec_to_message(spec))
+    batch = pb.BatchSubmitOrdersRequest(requests=[one] * SUBMIT_BATCH)
+    assert batch.ByteSize() <= 1 << 20
 
 
 async def test_a_name_that_utf8_cannot_hold_is_refused_without_asking() -> None:
