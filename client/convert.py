@@ -54,6 +54,7 @@ _LONGEST_TEXT: Final = 64
 and for texts that make a batch longer than the server takes, which refuses the orders beside them too."""
 
 _LONGEST_ORDER_ID: Final = 36
+_LAST_SEQUENCE: Final = 2**63 - 1
 
 _REQUEST_ID: Final = re.compile(r"[ -~]{1,64}", re.ASCII)
 
@@ -145,6 +146,13 @@ def check_order_id(order_id: str) -> None:
     """Raise InvalidOrder for what cannot be a UUID and would be in the way of others: it is too long."""
     if len(order_id) > _LONGEST_ORDER_ID or not _is_sendable(order_id):
         raise _invalid_request("order_id", f"was {shown(order_id)}; must be a UUID")
+
+
+def check_sequence(after_sequence: int) -> None:
+    """Raise InvalidOrder for what no message can hold: the watches of other orders travel in the same one."""
+    if not 0 <= after_sequence <= _LAST_SEQUENCE:
+        must_be = f"must be from 0 to {_LAST_SEQUENCE}"
+        raise _invalid_request("after_sequence", f"was {after_sequence}; {must_be}")
 
 
 def shown(text: str) -> str:

@@ -23,6 +23,7 @@ from client.convert import (
     check_order_id,
     check_request_id,
     check_sendable,
+    check_sequence,
     decision_of,
     details_of,
     order_of,
@@ -407,9 +408,11 @@ class OrderClient:
         takes, and the watch goes on where it was; use `asyncio.timeout` to give up. Watching, and
         leaving, never affect the order.
 
-        Raises OrderNotFound; SequenceAhead if the order has fewer events than `after_sequence`.
+        Raises OrderNotFound; SequenceAhead if the order has fewer events than `after_sequence`, InvalidOrder
+        if it is no sequence.
         """
         order_id = _spelled(order_id)
+        check_sequence(after_sequence)
         reader = self._watches.join(order_id, after_sequence)
         try:
             if unchecked := self._watches.unchecked(order_id):
@@ -431,9 +434,10 @@ class OrderClient:
         `on_event` is told each event as JSON text (made once for all who follow the order), the first perhaps
         before this returns, `on_end` why no more come: None after the closing one, else what `watch` would
         raise. Neither may raise.
-        Raises OrderNotFound for what is no order_id.
+        Raises OrderNotFound for what is no order_id, InvalidOrder for what is no sequence.
         """
         order_id = _spelled(order_id)
+        check_sequence(after_sequence)
         listener = self._watches.listen(order_id, after_sequence, on_event, on_end)
         if unchecked := self._watches.unchecked(order_id):
             check = self._loop.create_task(self._check(order_id, unchecked))

@@ -411,12 +411,14 @@ class Watches:
         """Open one stream and read it to its end."""
         call = self._open_stream()
         writer = asyncio.get_running_loop().create_task(self._write(call), name="watch-orders-writer")
+        # Nothing would come of what is not asked for any more.
+        writer.add_done_callback(lambda _: call.cancel())
         try:
             while True:
                 response = await call.read()
                 if not isinstance(response, pb.WatchOrdersResponse):
                     # It ended with OK: the server asks its watchers to come back.
-                    return
+                    break
                 if self._dispatch(response):
                     # Only then: a server may repeat itself, or say nothing new, before each failure.
                     backoff.reset()
@@ -431,6 +433,8 @@ class Watches:
             call.cancel()
             writer.cancel()
             await asyncio.wait([writer])
+        if not writer.cancelled() and (defect := writer.exception()) is not None:
+            raise defect
 
     async def _write(self, call: WatchCall) -> None:
         """Tell the stream what to send, one message at a time: a call takes one write at once."""

@@ -223,6 +223,19 @@ async def test_a_cursor_ahead_is_refused_while_others_watch_the_order(client: Or
     await first.aclose()
 
 
+@pytest.mark.parametrize("after", [-1, 2**63, 10**30])
+async def test_a_cursor_that_no_message_holds_is_refused_and_keeps_no_other_from_being_told(
+    after: int, client: OrderClient
+) -> None:
+    order = await client.submit(SPEC)
+    async with asyncio.timeout(20):
+        with pytest.raises(InvalidOrder, match=f"after_sequence was {after}"):
+            await anext(client.watch(order.order_id, after))
+        watch = client.watch(order.order_id)
+        assert (await anext(watch)).sequence == 1
+    await watch.aclose()
+
+
 async def test_watchers_and_submits_get_over_a_restart_of_the_server(
     settings: Settings, free_port: Callable[[], int]
 ) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from orders.v1 import orders_pb2 as pb
 
 import client.watches
-from client import OrderError, OrderNotFound, OrderStatus, SequenceAhead
+from client import InternalError, OrderError, OrderNotFound, OrderStatus, SequenceAhead
 from client.backoff import Backoff
 from client.watches import Feed, Reader, Told, Watches
 from tests.unit.client.watch_stream import Record, broken
@@ -632,3 +632,16 @@ async def test_only_the_latest_accepted_orders_are_kept() -> None:
         watches.accepted(accepted(f"order-{number}"))
     assert len(watches._accepted) == 1024
     assert "order-1999" in watches._accepted
+
+
+async def test_a_defect_in_what_is_asked_ends_the_watchers_and_the_next_ones_are_served() -> None:
+    record = Record({"a": 2, "b": 2})
+    watches = make(record)
+    watcher = watches.join("a", 2**64)  # What no message can hold; OrderClient lets no such cursor pass.
+    with pytest.raises(InternalError, match="watching stopped unexpectedly"):
+        await rest(watcher)
+    after = watches.join("b", 0)
+    for _ in range(2):
+        record.emit("b")
+    assert await rest(after) == [1, 2]
+    await watches.close()

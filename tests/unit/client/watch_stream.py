@@ -63,7 +63,7 @@ class Call:
         self.requests: list[pb.WatchOrdersRequest] = []
         self._cursors: dict[str, int] = {}
         self._error: grpc.aio.AioRpcError | None = None
-        self._ended = False
+        self._ended = self._cancelled = False
         self._answers = None if record.answers is None else iter(record.answers)
 
     async def write(self, request: pb.WatchOrdersRequest) -> None:
@@ -86,6 +86,8 @@ class Call:
                 raise broken(grpc.StatusCode.INTERNAL)
             return answer
         while True:
+            if self._cancelled:
+                raise asyncio.CancelledError
             if self._error is not None:
                 raise self._error
             if self._ended:
@@ -98,6 +100,8 @@ class Call:
             await self.wake.wait()
 
     def cancel(self) -> bool:
+        self._cancelled = True
+        self.wake.set()
         return True
 
     def cut(self, error: grpc.aio.AioRpcError) -> None:
