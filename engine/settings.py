@@ -206,13 +206,15 @@ class Settings:
 
     @property
     def database(self) -> str:
-        """libpq connection string. `db_host` may be a socket's folder."""
+        """libpq connection string, of a server that takes writes. `db_host` may be a socket's folder."""
         parts = {
             "host": self.db_host or "127.0.0.1",
             "port": str(self.db_port),
             "user": self.db_username,
             "password": self.db_password,
             "dbname": self.db_name,
+            # Not a standby, which may lag. Whether it is one PostgreSQL says unasked.
+            "target_session_attrs": "read-write",
         }
         return " ".join(f"{key}='{_quoted(value)}'" for key, value in parts.items() if value)
 

@@ -28,9 +28,12 @@ _OPTIONS: Final = (
     " -c client_connection_check_interval=2s"
 )
 
+_READ_ONLY: Final = "25006"
+"""What a standby answers to a write, and where others run PostgreSQL, one whose disk is full."""
+
 # Refusals that pass: too many connections, out of memory or disk, starting up, shutting down,
-# deadlock, serialization, lock or statement timeout.
-_PASSING: Final = ("53", "57", "40", "55")
+# deadlock, serialization, lock or statement timeout, a disk that fails, writes not taken.
+_PASSING: Final = ("53", "57", "40", "55", "58", _READ_ONLY)
 
 
 class Connection:
@@ -53,7 +56,7 @@ class Connection:
 
     @property
     def break_count(self) -> int:
-        """How often it broke, as far as was noticed."""
+        """How often it broke or was given up, as far as was noticed."""
         return self._break_count + (self._session is not None and self._session.is_broken)
 
     async def run(self, statement: str, values: Mapping[str, Any], *, reads: bool = False) -> list[Any]:
@@ -83,12 +86,15 @@ class Connection:
         session = await self._connected()
         try:
             return await session.run(statement, values)
-        except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+        except psycopg.Error as error:
             # The state an error leaves tells what it proves: a server that answers has not done it,
             # a connection that broke has left us not knowing.
             if session.is_broken:
                 await self._give_up()
                 raise OutcomeUnknown(f"the connection to PostgreSQL broke: {first_line(error)}") from error
+            if error.sqlstate == _READ_ONLY:
+                # The writes may be another server's by now, which this connection would never find.
+                await self._give_up()
             if error.sqlstate is not None and error.sqlstate.startswith(_PASSING):
                 raise StoreUnavailable(f"PostgreSQL refused for now: {first_line(error)}") from error
             raise

@@ -22,6 +22,7 @@ from engine.domain.tokens import SOL, USDC
 from engine.hints import Hints, events_told
 from engine.settings import Settings
 from engine.storage.migrate import read_news_key
+from tests.integration.engine.storage.refusing import read_only
 from tests.integration.server.calls import UNKNOWN, Stub, refusal, refusal_of, simnet, spec, stub_of, submit
 from tests.serving import ATTEMPT, Worker, no_route, order_server, with_grpc_port
 
@@ -589,6 +590,20 @@ async def test_of_cancels_that_race_one_cancels(stub: Stub) -> None:
     late = [answer for answer in answers if isinstance(answer, grpc.aio.AioRpcError)]
     assert len(cancelled) == 1
     assert {error.code() for error in late} == {grpc.StatusCode.FAILED_PRECONDITION}
+
+
+async def test_a_database_that_takes_no_writes_is_asked_again_later(
+    settings: Settings, free_port: Callable[[], int]
+) -> None:
+    settings = with_grpc_port(settings, free_port)
+    async with order_server(settings), stub_of(settings) as stub:
+        cancel = pb.CancelOrderRequest(order_id=(await submitted(stub)).order_id)
+        async with read_only(settings):
+            for call in (stub.SubmitOrder(submit()), stub.CancelOrder(cancel)):
+                said = await refusal(call)
+                assert (said.code, said.reason) == ("UNAVAILABLE", "STORE_UNAVAILABLE")
+        assert (await stub.CancelOrder(cancel)).order.status == pb.ORDER_STATUS_CANCELLED
+        assert (await submitted(stub)).status == pb.ORDER_STATUS_PENDING
 
 
 # ---- What nobody expected --------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from engine.settings import Settings
 from engine.solana.transactions import Wallet
 from engine.storage.postgres import Store, Submitted
 from tests.integration.engine.storage.records import advance, new_order, transitions
+from tests.integration.engine.storage.refusing import refusing_once
 from tests.integration.workers.executing import Worker, worker_of
 from tests.simnet_process import Simnet
 
@@ -348,6 +349,17 @@ async def test_a_defect_of_ours_ends_the_order_it_comes_up_for(
     (record,) = [record for record in caplog.records if record.message == "unexpected error"]
     assert record.__dict__["order_id"] == orders[1].order_id
     assert worker.executor.room == Settings().max_in_flight
+
+
+async def test_a_database_that_takes_no_writes_for_a_moment_ends_no_order(
+    settings: Settings, simnet: Simnet, wallet: Wallet
+) -> None:
+    async with worker_of(settings, simnet, wallet, sweeps=True) as worker:
+        order = await submit(worker.store)
+        async with refusing_once(settings, "25006", "submitted"):
+            closed = await worker.closed(order.order_id)
+    assert (closed.status, closed.attempt) == (S.CONFIRMED, 1)
+    assert await simnet.executions(order.order_id) == [f"{order.order_id}:1"]
 
 
 async def test_a_defect_while_a_transaction_is_out_does_not_end_the_order(

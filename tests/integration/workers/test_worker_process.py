@@ -26,6 +26,7 @@ from engine.settings import Settings, settings_as_environ
 from engine.solana.transactions import Wallet
 from engine.storage.postgres import Store
 from tests.integration.engine.storage.records import new_order
+from tests.integration.engine.storage.refusing import read_only
 from tests.simnet_process import Simnet
 
 ROOT = Path(__file__).parents[3]
@@ -132,6 +133,16 @@ async def test_sigterm_ends_a_busy_worker_and_another_takes_up_its_orders(
         async with running(settings):
             end = await closed(store, order)
         assert (end.status, end.attempt, end.tx_hash) == (OrderStatus.CONFIRMED, 1, found.tx_hash)
+
+
+async def test_a_worker_waits_for_a_database_that_takes_no_writes(settings: Settings) -> None:
+    async with Store(settings) as store, running(settings) as process:
+        async with read_only(settings), asyncio.timeout(20):
+            while "session is read-only" not in await get(settings, "/healthz"):
+                assert process.returncode is None
+                await asyncio.sleep(0.02)
+        order = (await store.submit(new_order())).order
+        assert (await closed(store, order)).status is OrderStatus.CONFIRMED
 
 
 @pytest.mark.parametrize(

@@ -260,6 +260,7 @@ def test_the_database_string_says_what_was_set(host: str, password: str) -> None
         "port": "5433",
         "user": "o'neill",
         "dbname": "o e",
+        "target_session_attrs": "read-write",
         **({"password": password} if password else {}),
     }
     assert {key: str(value) for key, value in said.items()} == wanted

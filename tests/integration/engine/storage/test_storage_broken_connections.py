@@ -16,6 +16,7 @@ from engine.storage.postgres import Store, Submitted
 from engine.storage.session import Session
 from tests.integration.engine.storage.cut_off import Wire
 from tests.integration.engine.storage.records import advance, exists, new_order, stored, transitions
+from tests.integration.engine.storage.refusing import read_only, refusing_once
 from tests.serving import no_route
 
 S = OrderStatus
@@ -240,6 +241,53 @@ async def test_a_statement_that_takes_too_long_did_not_happen(
         with pytest.raises(StoreUnavailable, match="refused for now"):
             await impatient.advance(retried(order))
     assert await store.advance(retried(order)) is not None
+
+
+@pytest.mark.parametrize(
+    "sqlstate",
+    [
+        "25006",  # read_only_sql_transaction
+        "40001",  # serialization_failure
+        "40P01",  # deadlock_detected
+        "53100",  # disk_full
+        "53200",  # out_of_memory
+        "53300",  # too_many_connections
+        "55P03",  # lock_not_available
+        "57014",  # query_canceled
+        "57P03",  # cannot_connect_now
+        "58030",  # io_error
+    ],
+)
+async def test_what_a_server_cannot_do_for_now_did_not_happen(
+    store: Store, database: Settings, sqlstate: str
+) -> None:
+    order = await stored(store, S.ROUTING)
+    async with refusing_once(database, sqlstate, "routing"):
+        with pytest.raises(StoreUnavailable, match="refused for now: not now"):
+            await store.advance(retried(order))
+        assert await store.get(order.order_id) == order
+        assert await store.advance(retried(order)) is not None
+
+
+async def test_a_connection_to_a_server_that_takes_no_writes_any_more_is_followed_by_another(
+    store: Store,
+) -> None:
+    order = await stored(store, S.ROUTING)
+    await store.start_lease_owner(60)
+    await store._connections["advance"].run("SET default_transaction_read_only = on", {})
+    with pytest.raises(StoreUnavailable, match="refused for now: cannot execute"):
+        await store.advance(retried(order))
+    # The writes may go to a standby by now, which lacks the last commits.
+    assert not store.is_same_database
+    assert await store.advance(retried(order)) is not None
+
+
+async def test_a_server_that_takes_no_writes_cannot_be_reached(store: Store, database: Settings) -> None:
+    async with read_only(database):
+        for call in (store.submit(new_order()), store.list_orders(1)):
+            with pytest.raises(StoreUnavailable, match=r"cannot be reached: .* session is read-only"):
+                await call
+    assert not (await store.submit(new_order())).deduplicated
 
 
 async def test_a_caller_that_leaves_does_not_cut_its_batch_short(store: Store) -> None:

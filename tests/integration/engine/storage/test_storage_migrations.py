@@ -14,6 +14,7 @@ from psycopg import sql
 
 from engine.settings import Settings, settings_as_environ
 from engine.storage.migrate import Migration, SchemaError, migrate, read_migrations
+from tests.integration.engine.storage.refusing import read_only
 
 FIRST = Migration(1, "first", "CREATE TABLE first (id integer)")
 SECOND = Migration(2, "second", "CREATE TABLE second (id integer)")
@@ -115,6 +116,12 @@ async def test_a_postgresql_that_is_not_there_is_named_in_one_sentence(free_port
         await migrate(Settings(db_host="127.0.0.1", db_port=port))
     assert str(refused.value).startswith(f"PostgreSQL at 127.0.0.1:{port} cannot be used: ")
     assert "\n" not in str(refused.value)
+
+
+async def test_a_postgresql_that_takes_no_writes_is_one_sentence(empty_database: Settings) -> None:
+    async with read_only(empty_database):
+        with pytest.raises(SchemaError, match=r"^PostgreSQL at .* cannot be used: .* session is read-only$"):
+            await migrate(empty_database)
 
 
 async def test_a_postgresql_that_goes_away_half_way_is_one_sentence_and_the_next_start_goes_on(
