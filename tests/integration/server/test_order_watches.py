@@ -16,6 +16,7 @@ from orders.v1 import orders_pb2_grpc
 from prometheus_client import REGISTRY
 
 from engine.domain.lifecycle import Cancelled, Claimed
+from engine.hints import Hints
 from engine.settings import Settings
 from server.service import listen
 from server.watches import Subscription
@@ -477,10 +478,10 @@ async def test_hints_are_not_needed_at_all(
             assert await stream.read() is grpc.aio.EOF
 
 
-async def test_without_hints_every_order_has_its_turn(
+async def test_where_hints_are_lost_every_order_has_its_turn(
     settings: Settings, free_port: Callable[[], int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engine.hints.Hints.run", never)
+    monkeypatch.setattr("engine.hints.Hints.run", none_of_them)
     monkeypatch.setattr("server.watches._LOOKS", 2)
     monkeypatch.setattr("server.watches._LOOK_SECONDS", 0.05)
     settings = with_grpc_port(settings, free_port)
@@ -497,5 +498,11 @@ async def test_without_hints_every_order_has_its_turn(
 
 
 async def never(*_: object) -> None:
-    """Hints that never come."""
+    """Hints while Redis is away."""
+    await asyncio.Event().wait()
+
+
+async def none_of_them(hints: Hints, *_: object) -> None:
+    """Hints that are all lost, while Redis is there."""
+    hints.up = True
     await asyncio.Event().wait()

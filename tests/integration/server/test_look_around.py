@@ -1,0 +1,83 @@
+"""What is looked at without a hint: every order while Redis is away, and once more when it is back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from uuid import UUID, uuid4
+
+import pytest
+
+from engine.domain.errors import StoreUnavailable
+from engine.hints import Hints
+from engine.settings import Settings
+from engine.storage.migrate import read_news_key
+from engine.storage.postgres import Store
+from server.watches import Watches
+
+Until = Callable[..., Awaitable[None]]
+
+ORDER_IDS = {uuid4() for _ in range(5)}
+
+
+class Looks:
+    """Which orders each statement asked for."""
+
+    def __init__(self, store: Store, *, failures: int = 0) -> None:
+        self.asked: list[set[UUID]] = []
+        self._moved_orders = store.moved_orders
+        self._failures = failures
+        store.moved_orders = self._look  # type: ignore[method-assign]
+
+    async def _look(self, cursors: Iterable[tuple[UUID, int]]) -> list[UUID]:
+        cursors = list(cursors)
+        self.asked.append({order_id for order_id, _ in cursors})
+        if len(self.asked) <= self._failures:
+            raise StoreUnavailable("PostgreSQL is away")
+        return await self._moved_orders(cursors)
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have it look often, at two orders of those that wait for their turn."""
+    monkeypatch.setattr("server.watches._LOOKS", 2)
+    monkeypatch.setattr("server.watches._LOOK_SECONDS", 0.05)
+
+
+@asynccontextmanager
+async def watching(settings: Settings, store: Store) -> AsyncIterator[None]:
+    """A process where the orders are watched."""
+    hints = Hints(settings, await read_news_key(settings))
+    watches = Watches(store, hints)
+    with watches.subscribe() as subscription:
+        for order_id in ORDER_IDS:
+            subscription.watch(order_id, 1)
+        async with asyncio.TaskGroup() as group:
+            running = group.create_task(watches.run())
+            yield
+            running.cancel()
+    await hints.aclose()
+
+
+async def test_while_redis_is_away_a_look_is_at_every_order(
+    settings: Settings, free_port: Callable[[], int], until: Until, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.watches._ROUND", 3)
+    away = replace(settings, redis_host="127.0.0.1", redis_port=free_port())
+    async with Store(settings) as store, watching(away, store):
+        looks = Looks(store)
+        await until(lambda: len(looks.asked) >= 4)
+    # Statements of so many, one after the other.
+    for first, second in (looks.asked[:2], looks.asked[2:4]):
+        assert (len(first), len(second)) == (3, 2)
+        assert first | second == ORDER_IDS
+
+
+async def test_a_look_at_every_order_that_fails_is_made_up_for(settings: Settings, until: Until) -> None:
+    async with Store(settings) as store, watching(settings, store):
+        looks = Looks(store, failures=1)
+        # From then on some, in turn.
+        await until(lambda: any(len(asked) == 2 for asked in looks.asked))
+    assert looks.asked[:2] == [ORDER_IDS, ORDER_IDS]
