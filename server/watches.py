@@ -24,6 +24,7 @@ from typing import Final, TypeVar
 from uuid import UUID
 
 import msgspec
+import psycopg
 
 from engine.domain.errors import (
     Draining,
@@ -37,7 +38,7 @@ from engine.domain.lifecycle import CLOSED
 from engine.domain.order import Order, OrderEvent, WatchedEvent, watched
 from engine.hints import Hints, events_told
 from engine.storage.postgres import Store
-from engine.telemetry import open_watches
+from engine.telemetry import Trouble, open_watches
 
 Answer = TypeVar("Answer")
 
@@ -180,6 +181,7 @@ class Watches:
         loop = asyncio.get_running_loop()
         turn: list[bytes] = []
         pause, is_overdue = _LOOK_SECONDS, False
+        trouble = Trouble(logger, "watchers wait", "watchers are told again")
         while True:
             # Where hints were missed, or are just now, nobody waits for a turn.
             is_told = await self._told_to_look_now(pause)
@@ -193,11 +195,13 @@ class Watches:
             try:
                 for at in range(0, len(looked_at), _ROUND):
                     await self._look_at(looked_at[at : at + _ROUND])
-            except EngineError as error:
-                logger.warning("watchers wait: %s", error)
+            except (EngineError, psycopg.Error) as error:
+                # What nobody expected too: the end of this server would not help.
+                trouble.fails(error)
                 turn = looked_at + turn
                 is_overdue = everything
             else:
+                trouble.works()
                 is_overdue = False
             # A second after the last one began. Half a second after it ended, though, for who reads events.
             pause = max(_LOOK_SECONDS - (loop.time() - start), _LOOK_SECONDS / 2)

@@ -19,7 +19,7 @@ from typing import Final
 from engine.domain.errors import EngineError, NodeUnavailable, OutcomeUnknown, StoreUnavailable
 from engine.settings import Settings
 from engine.storage.postgres import Store
-from engine.telemetry import sweeper_offered_total, sweeper_reclaimed_total
+from engine.telemetry import Trouble, sweeper_offered_total, sweeper_reclaimed_total
 from workers.executor import Executor
 from workers.reconciliation import Reconciliation
 
@@ -142,6 +142,7 @@ class Sweeper:
         self._can_work = can_work
         self._hints_work = hints_work
         self._jitter = jitter
+        self._trouble = Trouble(logger, "the sweep is put off", "the sweep goes on")
 
     async def run(self) -> None:
         """Sweep for ever."""
@@ -153,8 +154,9 @@ class Sweeper:
                 continue
             try:
                 await self._sweep(own=sweeps % 8 == 0)
+                self._trouble.works()
             except (StoreUnavailable, OutcomeUnknown) as error:
-                logger.warning("the sweep is put off: %s", error)
+                self._trouble.fails(error)
                 await asyncio.sleep(_RECOVERY_SECONDS)
 
     async def _sweep(self, *, own: bool) -> None:

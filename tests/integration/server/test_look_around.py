@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from uuid import UUID, uuid4
 
+import psycopg
 import pytest
 
 from engine.domain.errors import StoreUnavailable
@@ -25,17 +26,18 @@ ORDER_IDS = {uuid4() for _ in range(5)}
 class Looks:
     """Which orders each statement asked for."""
 
-    def __init__(self, store: Store, *, failures: int = 0) -> None:
+    def __init__(self, store: Store, failure: Exception | None = None) -> None:
+        """The first one ends with the failure."""
         self.asked: list[set[UUID]] = []
         self._moved_orders = store.moved_orders
-        self._failures = failures
+        self._failure = failure
         store.moved_orders = self._look  # type: ignore[method-assign]
 
     async def _look(self, cursors: Iterable[tuple[UUID, int]]) -> list[UUID]:
         cursors = list(cursors)
         self.asked.append({order_id for order_id, _ in cursors})
-        if len(self.asked) <= self._failures:
-            raise StoreUnavailable("PostgreSQL is away")
+        if self._failure is not None and len(self.asked) == 1:
+            raise self._failure
         return await self._moved_orders(cursors)
 
 
@@ -75,9 +77,14 @@ async def test_while_redis_is_away_a_look_is_at_every_order(
         assert first | second == ORDER_IDS
 
 
-async def test_a_look_at_every_order_that_fails_is_made_up_for(settings: Settings, until: Until) -> None:
+@pytest.mark.parametrize(
+    "failure", [StoreUnavailable("PostgreSQL is away"), psycopg.errors.UndefinedTable("unexpected")]
+)
+async def test_a_look_at_every_order_that_fails_is_made_up_for(
+    failure: Exception, settings: Settings, until: Until
+) -> None:
     async with Store(settings) as store, watching(settings, store):
-        looks = Looks(store, failures=1)
+        looks = Looks(store, failure)
         # From then on some, in turn.
         await until(lambda: any(len(asked) == 2 for asked in looks.asked))
     assert looks.asked[:2] == [ORDER_IDS, ORDER_IDS]
