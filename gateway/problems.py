@@ -36,6 +36,7 @@ CODE_OF: Final[Mapping[str, int]] = {
     "CONTENT_TOO_LARGE": 413,
     "UNSUPPORTED_MEDIA_TYPE": 415,
     "UPGRADE_REQUIRED": 426,
+    "HEADERS_TOO_LARGE": 431,
 }
 
 API_HEADERS: Final = (

@@ -15,7 +15,7 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.utils import get_local_addr, get_remote_addr
 
-from gateway.problems import problem, raw
+from gateway.problems import CODE_OF, problem, raw
 from gateway.sockets import Socket, Sockets
 from gateway.submits import ROUTE, Submit, Submits
 
@@ -135,7 +135,7 @@ class HttpProtocol(HttpToolsProtocol):
         if self._header_bytes > MAX_HEAD_BYTES:
             self._refuse_head()
         else:
-            self._refuse(400, "BAD_REQUEST", msg)
+            self._refuse("BAD_REQUEST", msg)
 
     # ---- Requests --------------------------------------------------------------------------------
 
@@ -192,12 +192,22 @@ class HttpProtocol(HttpToolsProtocol):
         self.expect_100_continue = expect_100_continue
 
     def _refuse_head(self) -> None:
-        self._refuse(431, "HEADERS_TOO_LARGE", f"the headers are larger than {MAX_HEAD_BYTES} bytes")
+        self._refuse("HEADERS_TOO_LARGE", f"the headers are larger than {MAX_HEAD_BYTES} bytes")
 
-    def _refuse(self, code: int, reason: str, message: str) -> None:
-        """Answer where there is no request that an application could be given."""
-        self.transport.write(raw(problem(code, reason, message, headers={"Connection": "close"})))
-        self.transport.close()
+    def _refuse(self, reason: str, message: str) -> None:
+        """Answer what cannot be read on, in its turn, and close."""
+        if isinstance(self.cycle, Submit) and self.cycle.more_body:
+            self.cycle.refuse(reason, message)
+        elif self.cycle is None or self.cycle.response_complete:
+            headers = {"Connection": "close"}
+            self.transport.write(raw(problem(CODE_OF[reason], reason, message, headers=headers)))
+            self.transport.close()
+        else:
+            # The last answer under way closes the connection. One written now would be taken for the first
+            # of them: an order that is executed would seem refused.
+            self.cycle.keep_alive = False
+            self._in_head = False
+            self.flow.pause_reading()
 
     def _stop_head_timer(self) -> None:
         if self._head_timer is not None:
@@ -206,4 +216,5 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _give_up(self) -> None:
         self._head_timer = None
-        self.transport.close()
+        # Which lets the answers under way go out first.
+        self.shutdown()

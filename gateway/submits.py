@@ -169,20 +169,20 @@ class Submit:
             self._body_timer.cancel()
             self._body_timer = None
 
-    # ---- From the whole request to its answer ------------------------------------------------------
-
-    def _time_out(self) -> None:
-        self._refuse("REQUEST_TIMEOUT", f"the body did not arrive within {BODY_SECONDS:g} s")
-
-    def _refuse_body(self) -> None:
-        self._refuse("CONTENT_TOO_LARGE", f"the body is larger than {MAX_BODY_BYTES} bytes")
-
-    def _refuse(self, reason: str, message: str) -> None:
+    def refuse(self, reason: str, message: str) -> None:
         """Answer without the rest of the body, which the connection cannot be used past."""
         if self._refusal is None:
             self._refusal = HttpRefusal(reason, message)
             self.keep_alive = False
             self._proceed()
+
+    # ---- From the whole request to its answer ------------------------------------------------------
+
+    def _time_out(self) -> None:
+        self.refuse("REQUEST_TIMEOUT", f"the body did not arrive within {BODY_SECONDS:g} s")
+
+    def _refuse_body(self) -> None:
+        self.refuse("CONTENT_TOO_LARGE", f"the body is larger than {MAX_BODY_BYTES} bytes")
 
     def _proceed(self) -> None:
         if self._started or not self._has_turn or (self.more_body and self._refusal is None):

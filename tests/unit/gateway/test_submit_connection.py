@@ -260,6 +260,47 @@ async def test_a_connection_ends_where_the_client_says_so(version: str, header: 
     connection.protocol.connection_lost(None)
 
 
+@pytest.mark.parametrize(
+    "rest",
+    [b"}", b" x", b"0", b"GET /\xff HTTP/1.1\r\n\r\n", b"GET / HTTP/1.1\r\nx: " + b"a" * 20_000 + b"\r\n"],
+)
+async def test_what_cannot_be_read_after_an_order_is_not_taken_for_its_answer(rest: bytes) -> None:
+    connection = Connection()
+    connection.receive(post() + post() + rest)
+    connection.receive(b"more")
+    assert (connection.transport.written, connection.transport.reading_paused) == (b"", True)
+    connection.orders.answer()
+    connection.receive(b"more")
+    assert not connection.transport.closed
+    connection.orders.answer()
+    (code, headers, _), (next_code, next_headers, _) = connection.transport.answers()
+    assert (code, next_code) == (202, 202)
+    assert ("connection" in headers, next_headers["connection"]) == (False, "close")
+    assert connection.transport.closed
+    connection.protocol.connection_lost(None)
+
+
+async def test_a_body_that_cannot_be_read_is_answered_in_its_turn() -> None:
+    connection = Connection()
+    broken = post().replace(b"Content-Length: %d" % len(BODY), b"Transfer-Encoding: chunked")
+    connection.receive(post() + broken)
+    connection.orders.answer()
+    assert connection.transport.codes() == [202, 400]
+    assert connection.transport.closed
+    assert len(connection.orders.asked) == 1
+    connection.protocol.connection_lost(None)
+
+
+async def test_half_a_head_after_an_order_does_not_cost_its_answer() -> None:
+    connection = Connection()
+    connection.receive(post() + b"G")
+    connection.fire("_give_up")
+    connection.orders.answer()
+    assert connection.transport.codes() == [202]
+    assert connection.transport.closed
+    connection.protocol.connection_lost(None)
+
+
 async def test_a_stop_waits_for_the_answer_and_closes() -> None:
     connection = Connection()
     connection.receive(post())
