@@ -10,7 +10,7 @@ import asyncio
 from typing import Any, Final
 from urllib.parse import unquote_to_bytes
 
-from httptools import parse_url
+from httptools import HttpParserError, HttpParserUpgrade, parse_url
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.utils import get_local_addr, get_remote_addr
@@ -61,7 +61,13 @@ class HttpProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._in_head:
             self._head_bytes += len(data)
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        try:
+            self._parse(data)
+        except HttpParserError:
+            message = "Invalid HTTP request received."
+            self.logger.warning(message)
+            self.send_400_response(message)
         # Most requests come in one piece, for which no timer is needed.
         if self._in_head:
             if self._head_timer is None:
@@ -85,6 +91,26 @@ class HttpProtocol(HttpToolsProtocol):
         if self._unread is not None:
             submit, self._unread = self._unread, None
             self.on_submit_answered(submit)
+
+    def _parse(self, data: bytes | memoryview) -> None:
+        while True:
+            try:
+                self.parser.feed_data(data)
+                return
+            except HttpParserUpgrade as upgrade:
+                if self._should_upgrade():
+                    self.handle_websocket_upgrade()
+                    return
+                # h2c and the like, offered by Java and curl, are to be ignored (RFC 9110, 7.8). The parser
+                # takes no body where anything is offered, so it is given the same head without the offer.
+                data = memoryview(data)[upgrade.args[0] :]
+                self.parser.feed_data(self._head_without_upgrade())
+
+    def _head_without_upgrade(self) -> bytes:
+        version = self.parser.get_http_version().encode()
+        lines = [b"%b %b HTTP/%b" % (self._method, self.url, version)]
+        lines += [b"%b: %b" % header for header in self.headers if header[0] != b"upgrade"]
+        return b"\r\n".join([*lines, b"", b""])
 
     # ---- The parser ------------------------------------------------------------------------------
 
@@ -110,7 +136,9 @@ class HttpProtocol(HttpToolsProtocol):
         self._in_head = False
         self._head_bytes = 0
         self._method = self.parser.get_method()
-        if self.parser.should_upgrade() and self._should_upgrade():
+        if self.parser.should_upgrade():
+            if self._method == b"CONNECT":
+                raise ValueError("this is not a proxy")
             return
         if self._method == b"POST" and self._is_submit():
             self._begin_submit()
@@ -127,7 +155,7 @@ class HttpProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         if isinstance(self.cycle, Submit):
             self.cycle.on_message_complete()
-        else:
+        elif not self.parser.should_upgrade():
             super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:

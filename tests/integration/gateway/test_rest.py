@@ -477,6 +477,26 @@ async def test_what_is_not_http_is_answered_as_a_problem(base: str) -> None:
         assert b"content-type: application/problem+json" in answer
 
 
+async def test_who_offers_http_2_is_answered_in_http_1(base: str) -> None:
+    """As Java's HttpClient and `curl --http2` do with each request."""
+    host, _, port = base.partition(":")
+    body = json.dumps(BUY).encode()
+    head = (
+        f"POST /api/orders/execute HTTP/1.1\r\nHost: {base}\r\nContent-Type: application/json\r\n"
+        "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAAA\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
+    ).encode()
+    reader, writer = await asyncio.open_connection(host, int(port))
+    for _ in range(2):
+        writer.write(head + body)
+        async with asyncio.timeout(10):
+            answer = await reader.readuntil(b"\r\n\r\n")
+            size = int(answer.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+            assert json.loads(await reader.readexactly(size))["status"] == "pending"
+        assert answer.startswith(b"HTTP/1.1 202 ")
+    writer.close()
+
+
 async def test_a_full_engine_says_when_to_come_back(settings: Settings, free_port: Callable[[], int]) -> None:
     full = replace(with_grpc_port(settings, free_port), max_open_orders=1)
     async with (

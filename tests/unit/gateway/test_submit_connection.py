@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -188,6 +189,48 @@ async def test_a_request_in_pieces_is_put_together() -> None:
     assert [timer.action.__name__ for timer in connection.timers if not timer.cancelled] == [
         "timeout_keep_alive_handler"
     ]
+    connection.protocol.connection_lost(None)
+
+
+H2C = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAAQCAAAAAAIAAAAA")
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize("step", [1, 7, 10_000])
+async def test_an_upgrade_to_what_is_not_spoken_is_ignored(chunked: bool, step: int) -> None:
+    connection = Connection()
+    request = post(BODY, *H2C, "Idempotency-Key: k")
+    if chunked:
+        request = post(b"%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY), *H2C, "Idempotency-Key: k")
+        request = re.sub(rb"Content-Length: [0-9]+", b"Transfer-Encoding: chunked", request)
+    other = b"GET /anything HTTP/1.1\r\nHost: localhost\r\n" + "\r\n".join([*H2C, "", ""]).encode()
+    requests = request + other + request + post()
+    for at in range(0, len(requests), step):
+        connection.receive(requests[at : at + step])
+    connection.orders.answer()
+    await asyncio.gather(*connection.state.tasks)
+    connection.orders.answer()
+    connection.orders.answer()
+    assert [key for _, key in connection.orders.asked] == ["k", "k", None]
+    assert connection.transport.codes() == [202, 200, 202, 202]
+    assert not connection.transport.closed
+    connection.protocol.connection_lost(None)
+
+
+async def test_a_first_request_that_offers_an_upgrade_has_no_body_to_be_read() -> None:
+    connection = Connection()
+    connection.receive(b"GET /anything HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: TLS/1.2\r\n\r\n")
+    await asyncio.gather(*connection.state.tasks)
+    assert connection.transport.codes() == [200]
+    connection.protocol.connection_lost(None)
+
+
+@pytest.mark.parametrize("address", ["localhost:3000", "http://localhost/"])
+async def test_the_gateway_is_no_proxy(address: str) -> None:
+    connection = Connection()
+    connection.receive(f"CONNECT {address} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+    assert connection.transport.codes() == [400]
+    assert connection.transport.closed
     connection.protocol.connection_lost(None)
 
 
