@@ -35,6 +35,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._submits = submits
         self._method = b""
         self._head_bytes = 0
+        """Received since the last head, or piece of a body, was complete."""
         self._header_bytes = 0
         self._in_head = True
         self._head_timer: asyncio.TimerHandle | None = None
@@ -59,8 +60,7 @@ class HttpProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self._in_head:
-            self._head_bytes += len(data)
+        self._head_bytes += len(data)
         self._unset_keepalive_if_required()
         try:
             self._parse(data)
@@ -72,11 +72,11 @@ class HttpProtocol(HttpToolsProtocol):
         if self._in_head:
             if self._head_timer is None:
                 self._head_timer = self.loop.call_later(HEAD_SECONDS, self._give_up)
-            # One header without an end never reaches on_header.
-            if self._head_bytes > 2 * MAX_HEAD_BYTES and not self.transport.is_closing():
-                self._refuse_head()
         elif isinstance(self.cycle, Submit) and self.cycle.more_body:
             self.cycle.wait_for_body()
+        # One header without an end never reaches on_header. A trailer, after the body, may hold it too.
+        if self._head_bytes > 2 * MAX_HEAD_BYTES and not self.transport.is_closing():
+            self._refuse_head()
 
     def handle_websocket_upgrade(self) -> None:
         self.connections.discard(self)
@@ -146,7 +146,12 @@ class HttpProtocol(HttpToolsProtocol):
             self._make_scope()
             super().on_headers_complete()
 
+    def on_chunk_header(self) -> None:
+        # What follows the last chunk is not the request's own (RFC 9110, 6.5.1): it is counted and left.
+        self.headers = []
+
     def on_body(self, body: bytes) -> None:
+        self._head_bytes = 0
         if isinstance(self.cycle, Submit):
             self.cycle.on_body(body)
         else:

@@ -38,6 +38,11 @@ def post(
     return "\r\n".join([*lines, "", ""]).encode() + body
 
 
+def post_chunked(body: bytes = BODY, *headers: str, trailer: bytes = b"") -> bytes:
+    request = post(b"%x\r\n%b\r\n0\r\n%b\r\n" % (len(body), body, trailer), *headers)
+    return re.sub(rb"Content-Length: [0-9]+", b"Transfer-Encoding: chunked", request)
+
+
 class Transport:
     """The network's edge: keeps what is written."""
 
@@ -199,10 +204,7 @@ H2C = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: A
 @pytest.mark.parametrize("step", [1, 7, 10_000])
 async def test_an_upgrade_to_what_is_not_spoken_is_ignored(chunked: bool, step: int) -> None:
     connection = Connection()
-    request = post(BODY, *H2C, "Idempotency-Key: k")
-    if chunked:
-        request = post(b"%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY), *H2C, "Idempotency-Key: k")
-        request = re.sub(rb"Content-Length: [0-9]+", b"Transfer-Encoding: chunked", request)
+    request = (post_chunked if chunked else post)(BODY, *H2C, "Idempotency-Key: k")
     other = b"GET /anything HTTP/1.1\r\nHost: localhost\r\n" + "\r\n".join([*H2C, "", ""]).encode()
     requests = request + other + request + post()
     for at in range(0, len(requests), step):
@@ -270,6 +272,37 @@ async def test_a_body_that_does_not_come_is_given_up() -> None:
     assert (code, json.loads(body)["reason"]) == (408, "REQUEST_TIMEOUT")
     assert headers["connection"] == "close"
     assert connection.transport.closed
+    connection.protocol.connection_lost(None)
+
+
+@pytest.mark.parametrize("piece", [b"a" * 1024, b"a: b\r\n" * 200])
+async def test_a_trailer_is_no_larger_than_a_head(piece: bytes) -> None:
+    connection = Connection()
+    connection.receive(post_chunked(trailer=b"x: ").removesuffix(b"\r\n"))
+    pieces = 0
+    while not connection.transport.closed and pieces < 100:
+        connection.receive(piece)
+        pieces += 1
+    ((code, headers, body),) = connection.transport.answers()
+    assert (code, json.loads(body)["reason"]) == (431, "HEADERS_TOO_LARGE")
+    assert headers["connection"] == "close"
+    assert connection.orders.asked == []
+    connection.protocol.connection_lost(None)
+
+
+async def test_a_trailer_is_not_read_as_headers() -> None:
+    connection = Connection()
+    trailer = (
+        b"Origin: https://evil.example.com\r\nIdempotency-Key: k\r\nUpgrade: h2c\r\nConnection: upgrade\r\n"
+    )
+    connection.receive(post_chunked(trailer=trailer))
+    connection.orders.answer()
+    untyped = post_chunked(trailer=b"Content-Type: application/json\r\n")
+    connection.receive(untyped.replace(b"Content-Type: application/json\r\n", b"", 1))
+    connection.receive(post())
+    connection.orders.answer()
+    assert connection.transport.codes() == [202, 415, 202]
+    assert [key for _, key in connection.orders.asked] == [None, None]
     connection.protocol.connection_lost(None)
 
 
