@@ -16,11 +16,11 @@ from typing import Any, Final, NoReturn
 
 import msgspec
 
-from client import FieldViolation, InvalidOrder, OrderSpec, OrderStatus, OrderType, Side
+from client import FieldViolation, OrderSpec, OrderStatus, OrderType, Side
 from client.convert import shown
 from client.json_text import camel
 from client.order_types import PATHS, check_type_fields
-from gateway.problems import HttpRefusal
+from gateway.problems import HttpRefusal, InvalidFields
 
 MAX_BODY_BYTES: Final = 16 * 1024
 MAX_DEPTH: Final = 16
@@ -98,7 +98,7 @@ def parse_body(body: bytes) -> OrderSpec:
 def parse_order(fields: Any) -> OrderSpec:
     """Return the order that a JSON object, or a query's names and values, asks for.
 
-    Raises InvalidOrder with a line for each field that is missing, unknown, of the wrong kind or of another
+    Raises InvalidFields with a line for each field that is missing, unknown, of the wrong kind or of another
     order type. What amounts, prices, tokens and times are acceptable is for the order service to say.
     """
     if not isinstance(fields, dict):
@@ -121,7 +121,7 @@ def parse_order(fields: Any) -> OrderSpec:
             lines.append(FieldViolation(name, str(error)))
     lines += _misfits(fields, {line.field for line in lines}, values.get("type", OrderType.MARKET))
     if lines:
-        raise InvalidOrder("; ".join(f"{line.field} {line.description}" for line in lines), violations=lines)
+        raise InvalidFields("; ".join(f"{line.field} {line.description}" for line in lines), violations=lines)
     return OrderSpec(
         values["side"],
         values["amount"],
@@ -149,7 +149,7 @@ def _misfits(fields: Mapping[str, Any], told: Collection[str], order_type: Order
 
 
 def parse_quote(query: Sequence[tuple[str, str]]) -> OrderSpec:
-    """Return the order that a query asks the price of. Raises InvalidOrder."""
+    """Return the order that a query asks the price of. Raises InvalidFields."""
     fields = _single(query)
     if "slippageBps" in fields:
         fields["slippageBps"] = Number(fields["slippageBps"])
@@ -159,7 +159,7 @@ def parse_quote(query: Sequence[tuple[str, str]]) -> OrderSpec:
 def parse_page(query: Sequence[tuple[str, str]]) -> dict[str, Any]:
     """Return the arguments of `OrderClient.list_page`. `status` and `type` may come often.
 
-    Raises InvalidOrder.
+    Raises InvalidFields.
     """
     found: dict[str, Any] = {"statuses": [], "types": []}
     for name, value in query:
@@ -182,7 +182,7 @@ def parse_page(query: Sequence[tuple[str, str]]) -> dict[str, Any]:
 
 
 def parse_watch(query: Sequence[tuple[str, str]]) -> int:
-    """Return the sequence after which a watch begins, 0 if the query names none. Raises InvalidOrder."""
+    """Return the sequence after which a watch begins, 0 if the query names none. Raises InvalidFields."""
     single = _single(query)
     text = single.pop("after", "0")
     for name in single:
@@ -193,7 +193,7 @@ def parse_watch(query: Sequence[tuple[str, str]]) -> int:
 
 
 def parse_request_id(headers: Sequence[str]) -> str | None:
-    """Return the Idempotency-Key, None if there is none. Raises InvalidOrder for several, or an empty one."""
+    """Return the Idempotency-Key, None if there is none. Raises InvalidFields for several or an empty one."""
     if not headers:
         return None
     if len(headers) > 1:
@@ -390,5 +390,5 @@ def _malformed(message: str) -> HttpRefusal:
     return HttpRefusal("BAD_REQUEST", message)
 
 
-def _invalid(field: str, description: str) -> InvalidOrder:
-    return InvalidOrder(f"{field} {description}", violations=[FieldViolation(field, description)])
+def _invalid(field: str, description: str) -> InvalidFields:
+    return InvalidFields(f"{field} {description}", violations=[FieldViolation(field, description)])

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 from typing import Any, Final
 
 import msgspec
 from starlette.responses import Response
 
-from client import FieldViolation, OrderError, Refused, Unavailable
+from client import InvalidOrder, OrderError, Refused, Unavailable
 from client.json_text import camel
 
 CODE_OF: Final[Mapping[str, int]] = {
@@ -73,6 +73,10 @@ class HttpRefusal(Exception):
         self.headers = dict(headers or {})
 
 
+class InvalidFields(InvalidOrder):
+    """Refused here, and not by the order service: fields have the names that the client gave them."""
+
+
 def code_of(error: OrderError) -> int:
     """Return the HTTP code of an error; a reason newer than this table is known by what it means."""
     code = CODE_OF.get(error.reason)
@@ -92,7 +96,12 @@ def problem_of_error(error: OrderError) -> Response:
     if code == 503 and error.request_id is not None:
         # The order may have been stored. With this key a second try cannot buy twice.
         extra["requestId"] = error.request_id
-    return problem(code, error.reason, error.message, error.violations, headers, extra)
+    if error.violations:
+        name = str if isinstance(error, InvalidFields) else _field_name
+        extra["errors"] = [
+            {"field": name(line.field), "message": line.description} for line in error.violations
+        ]
+    return problem(code, error.reason, error.message, headers, extra)
 
 
 def problem_of_refusal(refusal: HttpRefusal) -> Response:
@@ -103,7 +112,6 @@ def problem(
     code: int,
     reason: str,
     message: str,
-    violations: Sequence[FieldViolation] = (),
     headers: Mapping[str, str] | None = None,
     extra: Mapping[str, Any] | None = None,
 ) -> Response:
@@ -117,10 +125,6 @@ def problem(
         "message": message,
         "reason": reason,
     }
-    if violations:
-        body["errors"] = [
-            {"field": _field_name(line.field), "message": line.description} for line in violations
-        ]
     return Response(
         _encode(body | dict(extra or {})),
         code,

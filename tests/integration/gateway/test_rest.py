@@ -145,6 +145,20 @@ async def test_every_wrong_field_is_told_at_once(http: aiohttp.ClientSession) ->
     assert {line["field"] for line in found["errors"]} == {"side", "inputToken", "outputToken", "x"}
 
 
+async def test_a_field_that_is_unknown_is_told_by_its_own_name(http: aiohttp.ClientSession) -> None:
+    names = ["input_token", "a.b", "spec.amount", "__proto__", "request_id"]
+    _, found = await post(http, BUY | dict.fromkeys(names, 1))
+    assert [line["field"] for line in found["errors"]] == names
+    _, found = await post(http, BUY | {"a." * 2500: 1})
+    assert found["errors"][0]["field"] == "a." * 18 + "a..."
+    async with http.get(
+        "/api/quote", params={name: str(value) for name, value in BUY.items()} | {"a.b": "1"}
+    ) as answer:
+        assert [line["field"] for line in (await answer.json(content_type=None))["errors"]] == ["a.b"]
+    async with http.get("/api/orders?page_size=1") as answer:
+        assert [line["field"] for line in (await answer.json(content_type=None))["errors"]] == ["page_size"]
+
+
 NOT_STRICTLY_JSON = [
     b"",
     b"{",
