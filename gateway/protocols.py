@@ -79,6 +79,10 @@ class HttpProtocol(HttpToolsProtocol):
             self._refuse_head()
 
     def handle_websocket_upgrade(self) -> None:
+        if self.cycle is not None and not self.cycle.response_complete:
+            # They would go out amid its frames.
+            self._close_after_answers()
+            return
         self.connections.discard(self)
         # It refers to this object, which ends here.
         self.parser = None  # type: ignore[assignment]
@@ -236,11 +240,14 @@ class HttpProtocol(HttpToolsProtocol):
             self.transport.write(raw(problem(CODE_OF[reason], reason, message, headers=headers)))
             self.transport.close()
         else:
-            # The last answer under way closes the connection. One written now would be taken for the first
-            # of them: an order that is executed would seem refused.
-            self.cycle.keep_alive = False
-            self._in_head = False
-            self.flow.pause_reading()
+            # What was written now would be taken for the first answer under way: an order that is executed
+            # would seem refused.
+            self._close_after_answers()
+
+    def _close_after_answers(self) -> None:
+        self.cycle.keep_alive = False
+        self._in_head = False
+        self.flow.pause_reading()
 
     def _stop_head_timer(self) -> None:
         if self._head_timer is not None:

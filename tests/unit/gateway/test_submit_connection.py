@@ -66,6 +66,9 @@ class Transport:
     def resume_reading(self) -> None:
         self.reading_paused = False
 
+    def set_protocol(self, _protocol: object) -> None:
+        raise AssertionError("it has become a WebSocket")
+
     def get_extra_info(self, _name: str) -> None:
         return None
 
@@ -224,6 +227,27 @@ async def test_a_first_request_that_offers_an_upgrade_has_no_body_to_be_read() -
     connection.receive(b"GET /anything HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: TLS/1.2\r\n\r\n")
     await asyncio.gather(*connection.state.tasks)
     assert connection.transport.codes() == [200]
+    connection.protocol.connection_lost(None)
+
+
+UPGRADE = (
+    f"GET /api/orders/{ORDER_ID}/ws HTTP/1.1\r\nHost: localhost\r\n"
+    "Connection: Upgrade\r\nUpgrade: websocket\r\n"
+    "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+).encode()
+
+
+@pytest.mark.parametrize("before", [post(), b"GET /anything HTTP/1.1\r\nHost: localhost\r\n\r\n"])
+async def test_an_answer_under_way_does_not_end_up_in_a_websocket(before: bytes) -> None:
+    connection = Connection()
+    connection.receive(before + UPGRADE)
+    assert connection.transport.written == b""
+    for _ in connection.orders.asked:
+        connection.orders.answer()
+    await asyncio.gather(*connection.state.tasks)
+    (code,) = connection.transport.codes()
+    assert code in (200, 202)
+    assert connection.transport.closed
     connection.protocol.connection_lost(None)
 
 
