@@ -238,18 +238,23 @@ class Socket(asyncio.Protocol):
         if self._inbound is None and len(data) == 6 and data.startswith(_PONG):
             # All that most clients ever send: not worth a parser for each.
             return
-        if self._close_sent:
-            if data[0] == 0x88:
-                # The client's close frame, which answers ours.
-                self._transport.close()
+        if self._close_sent and data[0] == 0x88:
+            # The client's close frame, which answers ours.
+            self._transport.close()
             return
         if self._inbound is None:
             self._inbound = Protocol(Side.SERVER, max_size=MAX_INBOUND_BYTES)
         self._inbound.receive_data(data)
         self._inbound.events_received()
+        answers = self._inbound.data_to_send()
+        if self._close_sent:
+            if self._inbound.close_rcvd is not None:
+                # It came behind a pong, or another frame.
+                self._transport.close()
+            return
         # Before the answer, which may be a close.
         self.write()
-        for answer in self._inbound.data_to_send():
+        for answer in answers:
             # Pongs; the answer to a close; a close for what breaks the protocol. Empty: end of stream.
             if answer:
                 self._transport.write(answer)

@@ -208,6 +208,26 @@ async def test_a_client_that_goes_is_answered_and_forgotten() -> None:
     assert connection.events.left
 
 
+PONG = b"\x8a\x80\x00\x00\x00\x00"
+HELLO = b"\x81\x85\x00\x00\x00\x00hello"
+CLOSE = b"\x88\x82\x00\x00\x00\x00\x03\xe8"
+
+
+@pytest.mark.parametrize(
+    "pieces", [(CLOSE,), (PONG, CLOSE), (PONG + CLOSE,), (HELLO + CLOSE,), (PONG[:3], PONG[3:] + CLOSE)]
+)
+async def test_the_answer_to_a_close_is_known_whatever_comes_before_it(pieces: tuple[bytes, ...]) -> None:
+    connection = Connection()
+    connection.events.on_end(None)
+    for piece in pieces:
+        assert not connection.transport.closed
+        connection.socket.data_received(piece)
+    assert connection.transport.closed
+    assert connection.transport.frames()[-1].opcode is Opcode.CLOSE
+    assert connection.transport.write_count == 2, "the answer to the handshake, and our close"
+    connection.socket.connection_lost(None)
+
+
 async def test_more_sockets_than_allowed_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gateway.sockets, "MAX_SOCKETS", 0)
     connection = Connection()
