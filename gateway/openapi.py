@@ -25,6 +25,7 @@ from client import (
     Side,
 )
 from client.json_text import EVENT_FIELDS, PRICES, camel, json_bytes
+from gateway.parse import MOST
 
 Json = dict[str, Any]
 
@@ -143,7 +144,7 @@ def _execute() -> Json:
         "responses": {
             "202": _answer("Accepted", "Accepted"),
             "200": _answer("Accepted before, under this key", "Accepted", "Idempotent-Replayed"),
-            **_problems(400, 403, 413, 415, 422, 429, 503),
+            **_problems(400, 403, 408, 413, 415, 422, 429, 431, 503),
         },
     }
 
@@ -153,7 +154,11 @@ def _list() -> Json:
         "summary": "List orders, newest first",
         "operationId": "list",
         "parameters": [
-            _query("limit", {"type": "integer", "minimum": 1, "maximum": 500, "default": 50}),
+            _query(
+                "limit",
+                {"type": "integer", "minimum": 1, "maximum": MOST, "default": 50},
+                "At most this many; more than 500 are taken as 500.",
+            ),
             _query("pageToken", {"type": "string"}, "nextPageToken of the page before."),
             _query(
                 "status",
@@ -166,7 +171,7 @@ def _list() -> Json:
                 "Only orders of one of these; may come several times, and together with status.",
             ),
         ],
-        "responses": {"200": _answer("A page", "OrderPage"), **_problems(400, 503)},
+        "responses": {"200": _answer("A page", "OrderPage"), **_problems(400, 431, 503)},
     }
 
 
@@ -175,7 +180,7 @@ def _get() -> Json:
         "summary": "An order as it stands, and how each attempt was routed",
         "operationId": "get",
         "parameters": [_ORDER_ID],
-        "responses": {"200": _answer("The order", "OrderDetails"), **_problems(400, 404, 503)},
+        "responses": {"200": _answer("The order", "OrderDetails"), **_problems(400, 404, 431, 503)},
     }
 
 
@@ -184,7 +189,7 @@ def _cancel() -> Json:
         "summary": "Cancel an order that has not been broadcast",
         "operationId": "cancel",
         "parameters": [_ORDER_ID],
-        "responses": {"200": _answer("Cancelled", "Accepted"), **_problems(400, 403, 404, 409, 503)},
+        "responses": {"200": _answer("Cancelled", "Accepted"), **_problems(400, 403, 404, 409, 431, 503)},
     }
 
 
@@ -199,10 +204,12 @@ def _follow() -> Json:
         "parameters": [
             _ORDER_ID,
             _query(
-                "after", {"type": "integer", "minimum": 0, "default": 0}, "Only events after this sequence."
+                "after",
+                {"type": "integer", "minimum": 0, "maximum": MOST, "default": 0},
+                "Only events after this sequence.",
             ),
         ],
-        "responses": {"101": {"description": "Switching to WebSocket"}, **_problems(403, 426)},
+        "responses": {"101": {"description": "Switching to WebSocket"}, **_problems(400, 403, 426, 431, 503)},
     }
 
 
@@ -215,7 +222,7 @@ def _quote() -> Json:
             {**_query(name, schema), "required": name in _REQUIRED}
             for name, schema in _spec_schema()["properties"].items()
         ],
-        "responses": {"200": _answer("The decision", "RoutingDecision"), **_problems(400, 409, 503)},
+        "responses": {"200": _answer("The decision", "RoutingDecision"), **_problems(400, 409, 431, 503)},
     }
 
 
@@ -376,16 +383,18 @@ def _answer(about: str, schema: str, header: str | None = None) -> Json:
 
 
 _PROBLEMS: Final = {
-    400: "A field is malformed",
+    400: "A field, or a header, is malformed",
     403: "Pages of this origin may not use the gateway",
     404: "No such order",
+    408: "The body did not arrive within 10 seconds",
     409: "The order, or the market, does not allow it",
     413: "The body is larger than 16 KiB",
     415: "The body is not JSON",
     422: "The key was used for another order",
     426: "Not a WebSocket handshake",
     429: "Too many orders; nothing was stored. Retry-After says when to come back",
-    503: "The engine cannot be reached just now. Retry-After says when to come back",
+    431: "The headers are larger than 16 KiB",
+    503: "The engine cannot be reached, or the gateway is full, just now. Retry-After says when to come back",
 }
 
 

@@ -33,7 +33,7 @@ _MOST_DECIMALS: Final = 18
 _NUMBER: Final = re.compile(r"(-?)([0-9]+)(?:\.([0-9]+))?(?:[eE]([+-]?[0-9]+))?", re.ASCII)
 _PLAIN: Final = re.compile(r"[0-9]+(?:\.([0-9]+))?", re.ASCII)
 _INTEGER: Final = re.compile(r"-?[0-9]{1,9}", re.ASCII)
-_MOST: Final = 10**9 - 1
+MOST: Final = 10**9 - 1
 """The largest _INTEGER."""
 _TIME: Final = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?(Z|[+-][0-9]{2}:[0-9]{2})", re.ASCII
@@ -172,7 +172,7 @@ def parse_page(query: Sequence[tuple[str, str]]) -> dict[str, Any]:
     for name, value in single.items():
         if name == "limit":
             if not _INTEGER.fullmatch(value) or int(value) < 1:
-                raise _invalid(name, f'was "{shown(value)}"; must be a whole number from 1 to {_MOST}')
+                raise _invalid(name, f'was "{shown(value)}"; must be a whole number from 1 to {MOST}')
             found["page_size"] = int(value)
         elif name == "pageToken":
             found["page_token"] = value
@@ -188,7 +188,7 @@ def parse_watch(query: Sequence[tuple[str, str]]) -> int:
     for name in single:
         raise _invalid(shown(name), "is not a parameter; there is after")
     if not _INTEGER.fullmatch(text) or int(text) < 0:
-        raise _invalid("after", f'was "{shown(text)}"; must be a whole number from 0 to {_MOST}')
+        raise _invalid("after", f'was "{shown(text)}"; must be a whole number from 0 to {MOST}')
     return int(text)
 
 

@@ -407,6 +407,8 @@ async def test_the_document_tells_each_refusal(http: aiohttp.ClientSession) -> N
         ("post", "/api/orders/{orderId}/cancel", UNKNOWN, {}, 404),
         ("get", "/api/orders/{orderId}/ws", UNKNOWN, {}, 426),
         ("get", "/api/orders/{orderId}/ws", UNKNOWN, upgrade | evil, 403),
+        ("get", "/api/orders/{orderId}/ws", UNKNOWN, upgrade | {"sec-websocket-key": "short"}, 400),
+        *((method, path, UNKNOWN, {"x": "a" * 20_000}, 431) for path in paths for method in paths[path]),
     ):
         address = route.replace("{orderId}", order_id)
         async with http.request(method, address, headers=headers) as answer:

@@ -13,6 +13,7 @@ from websockets.protocol import Protocol, Side
 
 import gateway.sockets
 from client import OrderError
+from gateway.openapi import openapi
 from gateway.origins import Origins
 from gateway.sockets import PING_ROUNDS, Socket, Sockets, text_frame
 
@@ -232,6 +233,7 @@ async def test_more_sockets_than_allowed_are_refused(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(gateway.sockets, "MAX_SOCKETS", 0)
     connection = Connection()
     assert connection.transport.written.startswith(b"HTTP/1.1 503 ")
+    assert "503" in openapi()["paths"]["/api/orders/{orderId}/ws"]["get"]["responses"]
     assert b"retry-after: 1" in connection.transport.written
     assert connection.transport.closed
     connection.socket.connection_lost(None)

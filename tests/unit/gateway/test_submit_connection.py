@@ -15,6 +15,7 @@ from uvicorn.server import ServerState
 
 import gateway.submits
 from client import InternalError, OrderSpec, OrderStatus, Receipt, ServerUnavailable
+from gateway.openapi import openapi
 from gateway.origins import Origins
 from gateway.protocols import HttpProtocol
 from gateway.sockets import Sockets
@@ -294,6 +295,7 @@ async def test_a_body_that_does_not_come_is_given_up() -> None:
     connection.fire("_time_out")
     ((code, headers, body),) = connection.transport.answers()
     assert (code, json.loads(body)["reason"]) == (408, "REQUEST_TIMEOUT")
+    assert str(code) in openapi()["paths"]["/api/orders/execute"]["post"]["responses"]
     assert headers["connection"] == "close"
     assert connection.transport.closed
     connection.protocol.connection_lost(None)
