@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping
+from dataclasses import fields
 from http import HTTPStatus
 from typing import Any, Final
 
 import msgspec
 from starlette.responses import Response
 
-from client import InvalidOrder, OrderError, Refused, Unavailable
+from client import InvalidOrder, OrderError, OrderSpec, Refused, Unavailable
 from client.json_text import camel
 
 CODE_OF: Final[Mapping[str, int]] = {
@@ -54,6 +56,16 @@ _FIELD_NAMES: Final = {
 }
 """Fields of the contract that REST spells otherwise."""
 
+_CONTRACT_NAME: Final = re.compile(r'"[^"]*"|\b[a-z]+(?:_[a-z]+)+\b')
+"""In a text; what is quoted there is the client's own."""
+_CONTRACT_NAMES: Final = frozenset(field.name for field in fields(OrderSpec)) | {
+    "next_page_token",
+    "order_id",
+    "page_size",
+    "page_token",
+    "request_id",
+}
+
 _encode = msgspec.json.Encoder().encode
 
 
@@ -96,12 +108,13 @@ def problem_of_error(error: OrderError) -> Response:
     if code == 503 and error.request_id is not None:
         # The order may have been stored. With this key a second try cannot buy twice.
         extra["requestId"] = error.request_id
-    if error.violations:
-        name = str if isinstance(error, InvalidFields) else _field_name
-        extra["errors"] = [
-            {"field": name(line.field), "message": line.description} for line in error.violations
-        ]
-    return problem(code, error.reason, error.message, headers, extra)
+    message, lines = error.message, [(line.field, line.description) for line in error.violations]
+    if not isinstance(error, InvalidFields):
+        lines = [(_field_name(name), _in_own_names(text)) for name, text in lines]
+        message = "; ".join(f"{name} {text}" for name, text in lines) or _in_own_names(message)
+    if lines:
+        extra["errors"] = [{"field": name, "message": text} for name, text in lines]
+    return problem(code, error.reason, message, headers, extra)
 
 
 def problem_of_refusal(refusal: HttpRefusal) -> Response:
@@ -144,3 +157,10 @@ def _field_name(field: str) -> str:
     """ "spec.input_token" -> "inputToken", "spec.limit.limit_price" -> "limitPrice"."""
     name = camel(field.rpartition(".")[2])
     return _FIELD_NAMES.get(name, name)
+
+
+def _in_own_names(text: str) -> str:
+    """ "send the order again with the same request_id" -> "... with the same Idempotency-Key"."""
+    return _CONTRACT_NAME.sub(
+        lambda found: _field_name(found[0]) if found[0] in _CONTRACT_NAMES else found[0], text
+    )

@@ -159,6 +159,26 @@ async def test_a_field_that_is_unknown_is_told_by_its_own_name(http: aiohttp.Cli
         assert [line["field"] for line in (await answer.json(content_type=None))["errors"]] == ["page_size"]
 
 
+async def test_a_refusal_speaks_of_fields_as_rest_names_them(http: aiohttp.ClientSession) -> None:
+    async def told(body: dict[str, Any], **headers: str) -> Any:
+        return (await post(http, BUY | body, **headers))[1]["message"]
+
+    assert (await told({"amount": "-1"})).startswith("amount was ")
+    assert await told({"slippageBps": 10_001}) == "slippageBps was 10001; must be between 0 and 10000"
+    assert (await told({"outputToken": "SOL"})).endswith(", as inputToken; they must differ")
+    assert 'was "input_token", ' in await told({"inputToken": "input_token"}), "the client's own text"
+    assert (await told({}, idempotency_key="x" * 65)).startswith("Idempotency-Key must be 1 to 64 ")
+    await told({}, idempotency_key="request_id")
+    reused = await told({"amount": "11"}, idempotency_key="request_id")
+    assert reused.startswith('Idempotency-Key "request_id" was used ')
+    async with http.get("/api/orders?pageToken=x") as answer:
+        problem = await answer.json(content_type=None)
+    assert problem["errors"] == [
+        {"field": "pageToken", "message": "must be the nextPageToken of the page before"}
+    ]
+    assert problem["message"] == "pageToken must be the nextPageToken of the page before"
+
+
 NOT_STRICTLY_JSON = [
     b"",
     b"{",
