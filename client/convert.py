@@ -127,7 +127,11 @@ def _write_type(spec: OrderSpec, message: pb.OrderSpec) -> None:
     # A message without fields is set by being there.
     own.SetInParent()
     for name in given:
-        setattr(own, name, decimal_text(getattr(spec, name), name))
+        text = decimal_text(getattr(spec, name), name)
+        if not text:
+            # The contract cannot tell it from an unset one, so that a price cap would be dropped unseen.
+            raise _invalid(name, 'was ""; must be a plain decimal number such as "1.5"')
+        setattr(own, name, text)
 
 
 def check_request_id(request_id: str) -> None:

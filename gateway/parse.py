@@ -249,6 +249,9 @@ def _decimal(value: Any) -> str:
     text = str(value)
     if isinstance(value, Number):
         text = _without_exponent(text)
+    if not text:
+        # The contract cannot tell it from an unset one, so that a price cap would be dropped unseen.
+        raise ValueError('was ""; must be a plain decimal number such as "1.5"')
     if len(text) > _LONGEST_AMOUNT:
         raise ValueError(f'was "{shown(text)}"; has {len(text)} digits, more than any amount or price')
     plain = _PLAIN.fullmatch(text)

@@ -146,6 +146,16 @@ def test_an_empty_request_id_is_refused_and_not_taken_for_none() -> None:
     assert "must be 1 to 64 printable ASCII characters; see `order-engine submit --help`\n" in said.stderr
 
 
+@pytest.mark.parametrize("option", ["--limit", "--max-price", "--min-liquidity"])
+def test_an_empty_price_is_refused_and_not_taken_for_none(option: str) -> None:
+    sniper = [] if option == "--limit" else ["--sniper"]
+    said = CliRunner().invoke(
+        app, ["submit", "sell", "1", "SOL", MINT, *sniper, option, "", "--server", NOBODY]
+    )
+    assert (said.exit_code, said.stdout) == (1, "")
+    assert said.stderr.endswith(' was ""; must be a plain decimal number such as "1.5"\n')
+
+
 def test_an_order_cannot_wait_beyond_the_last_time_there_is() -> None:
     said = CliRunner().invoke(app, ["submit", "sell", "1", "SOL", "USDC", "--expire-seconds", "1e12"])
     assert "was 1e+12; must end before the year 10000; see `order-engine submit --help`\n" in said.stderr

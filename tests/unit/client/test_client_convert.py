@@ -111,6 +111,14 @@ def test_a_price_without_plain_text_has_its_line(name: str, spec: OrderSpec, giv
     assert [line.field for line in refused.value.violations] == [f"spec.{spec.type}.{name}"]
 
 
+@pytest.mark.parametrize(("name", "spec"), DECIMALS)
+def test_an_empty_price_is_refused_and_not_taken_for_none(name: str, spec: OrderSpec) -> None:
+    empty: dict[str, Any] = {name: ""}
+    with pytest.raises(InvalidOrder, match=f'{name} was ""; must be a plain decimal number') as refused:
+        spec_to_message(replace(spec, **empty))
+    assert [line.field for line in refused.value.violations] == [f"spec.{spec.type}.{name}"]
+
+
 @pytest.mark.parametrize("text", ["\udcff", "S\ud83dOL", "x" * 1000 + "\ude00"])
 @pytest.mark.parametrize(
     ("spec", "path"),

@@ -91,6 +91,18 @@ def test_a_quote_takes_what_an_order_takes() -> None:
         parse_quote([*limit, ("limitPrice", "150")])
 
 
+def test_an_empty_text_is_refused_and_not_taken_for_none() -> None:
+    with pytest.raises(InvalidOrder) as refused:
+        parsed(type="sniper", amount="", minLiquidity="", maxPrice="", expireTime="")
+    lines = {line.field: line.description for line in refused.value.violations}
+    assert lines.keys() == {"amount", "minLiquidity", "maxPrice", "expireTime"}
+    assert lines["maxPrice"] == 'was ""; must be a plain decimal number such as "1.5"'
+    for order_type, name in (("sniper", "maxPrice"), ("market", "slippageBps"), ("market", "type")):
+        query = BARE | {"type": order_type, name: ""}
+        with pytest.raises(InvalidOrder, match=f"^{name} was "):
+            parse_quote([(each, str(value)) for each, value in query.items()])
+
+
 def test_a_list_is_filtered_by_several_types_and_statuses() -> None:
     query = [("type", "limit"), ("status", "pending"), ("type", "sniper"), ("limit", "5")]
     assert parse_page(query) == {
