@@ -12,6 +12,8 @@ from itertools import chain
 from typing import Any, Final
 from uuid import UUID
 
+from google.protobuf.message import Message
+from google.protobuf.unknown_fields import UnknownFieldSet
 from orders.v1 import orders_pb2 as pb
 
 from engine.domain.amounts import format_amount, parse_amount
@@ -74,6 +76,8 @@ def spec_from_proto(message: pb.OrderSpec, find: FindToken = find_token) -> Orde
     def refuse(name: str, description: str) -> None:
         wrong.append(FieldViolation(f"spec.{name}", description))
 
+    if unknown := _unknown_field(message):
+        wrong.append(FieldViolation("spec", unknown))
     side = _SIDES.get(message.side)
     if side is None:
         refuse("side", "must be SIDE_BUY (exact output) or SIDE_SELL (exact input)")
@@ -101,14 +105,17 @@ def spec_from_proto(message: pb.OrderSpec, find: FindToken = find_token) -> Orde
             refuse("expire_time", "must be a time between the years 1 and 9999")
     order_type: OrderType = MARKET
     # An unset type is a market order.
-    name = message.WhichOneof("type") or MARKET.name
-    if name != MARKET.name and input_token is not None and output_token is not None:
-        terms = {term.name: value for term, value in getattr(message, name).ListFields()}
-        try:
-            order_type = ORDER_TYPES[name].read(terms, input_token, output_token)
-        except InvalidOrder as error:
-            for violation in error.violations:
-                refuse(f"{name}.{violation.field}", violation.description)
+    if (name := message.WhichOneof("type")) is not None:
+        own = getattr(message, name)
+        if unknown := _unknown_field(own):
+            refuse(name, unknown)
+        if name != MARKET.name and input_token is not None and output_token is not None:
+            terms = {term.name: value for term, value in own.ListFields()}
+            try:
+                order_type = ORDER_TYPES[name].read(terms, input_token, output_token)
+            except InvalidOrder as error:
+                for violation in error.violations:
+                    refuse(f"{name}.{violation.field}", violation.description)
     if wrong or side is None or input_token is None or output_token is None:
         raise InvalidOrder(wrong)
     spec = OrderSpec(side, amount, input_token, output_token, slippage_bps, expire_time, order_type)
@@ -119,6 +126,18 @@ def spec_from_proto(message: pb.OrderSpec, find: FindToken = find_token) -> Orde
             [FieldViolation(f"spec.{line.field}", line.description) for line in error.violations]
         ) from None
     return spec
+
+
+def _unknown_field(message: Message) -> str:
+    """Return what is wrong with a message that a newer contract gave a field; "" if nothing is.
+
+    That field may be what the order is to wait for: passed over, the order would execute at once.
+    """
+    unknown = UnknownFieldSet(message)
+    if not len(unknown):
+        return ""
+    number = unknown[0].field_number
+    return f"has field {number} of {message.DESCRIPTOR.name}, which this server does not know"
 
 
 def request_id_from_proto(request_id: str) -> str | None:

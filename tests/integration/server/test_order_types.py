@@ -109,6 +109,21 @@ async def test_every_type_can_be_submitted_in_one_batch_and_refused_alone(stub: 
     assert set(refusal_of(results[1].error).fields) == {"spec.limit.limit_price"}
 
 
+async def test_an_order_of_a_type_that_only_a_newer_server_knows_is_refused_alone(stub: Stub) -> None:
+    # Field 13, a message: one more type in the oneof.
+    newer = pb.OrderSpec.FromString(spec().SerializeToString() + b"\x6a\x05\x0a\x03999")
+    request = pb.SubmitOrderRequest(spec=newer)
+    unknown = {"spec": "has field 13 of OrderSpec, which this server does not know"}
+    for call in (stub.SubmitOrder(request), stub.GetQuote(pb.GetQuoteRequest(spec=newer))):
+        said = await refusal(call)
+        assert (said.code, said.fields) == ("INVALID_ARGUMENT", unknown)
+    batch = pb.BatchSubmitOrdersRequest(requests=[submit(), request, submit()])
+    before, refused, after = (await stub.BatchSubmitOrders(batch)).results
+    assert refusal_of(refused.error).fields == unknown
+    assert before.HasField("response")
+    assert after.HasField("response")
+
+
 async def test_why_an_order_waits_again_is_told_to_who_watches(stub: Stub, worker: Worker) -> None:
     order = (await stub.SubmitOrder(submit(**LIMIT))).order
     await worker.move(order.order_id, Claimed(), Unmet(decision(), "the limit is 150"))

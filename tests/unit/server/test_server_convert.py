@@ -176,6 +176,25 @@ def test_every_term_that_is_wrong_has_its_line(asked: dict[str, Any], fields: se
     assert {line.field for line in caught.value.violations} == fields
 
 
+@pytest.mark.parametrize(
+    ("newer", "field", "said"),
+    [
+        # One more type in the oneof, with a text in its first field.
+        (b"\x6a\x05\x0a\x03999", "spec", "field 13 of OrderSpec"),
+        (b"\xf8\x3f\x01", "spec", "field 1023 of OrderSpec"),
+        (b"\x52\x02\x08\x01", "spec.market", "field 1 of MarketOrder"),
+        (b"\x5a\x06\x0a\x011\x12\x019", "spec.limit", "field 2 of LimitOrder"),
+        (b"\x62\x03\x1a\x019", "spec.sniper", "field 3 of SniperOrder"),
+    ],
+)
+def test_a_field_of_a_newer_contract_is_not_passed_over(newer: bytes, field: str, said: str) -> None:
+    plain = pb.OrderSpec(side=pb.SIDE_SELL, amount="1", input_token="SOL", output_token="USDC")
+    with pytest.raises(InvalidOrder) as refused:
+        spec_from_proto(pb.OrderSpec.FromString(plain.SerializeToString() + newer))
+    (line,) = refused.value.violations
+    assert (line.field, line.description) == (field, f"has {said}, which this server does not know")
+
+
 def test_a_purchase_that_may_cost_nothing_is_refused() -> None:
     asked = pb.OrderSpec(
         side=pb.SIDE_BUY, amount="0.000001", input_token="SOL", output_token="USDC",
