@@ -23,6 +23,7 @@ from engine.storage.postgres import Store
 from engine.telemetry import ProbeServer, observe_batch
 from server.admission import Admission
 from server.link import LinkServer
+from server.refusals import Decoding
 from server.service import OrderService
 from server.tokens import Tokens
 from server.watches import Watches
@@ -100,7 +101,7 @@ async def serve(settings: Settings, stopping: asyncio.Event) -> None:
 def _make_server(
     settings: Settings, service: OrderService, health_servicer: health.aio.HealthServicer
 ) -> grpc.aio.Server:
-    server = grpc.aio.server(options=_OPTIONS)
+    server = grpc.aio.server(interceptors=[Decoding()], options=_OPTIONS)
     orders_pb2_grpc.add_OrderServiceServicer_to_server(service, server)
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
     reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from functools import partial
+from typing import Any, Final, NoReturn
 
 import grpc
 from google.protobuf.any_pb2 import Any as AnyMessage
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from engine.domain.errors import (
     Draining,
     EngineError,
+    FieldViolation,
     InvalidOrder,
     NodeUnavailable,
     NoRoute,
@@ -89,6 +91,38 @@ async def refusals(context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator
         raise
     except Exception as error:
         await context.abort_with_status(rpc_status.to_status(to_status(error)))
+
+
+class Decoding(grpc.aio.ServerInterceptor):
+    """Has what is no message refused by the method it came for.
+
+    What a deserializer raises, gRPC answers with UNKNOWN and words of Python, and logs as a fault of ours.
+    """
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:
+        handler = await continuation(handler_call_details)
+        if handler is None:
+            return None
+        return handler._replace(request_deserializer=partial(_decode, handler.request_deserializer))
+
+
+class _Undecodable:
+    """Stands in for the request; whatever is read of it refuses it."""
+
+    def __getattr__(self, name: str) -> NoReturn:
+        how = "must be the message that the method takes, with text in UTF-8"
+        raise InvalidOrder([FieldViolation("request", f"cannot be decoded; {how}")])
+
+
+def _decode(deserialize: Callable[[bytes], Any], request: bytes) -> Any:
+    try:
+        return deserialize(request)
+    except DecodeError:
+        return _Undecodable()
 
 
 def _info(reason: str) -> error_details_pb2.ErrorInfo:

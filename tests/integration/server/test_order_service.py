@@ -24,7 +24,7 @@ from engine.settings import Settings
 from engine.storage.migrate import read_news_key
 from tests.integration.engine.storage.refusing import read_only
 from tests.integration.server.calls import UNKNOWN, Stub, refusal, refusal_of, simnet, spec, stub_of, submit
-from tests.serving import ATTEMPT, Worker, no_route, order_server, with_grpc_port
+from tests.serving import ATTEMPT, Worker, address, no_route, order_server, with_grpc_port
 
 Until = Callable[..., Awaitable[None]]
 
@@ -604,6 +604,31 @@ async def test_a_database_that_takes_no_writes_is_asked_again_later(
                 assert (said.code, said.reason) == ("UNAVAILABLE", "STORE_UNAVAILABLE")
         assert (await stub.CancelOrder(cancel)).order.status == pb.ORDER_STATUS_CANCELLED
         assert (await submitted(stub)).status == pb.ORDER_STATUS_PENDING
+
+
+# ---- What is no message --------------------------------------------------------------------------
+
+NOT_UTF8 = b"\x0a\x02\xff\xfe"
+"""A message whose first field, a text, cannot be read."""
+
+
+@pytest.mark.parametrize(
+    ("method", "sent"),
+    [
+        *((method, b"\xff\xff\xff") for method in ("SubmitOrder", "BatchSubmitOrders", "GetQuote")),
+        *((method, b"\xff\xff\xff") for method in ("BatchGetOrders", "ListOrders")),
+        *((method, NOT_UTF8) for method in ("GetOrder", "CancelOrder", "BatchGetOrders")),
+    ],
+)
+async def test_what_is_no_message_is_refused_and_is_no_fault_of_ours(
+    method: str, sent: bytes, served: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with grpc.aio.insecure_channel(address(served)) as channel:
+        call: Any = channel.unary_unary(f"/orders.v1.OrderService/{method}")
+        said = await refusal(call(sent))
+    assert (said.code, said.reason) == ("INVALID_ARGUMENT", "INVALID_ORDER")
+    assert said.message.startswith("request cannot be decoded; must be ")
+    assert not caplog.records
 
 
 # ---- What nobody expected --------------------------------------------------------------------------

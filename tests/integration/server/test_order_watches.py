@@ -7,6 +7,7 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from typing import Any
 from uuid import UUID
 
 import grpc
@@ -24,6 +25,9 @@ from tests.integration.server.calls import UNKNOWN, Refusal, Stub, refusal, refu
 from tests.serving import Worker, address, order_server, with_grpc_port
 
 Until = Callable[..., Awaitable[None]]
+
+NOT_UTF8 = b"\x0a\x02\xff\xfe"
+"""A WatchOrderRequest whose order_id is no text."""
 
 
 @pytest.fixture(scope="module")
@@ -167,6 +171,17 @@ async def test_a_cursor_beyond_the_record_is_refused(after_sequence: int, stub: 
 async def test_a_cursor_below_zero_is_refused(stub: Stub) -> None:
     said = await refusal(watched(stub, UNKNOWN, -1))
     assert (said.code, set(said.fields)) == ("INVALID_ARGUMENT", {"after_sequence"})
+
+
+async def test_what_is_no_message_cannot_be_watched(
+    served: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with grpc.aio.insecure_channel(address(served)) as channel:
+        call: Any = channel.unary_stream("/orders.v1.OrderService/WatchOrder")
+        said = await refusal(call(NOT_UTF8).read())
+    assert said.code == "INVALID_ARGUMENT"
+    assert said.message.startswith("request cannot be decoded; must be ")
+    assert not caplog.records
 
 
 async def test_a_lost_hint_delays_an_event_and_no_more(
