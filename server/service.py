@@ -336,6 +336,8 @@ class OrderService(orders_pb2_grpc.OrderServiceServicer):
                 listening = asyncio.create_task(_listen(requests, subscription))
                 try:
                     async for events, ended in subscription.events():
+                        if listening.done():
+                            listening.result()
                         yield news_to_proto(events, ended)
                 finally:
                     listening.cancel()
@@ -344,9 +346,14 @@ class OrderService(orders_pb2_grpc.OrderServiceServicer):
 
 
 async def _listen(requests: AsyncIterator[pb.WatchOrdersRequest], subscription: Subscription) -> None:
-    async for request in requests:
-        listen(request, subscription)
-        await subscription.room()
+    try:
+        async for request in requests:
+            listen(request, subscription)
+            await subscription.room()
+    except Exception:
+        # Any news will do: with them the call sees how this ended. Without, it would be deaf for ever.
+        subscription.refuse("", InvalidOrder([]))
+        raise
 
 
 def listen(request: pb.WatchOrdersRequest, subscription: Subscription) -> None:

@@ -282,6 +282,24 @@ async def test_an_action_that_is_none_is_passed_over(stub: Stub) -> None:
         await stream.until(lambda: order_id in stream.sequences)
 
 
+async def test_a_stream_ends_with_what_is_no_message(
+    stub: Stub, served: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    order_id = await new_order(stub)
+    request = pb.WatchOrdersRequest(watch=[pb.WatchOrderRequest(order_id=order_id)]).SerializeToString()
+    for watched in (False, True):
+        async with grpc.aio.insecure_channel(address(served)) as channel:
+            call: Any = channel.stream_stream("/orders.v1.OrderService/WatchOrders")()
+            if watched:
+                await call.write(request)
+                assert await call.read()
+            await call.write(b"\x0a\x04" + NOT_UTF8)
+            said = await refusal(call.read())
+        assert said.code == "INVALID_ARGUMENT"
+        assert said.message.startswith("request cannot be decoded; must be ")
+    assert not caplog.records
+
+
 async def test_unwatched_orders_are_silent_until_they_are_watched_again(stub: Stub, worker: Worker) -> None:
     order_id, other = await new_order(stub), await new_order(stub)
     async with stream_of(stub) as stream:
