@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import datetime
 
 from rich.console import Console
@@ -292,7 +293,12 @@ def _abbreviated(name: str, kept: int) -> str:
 
 
 def _long(time: datetime | None) -> str | None:
-    return time.astimezone().isoformat(sep=" ", timespec="milliseconds") if time is not None else None
+    if time is None:
+        return None
+    # At either end of what a datetime holds, local time is beyond it.
+    with suppress(OverflowError):
+        time = time.astimezone()
+    return time.isoformat(sep=" ", timespec="milliseconds")
 
 
 def _short(time: datetime) -> str:

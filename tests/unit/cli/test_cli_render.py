@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from datetime import UTC, datetime
 from io import StringIO
@@ -331,6 +332,32 @@ def test_the_legs_of_a_route_are_shown_with_what_each_accepts_at_least() -> None
     assert lines[3].split() == [
         *("2", "Meteora", "CCCC..DDDD", "158", "USDC", "->", "3.2", "JUP", "3.1", "0.1", "USDC", "0.00"),
     ]
+
+
+FIRST, LAST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("zone", "expire_time", "shown"),
+    [
+        ("Asia/Tokyo", LAST, "9999-12-31 23:59:59.999+00:00"),
+        ("America/New_York", FIRST, "0001-01-01 00:00:00.000+00:00"),
+        ("America/New_York", LAST, "9999-12-31 18:59:59.999-05:00"),
+    ],
+)
+def test_a_time_that_is_none_in_the_local_zone_is_shown_in_utc(
+    zone: str, expire_time: datetime, shown: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    console = Console(width=80)
+    order = replace(ORDER, spec=replace(SPEC, expire_time=expire_time))
+    try:
+        with monkeypatch.context() as patch, console.capture() as captured:
+            patch.setenv("TZ", zone)
+            time.tzset()
+            print_details(console, OrderDetails(order, ()))
+    finally:
+        time.tzset()
+    assert f"expires      {shown}\n" in captured.get()
 
 
 def test_what_is_copied_from_the_details_is_whole_in_a_narrow_terminal() -> None:
