@@ -110,7 +110,10 @@ def write_spec(spec: OrderSpec, message: pb.OrderSpec) -> None:
     if spec.expire_time is not None:
         if spec.expire_time.tzinfo is None:
             raise TypeError("expire_time has no time zone; must be an aware datetime")
-        message.expire_time.FromDatetime(spec.expire_time.astimezone(UTC))
+        try:
+            message.expire_time.FromDatetime(spec.expire_time.astimezone(UTC))
+        except OverflowError:
+            raise _invalid("expire_time", "must be a time between the years 1 and 9999 in UTC") from None
 
 
 def _write_type(spec: OrderSpec, message: pb.OrderSpec) -> None:

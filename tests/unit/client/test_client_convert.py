@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any
 
@@ -117,6 +117,21 @@ def test_an_empty_price_is_refused_and_not_taken_for_none(name: str, spec: Order
     with pytest.raises(InvalidOrder, match=f'{name} was ""; must be a plain decimal number') as refused:
         spec_to_message(replace(spec, **empty))
     assert [line.field for line in refused.value.violations] == [f"spec.{spec.type}.{name}"]
+
+
+@pytest.mark.parametrize(
+    "expire_time",
+    [
+        datetime(9999, 12, 31, 23, 59, 59, tzinfo=timezone(timedelta(hours=-12))),
+        datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=12))),
+    ],
+)
+def test_a_time_that_is_none_in_utc_has_its_line(expire_time: datetime) -> None:
+    with pytest.raises(
+        InvalidOrder, match="expire_time must be a time between the years 1 and 9999"
+    ) as refused:
+        spec_to_message(replace(MARKET, expire_time=expire_time))
+    assert [line.field for line in refused.value.violations] == ["spec.expire_time"]
 
 
 @pytest.mark.parametrize("text", ["\udcff", "S\ud83dOL", "x" * 1000 + "\ude00"])
