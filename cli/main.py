@@ -438,9 +438,14 @@ def main() -> None:
     try:
         app()
     except BrokenPipeError:
-        # `order-engine list | head`: the reader has left. Python would complain while closing stdout.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # `order-engine list | head`: the reader has left.
+        _close_output()
         sys.exit(0)
+
+
+def _close_output() -> None:
+    """Drop what could not be written. Python would try once more, and complain, at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run(command: Callable[[], Coroutine[Any, Any, int]]) -> None:
@@ -466,6 +471,11 @@ def _run(command: Callable[[], Coroutine[Any, Any, int]]) -> None:
             # It may have been stored all the same.
             said += f" (to submit it again safely, add --request-id {error.request_id})"
         code = _refuse(said, UNUSABLE if isinstance(error, Unavailable) else REFUSED)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _close_output()
+        code = _refuse(f"the output cannot be written: {error.strerror}", UNUSABLE)
     except KeyboardInterrupt:
         code = 130  # as shells have it: 128 + SIGINT
     raise typer.Exit(code)

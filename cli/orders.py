@@ -33,13 +33,17 @@ async def submit(
         spec = replace(spec, expire_time=datetime.now(UTC) + timedelta(seconds=expire_seconds))
     async with OrderClient(server) as client:
         order = await client.submit(spec, request_id=request_id)
-        if json:
-            _print_json(order_json(order))
-        else:
-            again = " (submitted before)" if order.deduplicated else ""
-            Console(highlight=False, soft_wrap=True).print(
-                f"order {order.order_id}{again}: {order.spec.side} {asked(order.spec)}"
-            )
+        try:
+            if json:
+                _print_json(order_json(order))
+            else:
+                again = " (submitted before)" if order.deduplicated else ""
+                Console(highlight=False, soft_wrap=True).print(
+                    f"order {order.order_id}{again}: {order.spec.side} {asked(order.spec)}"
+                )
+        except OSError as error:
+            # It is stored all the same, and by its id alone it can be watched or cancelled.
+            raise OSError(error.errno, f"{error.strerror}; order {order.order_id} is submitted") from None
         return await _follow(client, order, 0, json=json) if watch else _OK
 
 

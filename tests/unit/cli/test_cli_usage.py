@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
+import sys
+from asyncio.subprocess import PIPE
+from collections.abc import AsyncIterator
 from importlib.metadata import version
 from typing import Any
 
@@ -235,23 +239,74 @@ class Accepting(orders_pb2_grpc.OrderServiceServicer):
             ]
         )
 
+    async def BatchGetOrders(  # noqa: N802
+        self, request: pb.BatchGetOrdersRequest, context: grpc.aio.ServicerContext[object, object]
+    ) -> pb.BatchGetOrdersResponse:
+        found = pb.GetOrderResponse(order=stored(request.order_ids[0]))
+        return pb.BatchGetOrdersResponse(results=[pb.BatchGetOrdersResult(response=found)])
 
-async def test_an_order_that_expires_keeps_its_type(capsys: pytest.CaptureFixture[str]) -> None:
+    async def ListOrders(  # noqa: N802
+        self, request: pb.ListOrdersRequest, context: grpc.aio.ServicerContext[object, object]
+    ) -> pb.ListOrdersResponse:
+        return pb.ListOrdersResponse(orders=[stored(ORDER_ID)] * 3)
+
+
+def stored(order_id: str) -> pb.Order:
+    spec = pb.OrderSpec(side=pb.SIDE_SELL, amount="1", input_token="SOL", output_token="USDC")
+    return pb.Order(order_id=order_id, spec=spec, status=pb.ORDER_STATUS_PENDING, attempt=1, sequence=1)
+
+
+@pytest.fixture
+async def accepting() -> AsyncIterator[str]:
     server = grpc.aio.server()
     orders_pb2_grpc.add_OrderServiceServicer_to_server(Accepting(), server)  # type: ignore[abstract]
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
+    yield f"127.0.0.1:{port}"
+    await server.stop(0)
+
+
+async def test_an_order_that_expires_keeps_its_type(
+    accepting: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     spec = OrderSpec(Side.SELL, "1.5", "SOL", "USDC", type=OrderType.LIMIT, limit_price="150")
     for json in (True, False):
-        code = await submit(
-            f"127.0.0.1:{port}", spec, request_id=None, expire_seconds=3600, watch=False, json=json
-        )
+        code = await submit(accepting, spec, request_id=None, expire_seconds=3600, watch=False, json=json)
         assert code == 0
-    await server.stop(0)
     as_json, for_people = capsys.readouterr().out.splitlines()
     assert '"type":"limit","limitPrice":150,' in as_json
     assert '"expireTime":"' in as_json
     assert for_people == f"order {ORDER_ID}: sell 1.5 SOL -> USDC at 150 or better"
+
+
+async def order_engine(*arguments: str, stdout: int) -> tuple[int | None, str]:
+    """Run it with that as its output, which is closed; return its exit code and what it says on stderr."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "cli", *arguments), stdout=stdout, stderr=PIPE
+    )
+    os.close(stdout)
+    _, said = await process.communicate()
+    return process.returncode, said.decode()
+
+
+@pytest.mark.parametrize("json", [(), ("--json",)])
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("submit", "sell", "1", "SOL", "USDC"), f"; order {ORDER_ID} is submitted"),
+        (("get", ORDER_ID), ""),
+        (("list",), ""),
+    ],
+)
+async def test_output_that_cannot_be_written_is_one_sentence_and_tells_an_order_that_was_submitted(
+    arguments: tuple[str, ...], told: str, json: tuple[str, ...], accepting: str
+) -> None:
+    full = os.open("/dev/full", os.O_WRONLY)
+    said = await order_engine(*arguments, *json, "--server", accepting, stdout=full)
+    assert said == (
+        2,
+        f"order-engine: the output cannot be written: No space left on device{told}\n",
+    )
 
 
 def test_a_submit_without_an_answer_says_how_to_submit_it_again_safely() -> None:
