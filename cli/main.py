@@ -40,6 +40,11 @@ class _Commands(TyperGroup):
             command = arguments[0] if arguments[0] in self.commands else ""
             how = f"see `{' '.join(['order-engine', command]).rstrip()} --help`"
             sys.exit(_refuse(f"{said[:1].lower()}{said[1:]}; {how}", UNUSABLE))
+        except SystemExit as end:
+            # typer and rich, each in its way, take a reader who has left for a failure.
+            if isinstance(end.__context__, BrokenPipeError):
+                raise end.__context__ from None
+            raise
         sys.exit(code)
 
 

@@ -309,6 +309,25 @@ async def test_output_that_cannot_be_written_is_one_sentence_and_tells_an_order_
     )
 
 
+def without_reader() -> int:
+    """The end of a pipe that nobody reads any more."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    return writer
+
+
+@pytest.mark.parametrize(
+    "arguments", [("get", ORDER_ID), ("get", ORDER_ID, "--json"), ("list",), ("list", "--json")]
+)
+async def test_a_reader_who_has_left_is_no_failure(arguments: tuple[str, ...], accepting: str) -> None:
+    assert await order_engine(*arguments, "--server", accepting, stdout=without_reader()) == (0, "")
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("submit", "--help"), ("--version",)])
+async def test_a_reader_of_the_help_who_has_left_is_no_failure(arguments: tuple[str, ...]) -> None:
+    assert await order_engine(*arguments, stdout=without_reader()) == (0, "")
+
+
 def test_a_submit_without_an_answer_says_how_to_submit_it_again_safely() -> None:
     said = CliRunner().invoke(
         app, ["submit", "sell", "1", "SOL", "USDC", "--request-id", "mine", "--server", NOBODY]
