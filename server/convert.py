@@ -102,7 +102,9 @@ def spec_from_proto(message: pb.OrderSpec, find: FindToken = find_token) -> Orde
         try:
             expire_time = message.expire_time.ToDatetime(tzinfo=UTC)
         except (ValueError, OverflowError):
-            refuse("expire_time", "must be a time between the years 1 and 9999")
+            refuse(
+                "expire_time", "must be a time between the years 1 and 9999, its nanos from 0 to 999999999"
+            )
     order_type: OrderType = MARKET
     # An unset type is a market order.
     if (name := message.WhichOneof("type")) is not None:

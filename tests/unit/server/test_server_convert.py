@@ -10,6 +10,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import example, given, reject
 from hypothesis import strategies as st
 from orders.v1 import orders_pb2 as pb
@@ -193,6 +194,14 @@ def test_a_field_of_a_newer_contract_is_not_passed_over(newer: bytes, field: str
         spec_from_proto(pb.OrderSpec.FromString(plain.SerializeToString() + newer))
     (line,) = refused.value.violations
     assert (line.field, line.description) == (field, f"has {said}, which this server does not know")
+
+
+@pytest.mark.parametrize("time", [Timestamp(nanos=-1), Timestamp(nanos=10**9), Timestamp(seconds=2**40)])
+def test_a_time_that_is_none_is_told_what_it_may_be(time: Timestamp) -> None:
+    with pytest.raises(
+        InvalidOrder, match="a time between the years 1 and 9999, its nanos from 0 to 999999999"
+    ):
+        spec_from_proto(pb.OrderSpec(expire_time=time))
 
 
 def test_a_purchase_that_may_cost_nothing_is_refused() -> None:
