@@ -62,7 +62,9 @@ def read_json(body: bytes) -> Any:
     try:
         value = _decode(text)
     except json.JSONDecodeError as error:
-        raise _malformed(f"the body is not JSON: {error.msg} at character {error.pos}") from None
+        # Some of its messages end with the word themselves.
+        said = error.msg.removesuffix(" at")
+        raise _malformed(f"the body is not JSON: {said} at character {error.pos}") from None
     if "\\u" in text and _holds_surrogate(value):
         raise _malformed("the body holds an unpaired surrogate")
     return value

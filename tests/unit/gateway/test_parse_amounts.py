@@ -106,3 +106,17 @@ def test_what_no_amount_and_no_price_can_be_is_refused_at_once(field: str, writt
 def test_what_is_no_number_at_all_is_no_json(field: str) -> None:
     with pytest.raises(HttpRefusal, match="NaN is no number"):
         read(field, "NaN")
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b'{"side":"se\nll"}', "Invalid control character at character 11"),
+        (b'{"side":"sell', "Unterminated string starting at character 8"),
+        (b'{"side" 1}', "Expecting ':' delimiter at character 8"),
+    ],
+)
+def test_what_is_no_json_is_told_with_its_place(body: bytes, said: str) -> None:
+    with pytest.raises(HttpRefusal) as refused:
+        read_json(body)
+    assert refused.value.message == f"the body is not JSON: {said}"
