@@ -36,7 +36,7 @@ _INTEGER: Final = re.compile(r"-?[0-9]{1,9}", re.ASCII)
 MOST: Final = 10**9 - 1
 """The largest _INTEGER."""
 _TIME: Final = re.compile(
-    r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?(Z|[+-][0-9]{2}:[0-9]{2})", re.ASCII
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?(Z|[+-][0-9]{2}:[0-5][0-9])", re.ASCII
 )
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 

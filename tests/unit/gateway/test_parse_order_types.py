@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -101,6 +102,18 @@ def test_an_empty_text_is_refused_and_not_taken_for_none() -> None:
         query = BARE | {"type": order_type, name: ""}
         with pytest.raises(InvalidOrder, match=f"^{name} was "):
             parse_quote([(each, str(value)) for each, value in query.items()])
+
+
+@pytest.mark.parametrize("zone", ["+00:60", "-00:99", "+24:00", "+1:00", "", "z"])
+def test_a_zone_that_is_none_is_refused(zone: str) -> None:
+    with pytest.raises(InvalidOrder, match=r"^expireTime was .*; must be a time with its zone"):
+        parsed(expireTime=f"2030-01-31T12:00:00{zone}")
+
+
+def test_a_time_is_read_in_any_zone() -> None:
+    noon = datetime(2030, 1, 31, 12, tzinfo=UTC)
+    for text in ("2030-01-31T12:00:00Z", "2030-01-31T17:45:00+05:45", "2030-01-31T00:01:00-11:59"):
+        assert parsed(expireTime=text).expire_time == noon
 
 
 def test_a_list_is_filtered_by_several_types_and_statuses() -> None:
