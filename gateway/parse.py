@@ -36,7 +36,8 @@ _INTEGER: Final = re.compile(r"-?[0-9]{1,9}", re.ASCII)
 MOST: Final = 10**9 - 1
 """The largest _INTEGER."""
 _TIME: Final = re.compile(
-    r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?(Z|[+-][0-9]{2}:[0-5][0-9])", re.ASCII
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?(Z|[+-][0-9]{2}:[0-5][0-9])",
+    re.ASCII,
 )
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
@@ -153,8 +154,9 @@ def _misfits(fields: Mapping[str, Any], told: Collection[str], order_type: Order
 def parse_quote(query: Sequence[tuple[str, str]]) -> OrderSpec:
     """Return the order that a query asks the price of. Raises InvalidFields."""
     fields = _single(query)
-    if "slippageBps" in fields:
-        fields["slippageBps"] = Number(fields["slippageBps"])
+    # What is no number is told as the text that it is.
+    if _NUMBER.fullmatch(slippage_bps := fields.get("slippageBps", "")):
+        fields["slippageBps"] = Number(slippage_bps)
     return parse_order(fields)
 
 

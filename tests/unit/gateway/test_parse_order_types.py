@@ -104,6 +104,23 @@ def test_an_empty_text_is_refused_and_not_taken_for_none() -> None:
             parse_quote([(each, str(value)) for each, value in query.items()])
 
 
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ("", '""'),
+        ("abc", '"abc"'),
+        ("1e2x", '"1e2x"'),
+        ("0.5", "the number 0.5"),
+        ("9" * 12, "the number 999999999999"),
+    ],
+)
+def test_what_is_no_slippage_is_told_as_it_was_asked(asked: str, said: str) -> None:
+    query = [(name, str(value)) for name, value in BARE.items()]
+    with pytest.raises(InvalidOrder) as refused:
+        parse_quote([*query, ("slippageBps", asked)])
+    assert refused.value.message == f"slippageBps was {said}; must be a whole number of basis points"
+
+
 @pytest.mark.parametrize("zone", ["+00:60", "-00:99", "+24:00", "+1:00", "", "z"])
 def test_a_zone_that_is_none_is_refused(zone: str) -> None:
     with pytest.raises(InvalidOrder, match=r"^expireTime was .*; must be a time with its zone"):
