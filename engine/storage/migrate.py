@@ -56,7 +56,8 @@ def read_migrations() -> list[Migration]:
 async def migrate(settings: Settings, migrations: list[Migration] | None = None) -> list[Migration]:
     """Create the database if it is missing, apply what it lacks, and return what was applied.
 
-    Raises SchemaError: unreachable, too old, made by a newer program, or an applied migration differs.
+    Raises SchemaError: unreachable, too old, made by a newer program, an applied migration differs, or
+    the role may not.
     """
     migrations = read_migrations() if migrations is None else migrations
     # If it goes away half way, whatever was not committed is for the next start.
@@ -81,9 +82,18 @@ async def _connected(settings: Settings) -> AsyncIterator[psycopg.AsyncConnectio
             yield connection
         finally:
             await connection.close()
-    except psycopg.OperationalError as error:
-        where = f"{settings.db_host or '127.0.0.1'}:{settings.db_port}"
-        raise SchemaError(f"PostgreSQL at {where} cannot be used: {first_line(error)}") from error
+    except psycopg.errors.InsufficientPrivilege as error:
+        role = settings.db_username
+        raise SchemaError(
+            f'database "{settings.db_name}" cannot be used by role "{role}": {first_line(error)}; let it own'
+            f' the database and what is in it, or GRANT CREATE ON SCHEMA public TO "{role}"'
+        ) from error
+    except psycopg.Error as error:
+        raise SchemaError(f"{_place(settings)} cannot be used: {first_line(error)}") from error
+
+
+def _place(settings: Settings) -> str:
+    return f"PostgreSQL at {settings.db_host or '127.0.0.1'}:{settings.db_port}"
 
 
 async def _connect(settings: Settings) -> psycopg.AsyncConnection:
@@ -93,16 +103,29 @@ async def _connect(settings: Settings) -> psycopg.AsyncConnection:
         # libpq reports a missing database without an SQLSTATE.
         if f'database "{settings.db_name}" does not exist' not in str(error):
             raise
-    maintenance = await psycopg.AsyncConnection.connect(
-        settings.database, dbname="postgres", autocommit=True, connect_timeout=5
-    )
-    try:
-        await maintenance.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(settings.db_name)))
-    except (psycopg.errors.DuplicateDatabase, psycopg.errors.UniqueViolation):
-        pass  # another process was quicker
-    finally:
-        await maintenance.close()
+    await _create(settings)
     return await psycopg.AsyncConnection.connect(settings.database, autocommit=True, connect_timeout=5)
+
+
+async def _create(settings: Settings) -> None:
+    name = settings.db_name
+    try:
+        maintenance = await psycopg.AsyncConnection.connect(
+            settings.database, dbname="postgres", autocommit=True, connect_timeout=5
+        )
+        try:
+            await maintenance.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        except (psycopg.errors.DuplicateDatabase, psycopg.errors.UniqueViolation):
+            pass  # another process was quicker
+        finally:
+            await maintenance.close()
+    except psycopg.Error as error:
+        # Misspelled more often than missing.
+        role = settings.db_username
+        raise SchemaError(
+            f'{_place(settings)} has no database "{name}", and role "{role}" cannot create it:'
+            f' {first_line(error)}; correct DB_NAME, or CREATE DATABASE "{name}" OWNER "{role}"'
+        ) from error
 
 
 async def _apply(connection: psycopg.AsyncConnection, migrations: list[Migration]) -> list[Migration]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from uuid import uuid4
 
@@ -91,7 +92,7 @@ async def test_a_database_of_a_newer_program_is_refused(empty_database: Settings
 
 async def test_a_migration_that_fails_leaves_nothing_and_keeps_nobody_out(empty_database: Settings) -> None:
     broken = Migration(2, "second", "CREATE TABLE half (id integer); SELECT nonsense")
-    with pytest.raises(psycopg.errors.UndefinedColumn):
+    with pytest.raises(SchemaError, match=r'cannot be used: column "nonsense" does not exist$'):
         await migrate(empty_database, [FIRST, broken])
     assert await rows(empty_database, "SELECT to_regclass('half')") == [(None,)]
     async with asyncio.timeout(10):
@@ -132,3 +133,56 @@ async def test_a_postgresql_that_goes_away_half_way_is_one_sentence_and_the_next
         await migrate(empty_database, [FIRST, cut_short])
     assert "\n" not in str(refused.value)
     assert await migrate(empty_database, [FIRST, SECOND]) == [SECOND]
+
+
+@pytest.fixture
+async def role(empty_database: Settings) -> AsyncIterator[str]:
+    """A role that may log in and nothing else."""
+    name = f"trader_{uuid4().hex[:8]}"
+    async with await psycopg.AsyncConnection.connect(empty_database.database, autocommit=True) as connection:
+        role = sql.Identifier(name)
+        await connection.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD 'secret'").format(role))
+        yield name
+        await connection.execute(sql.SQL("DROP OWNED BY {}").format(role))
+        await connection.execute(sql.SQL("DROP ROLE {}").format(role))
+
+
+async def test_a_database_that_is_missing_and_may_not_be_made_is_one_sentence(
+    empty_database: Settings, role: str
+) -> None:
+    misspelled = replace(empty_database, db_username=role, db_password="secret", db_name="ordrs")
+    with pytest.raises(SchemaError) as refused:
+        await migrate(misspelled)
+    assert str(refused.value) == (
+        f'PostgreSQL at {misspelled.db_host}:{misspelled.db_port} has no database "ordrs", and role "{role}"'
+        " cannot create it: permission denied to create database;"
+        f' correct DB_NAME, or CREATE DATABASE "ordrs" OWNER "{role}"'
+    )
+
+
+async def test_a_role_that_may_not_make_tables_is_told_what_to_grant(
+    empty_database: Settings, role: str
+) -> None:
+    theirs = replace(empty_database, db_username=role, db_password="secret")
+    with pytest.raises(SchemaError) as refused:
+        await migrate(theirs)
+    said = str(refused.value)
+    assert said == (
+        f'database "{theirs.db_name}" cannot be used by role "{role}": permission denied for schema public;'
+        f' let it own the database and what is in it, or GRANT CREATE ON SCHEMA public TO "{role}"'
+    )
+    async with await psycopg.AsyncConnection.connect(empty_database.database, autocommit=True) as connection:
+        await connection.execute(said.rpartition(", or ")[2].encode())
+    assert await migrate(theirs) == read_migrations()
+
+
+async def test_a_database_that_is_read_only_is_one_sentence(empty_database: Settings) -> None:
+    async with await psycopg.AsyncConnection.connect(empty_database.database, autocommit=True) as connection:
+        name = sql.Identifier(empty_database.db_name)
+        await connection.execute(
+            sql.SQL("ALTER DATABASE {} SET default_transaction_read_only = on").format(name)
+        )
+    with pytest.raises(
+        SchemaError, match="cannot be used: cannot execute CREATE TABLE in a read-only transact"
+    ):
+        await migrate(empty_database)
