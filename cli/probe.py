@@ -7,6 +7,8 @@ import json
 import re
 from typing import Any
 
+from engine.addresses import with_port
+
 _SAMPLE = re.compile(
     rb'^order_engine_(?:(orders|transitions_total)\{status|(resting_orders)\{type)="(\w+)"\} (\S+)$',
     re.MULTILINE,
@@ -20,7 +22,7 @@ async def request(host: str, port: int, path: str, body: bytes | None = None) ->
     """
     method = "GET" if body is None else "POST"
     # HTTP/1.0: the answer is not chunked, and ends with the connection.
-    head = f"{method} {path} HTTP/1.0\r\nHost: {host}:{port}\r\n"
+    head = f"{method} {path} HTTP/1.0\r\nHost: {with_port(host, port)}\r\n"
     if body is not None:
         head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
     try:
@@ -32,11 +34,11 @@ async def request(host: str, port: int, path: str, body: bytes | None = None) ->
             finally:
                 writer.close()
     except TimeoutError:
-        raise OSError(f"no answer from {host}:{port}") from None
+        raise OSError(f"no answer from {with_port(host, port)}") from None
     head_bytes, _, content = answer.partition(b"\r\n\r\n")
     words = head_bytes.split(b" ", 2)
     if len(words) < 2 or not words[1].isdigit():
-        raise OSError(f"{host}:{port} does not speak HTTP")
+        raise OSError(f"{with_port(host, port)} does not speak HTTP")
     return int(words[1]), content
 
 

@@ -31,8 +31,9 @@ from cli.children import Child
 from cli.embedded import EmbeddedError, Postgres, Valkey, runtime_folder
 from cli.launcher import Launcher, Part, Stopped
 from cli.live import LiveView, live_view
+from engine.addresses import family_of, listen, with_port
 from engine.domain.tokens import TOKENS, Token
-from engine.process import UNUSABLE, StartupError
+from engine.process import UNUSABLE, StartupError, check_host
 from engine.redis_client import check_version
 from engine.settings import Settings, SettingsError, load_settings, settings_as_environ
 from engine.solana.transactions import Wallet, WalletError
@@ -118,8 +119,8 @@ class _Up:
         if not settings.solana_rpc_url:
             settings = replace(
                 settings,
-                solana_rpc_url=f"http://{_reachable(settings.host)}:{settings.simnet_port}",
-                solana_ws_url=f"ws://{_reachable(settings.host)}:{settings.simnet_port + 1}",
+                solana_rpc_url=f"http://{with_port(_reachable(settings.host), settings.simnet_port)}",
+                solana_ws_url=f"ws://{with_port(_reachable(settings.host), settings.simnet_port + 1)}",
                 simnet_data_dir=settings.simnet_data_dir or str(self._folder.resolve() / "simnet"),
             )
             await self._start_processes(group, settings, "simnet")
@@ -193,11 +194,11 @@ class _Up:
             "gateway": [(own, [own.port]) for own in gateways],
         }
         where = {
-            "simnet": f"a simulated Solana, http://{host}:{settings.simnet_port}",
-            "server": f"gRPC, {host}:{_first_and_last(own.grpc_port for own in servers)}",
+            "simnet": f"a simulated Solana, http://{with_port(host, settings.simnet_port)}",
+            "server": f"gRPC, {with_port(host, _first_and_last(own.grpc_port for own in servers))}",
             "workers": f"{len(workers_ports)} process{'' if len(workers_ports) == 1 else 'es'}",
             "gateway": "REST, WebSocket and console, "
-            f"http://{host}:{_first_and_last(own.port for own in gateways)}",
+            f"http://{with_port(host, _first_and_last(own.port for own in gateways))}",
         }
         parts = [
             _part(
@@ -295,7 +296,7 @@ def _with_ports(settings: Settings) -> Settings:
 
     Raises StartupError for a port that is in use, and for a host that is no address of this machine.
     """
-    _check_host(settings.host)
+    check_host(settings.host)
     wanted = [
         ("PORT", settings.gateway_processes),
         ("GRPC_PORT", settings.server_processes),
@@ -327,25 +328,10 @@ def _with_ports(settings: Settings) -> Settings:
     return replace(settings, grpc_host=_grpc_host(settings), **chosen)
 
 
-def _check_host(host: str) -> None:
-    """Raise StartupError unless ports can be bound to `host`.
-
-    IPv4 only: gRPC and URLs are given host:port, which is ambiguous where the host has colons too.
-    """
-    try:
-        with socket.socket(socket.AF_INET) as listener:
-            listener.bind((host, 0))
-    except (OSError, UnicodeError):  # UnicodeError: no name has labels of that shape
-        raise StartupError(
-            f'HOST was "{host}"; must be an IPv4 address of this machine, or the name of one'
-        ) from None
-
-
 def _free_ports(host: str, count: int, taken: dict[int, str]) -> int:
     """Return the first of `count` neighbouring ports that are free."""
     while True:
-        with socket.socket() as listener:
-            listener.bind((host, 0))
+        with listen(host, 0) as listener:
             first: int = listener.getsockname()[1]
         ports = range(first, first + count)
         if ports[-1] <= _LAST_PORT and all(port not in taken and _is_free(host, port, 0.0) for port in ports):
@@ -356,7 +342,7 @@ def _is_free(host: str, port: int, patience_seconds: float) -> bool:
     deadline = time.monotonic() + patience_seconds
     while True:
         try:
-            with socket.create_server((host, port)):
+            with listen(host, port):
                 return True
         except OSError as error:
             if isinstance(error, PermissionError):
@@ -370,13 +356,16 @@ def _is_free(host: str, port: int, patience_seconds: float) -> bool:
 
 def _reachable(host: str) -> str:
     """Return the address under which what is bound to `host` is reached from here."""
-    return "127.0.0.1" if host in ("0.0.0.0", "") else host
+    return {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(host, host)
 
 
 def _grpc_host(settings: Settings) -> str:
     """Return where the gateways find the servers; several have to be listed by IP address."""
     host = _reachable(settings.host)
-    return host if settings.server_processes == 1 else socket.gethostbyname(host)
+    if settings.server_processes == 1:
+        return host
+    (*_, address), *_ = socket.getaddrinfo(host, 0, family_of(host))
+    return str(address[0])
 
 
 # ---- Processes -----------------------------------------------------------------------------------
@@ -468,21 +457,21 @@ def _funds(token: Token) -> int:
 
 def _first_steps(settings: Settings, folder: Path) -> str:
     host = _reachable(settings.host)
-    rest = f"http://{host}:{settings.port}"
+    rest = f"http://{with_port(host, settings.port)}"
     servers = _first_and_last(own.grpc_port for own in _server_settings(settings))
     command = _command()
     # Another terminal has the same .env, but not the variables that were set for this command.
     elsewhere = load_settings(environ={})
     if (elsewhere.grpc_host, elsewhere.grpc_port) != (settings.grpc_host, settings.grpc_port):
-        where = f" --server {host}:{settings.grpc_port}"
+        where = f" --server {with_port(host, settings.grpc_port)}"
     else:
         where = ""
     order = '{"side":"sell","amount":1.5,"inputToken":"SOL","outputToken":"USDC"}'
     return f"""
   Console     {rest}/
   REST        {rest}/api/orders/execute      (documented at {rest}/docs)
-  WebSocket   ws://{host}:{settings.port}/api/orders/<orderId>/ws
-  gRPC        {host}:{servers}, orders.v1.OrderService
+  WebSocket   ws://{with_port(host, settings.port)}/api/orders/<orderId>/ws
+  gRPC        {with_port(host, servers)}, orders.v1.OrderService
   Logs        {_shown(folder / "logs")}
 
   A first order, in another terminal:

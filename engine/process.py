@@ -44,6 +44,7 @@ def run(
 
     try:
         settings = load_settings()
+        check_host(settings.host)
         configure_logging(name, settings.log_level)
         _spare_the_collector()
         with _runner(uvloop.new_event_loop) as runner:
@@ -59,6 +60,24 @@ def run(
     except Exception:
         return _end_early(name)
     return 0
+
+
+def check_host(host: str) -> None:
+    """Raise StartupError unless ports can be bound to `host`.
+
+    Before any is: gRPC, for one, does not tell a host that there is not from a port in use.
+    """
+    import socket
+
+    from engine.addresses import family_of
+
+    try:
+        with socket.socket(family_of(host)) as listener:
+            listener.bind((host, 0))
+    except (OSError, UnicodeError):  # UnicodeError: no name has labels of that shape
+        raise StartupError(
+            f'HOST was "{host}"; must be an address of this machine, as 127.0.0.1 or ::1, or the name of one'
+        ) from None
 
 
 def die_with_parent(parent: int, signal_number: int = signal.SIGKILL) -> None:

@@ -19,6 +19,7 @@ import hiredis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
 
+from engine.addresses import with_port
 from engine.domain.retry import RetryPolicy
 from engine.process import StartupError
 from engine.settings import Settings
@@ -239,7 +240,7 @@ async def check_version(settings: Settings) -> None:
     """Raise StartupError unless a Redis or Valkey of version 7.0 or later answers at `redis_url`."""
     place = settings.redis_host or "127.0.0.1"
     if not place.startswith("/"):
-        place = f"{place}:{settings.redis_port}"
+        place = with_port(place, settings.redis_port)
     async with RedisClient(settings) as client:
         try:
             answer: bytes = await client("INFO", "server", seconds=2 * ANSWER_SECONDS)

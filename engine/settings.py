@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote, urlsplit, urlunsplit
 
+from engine.addresses import with_port
 from engine.domain.tokens import find_token
 
 MAX_PROCESSES: Final = 64
@@ -35,7 +36,9 @@ def _setting(default: Any, about: str) -> Any:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     # ---- Addresses
-    host: str = _setting("127.0.0.1", "Address every port below is bound to; 0.0.0.0 for all interfaces")
+    host: str = _setting(
+        "127.0.0.1", "Address every port below is bound to; 0.0.0.0 or, with IPv6, :: for all interfaces"
+    )
     port: int = _setting(3000, "REST, WebSocket and console")
     grpc_port: int = _setting(50051, "gRPC OrderService")
     grpc_host: str = _setting("127.0.0.1", "Where the gateway and the CLI find the gRPC servers")
@@ -187,7 +190,7 @@ class Settings:
         Raises SettingsError where there are several at a name.
         """
         if self.server_processes == 1:
-            return f"{self.grpc_host}:{self.grpc_port}"
+            return with_port(self.grpc_host, self.grpc_port)
         try:
             is_v6 = ip_address(self.grpc_host.strip("[]")).version == 6
         except ValueError:
@@ -195,7 +198,7 @@ class Settings:
                 f'GRPC_HOST was "{self.grpc_host}"; must be an IP address for SERVER_PROCESSES of more than 1'
             ) from None
         ports = range(self.grpc_port, self.grpc_port + self.server_processes)
-        addresses = ",".join(f"{self.grpc_host}:{port}" for port in ports)
+        addresses = ",".join(with_port(self.grpc_host, port) for port in ports)
         return f"{'ipv6' if is_v6 else 'ipv4'}:{addresses}"
 
     @property
@@ -224,7 +227,7 @@ class Settings:
         secret = f":{quote(self.redis_password, safe='')}@" if self.redis_password else ""
         if self.redis_host.startswith("/"):
             return f"unix://{secret}{self.redis_host}"
-        return f"redis://{secret}{self.redis_host or '127.0.0.1'}:{self.redis_port}"
+        return f"redis://{secret}{with_port(self.redis_host or '127.0.0.1', self.redis_port)}"
 
     @property
     def node_url(self) -> str:

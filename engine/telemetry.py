@@ -33,6 +33,7 @@ from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
+from engine.addresses import listen, with_port
 from engine.settings import SettingsError
 
 # ---- Logs ----------------------------------------------------------------------------------------
@@ -467,11 +468,11 @@ class ProbeServer:
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
         await runner.setup()
         try:
-            await web.TCPSite(runner, self._host, self.port).start()
+            await web.SockSite(runner, listen(self._host, self.port)).start()
         except OSError as error:
             await runner.cleanup()
             raise SettingsError(
-                f"port {self._host}:{self.port} for /metrics and /healthz cannot be bound:"
+                f"port {with_port(self._host, self.port)} for /metrics and /healthz cannot be bound:"
                 " it is in use, or not ours"
             ) from error
         self.port = runner.addresses[0][1]

@@ -15,6 +15,7 @@ from typing import Final
 import uvicorn
 
 from client import OrderClient
+from engine.addresses import listen
 from engine.process import StartupError
 from engine.settings import Settings
 from engine.telemetry import observe_batch
@@ -99,7 +100,7 @@ async def _stop_when(stopping: asyncio.Event, server: uvicorn.Server) -> None:
 
 def _listen(host: str, port: int) -> socket.socket:
     try:
-        return socket.create_server((host, port), backlog=2048, reuse_port=False)
+        return listen(host, port)
     except OSError as error:
         why = os.strerror(error.errno) if error.errno else str(error)
         raise StartupError(f"PORT {port} on {host} cannot be used: {why}") from None

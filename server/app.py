@@ -11,6 +11,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from orders.v1 import orders_pb2, orders_pb2_grpc
 
+from engine.addresses import with_port
 from engine.hints import Hints
 from engine.market import Market, RouteRules
 from engine.process import StartupError
@@ -85,7 +86,7 @@ async def serve(settings: Settings, stopping: asyncio.Event) -> None:
                 await server.start()
                 for path in settings.link_paths[:1]:
                     await links.start(path)
-                logger.info("listening", extra={"address": f"{settings.host}:{settings.grpc_port}"})
+                logger.info("listening", extra={"address": with_port(settings.host, settings.grpc_port)})
                 await stopping.wait()
                 await health_servicer.enter_graceful_shutdown()
                 # Streams never end by themselves: send the watchers away first, then wait for the calls.
@@ -105,7 +106,7 @@ def _make_server(
     orders_pb2_grpc.add_OrderServiceServicer_to_server(service, server)
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
     reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-    address = f"{settings.host}:{settings.grpc_port}"
+    address = with_port(settings.host, settings.grpc_port)
     try:
         server.add_insecure_port(address)
     except RuntimeError as error:

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
+from engine.addresses import listen
 from engine.process import StartupError
 from engine.settings import Settings, SettingsError
 from engine.telemetry import render_metrics
@@ -149,12 +150,12 @@ class Node:
         wanted = self._settings.simnet_port
         for _ in range(1 if wanted else _PORT_ATTEMPTS):
             try:
-                first = await loop.create_server(http, host, wanted)
+                first = await loop.create_server(http, sock=listen(host, wanted))
             except OSError as error:
                 raise StartupError(f"SIMNET_PORT {wanted} cannot be used: {error.strerror}") from None
             self.port = first.sockets[0].getsockname()[1]
             try:
-                return first, await loop.create_server(sockets, host, self.port + 1)
+                return first, await loop.create_server(sockets, sock=listen(host, self.port + 1))
             except (OSError, OverflowError) as error:
                 first.close()
                 if wanted:

@@ -17,6 +17,7 @@ from typing import Final
 import psycopg
 from psycopg import sql
 
+from engine.addresses import with_port
 from engine.process import StartupError
 from engine.settings import Settings
 from engine.storage.connection import first_line
@@ -93,7 +94,7 @@ async def _connected(settings: Settings) -> AsyncIterator[psycopg.AsyncConnectio
 
 
 def _place(settings: Settings) -> str:
-    return f"PostgreSQL at {settings.db_host or '127.0.0.1'}:{settings.db_port}"
+    return f"PostgreSQL at {with_port(settings.db_host or '127.0.0.1', settings.db_port)}"
 
 
 async def _connect(settings: Settings) -> psycopg.AsyncConnection:

@@ -25,6 +25,7 @@ import redis
 
 from cli import probe
 from engine.settings import Settings
+from tests.ipv6 import needs_ipv6
 
 ROOT = Path(__file__).parents[2]
 ANY_PORTS = dict.fromkeys(
@@ -240,7 +241,8 @@ async def test_of_several_servers_and_gateways_each_serves_and_one_may_die(
         os.kill(first, signal.SIGKILL)
         await engine.read_until("server-1 was ended by SIGKILL")
         # The other server takes what comes through either gateway.
-        order_ids = [await asyncio.to_thread(_submit, int(port)) for port in rest_ports.groups()]
+        gateways = [f"http://127.0.0.1:{port}" for port in rest_ports.groups()]
+        order_ids = [await asyncio.to_thread(_submit, gateway) for gateway in gateways]
         await engine.read_until("server-1 is ready again")
         for order_id in order_ids:
             code, said, _ = await engine.order_engine("watch", order_id)
@@ -250,15 +252,29 @@ async def test_of_several_servers_and_gateways_each_serves_and_one_may_die(
         assert processes_in(home) == []
 
 
+@needs_ipv6
+async def test_everything_listens_at_an_ipv6_address(home: Path, processes_in: ProcessesIn) -> None:
+    async with up(home, "--ephemeral", "--servers", "2", HOST="::") as engine:
+        await engine.read_until("watch <orderId>")
+        assert engine.gateway.startswith("http://[::1]:")
+        assert engine.server.startswith("[::1]:")
+        order_id = await asyncio.to_thread(_submit, engine.gateway)
+        code, said, _ = await engine.order_engine("watch", order_id)
+        assert code == 0, said
+        engine.process.terminate()
+        assert await engine.ended() == 0
+        assert processes_in(home) == []
+
+
 def _environ_of(pid: int) -> str:
     return Path(f"/proc/{pid}/environ").read_text()
 
 
-def _submit(port: int) -> str:
-    """Submit an order to the gateway on that port; return its id."""
+def _submit(gateway: str) -> str:
+    """Submit an order to the gateway at that address; return its id."""
     body = json.dumps({"side": "sell", "amount": 1, "inputToken": "SOL", "outputToken": "USDC"}).encode()
     request = urllib.request.Request(
-        f"http://127.0.0.1:{port}/api/orders/execute", body, {"Content-Type": "application/json"}
+        f"{gateway}/api/orders/execute", body, {"Content-Type": "application/json"}
     )
     with urllib.request.urlopen(request, timeout=30) as answer:
         return str(json.load(answer)["orderId"])

@@ -325,6 +325,11 @@ async def test_what_it_cannot_start_with_is_one_sentence_and_exit_2(
             'gateway: ALLOWED_ORIGINS names "desk.example.com"; must be origins such as '
             "https://desk.example.com\n",
         ),
+        (
+            {"HOST": "nowhere.invalid"},
+            'gateway: HOST was "nowhere.invalid"; must be an address of this machine, as 127.0.0.1 or ::1,'
+            " or the name of one\n",
+        ),
     ):
         process = start(served, **changes)
         assert await ended(process) == 2

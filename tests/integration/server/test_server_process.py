@@ -24,8 +24,10 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from orders.v1 import orders_pb2 as pb
 
 from cli.embedded import Postgres
+from engine.addresses import with_port
 from engine.settings import Settings, settings_as_environ
 from tests.integration.server.calls import stub_of, submit
+from tests.ipv6 import needs_ipv6
 
 ROOT = Path(__file__).parents[3]
 BUF = Path(sysconfig.get_path("scripts")) / "buf"
@@ -58,7 +60,7 @@ async def said(process: Process) -> str:
 
 async def healthz(settings: Settings) -> tuple[int, str]:
     """What /healthz answers; 0 while nobody listens."""
-    url = f"http://127.0.0.1:{settings.server_metrics_port}/healthz"
+    url = f"http://{with_port(settings.grpc_host, settings.server_metrics_port)}/healthz"
     try:
         async with aiohttp.ClientSession() as session, session.get(url) as response:
             return response.status, (await response.text()).strip()
@@ -183,6 +185,14 @@ async def test_health_follows_readiness(
             assert await process.wait() == 0
 
 
+@needs_ipv6
+@pytest.mark.parametrize("host", ["::1", "::"])
+async def test_a_server_at_an_ipv6_address_is_reached_there(settings: Settings, host: str) -> None:
+    settings = replace(settings, host=host, grpc_host="[::1]")
+    async with running(settings), stub_of(settings) as stub:
+        assert (await stub.ListOrders(pb.ListOrdersRequest())).orders == []
+
+
 # ---- What keeps it from starting -------------------------------------------------------------------
 
 
@@ -208,9 +218,11 @@ async def test_a_port_in_use_is_one_sentence(setting: str, settings: Settings) -
     [
         ({"db_host": "127.0.0.1", "db_port": 1}, "server: PostgreSQL at 127.0.0.1:1 cannot be used: "),
         ({"redis_host": "127.0.0.1", "redis_port": 1}, "server: Redis at 127.0.0.1:1 cannot be used: "),
+        ({"host": "nowhere.invalid"}, 'server: HOST was "nowhere.invalid"; must be an address of this m'),
+        ({"host": "192.0.2.1"}, 'server: HOST was "192.0.2.1"; must be an address of this m'),
     ],
 )
-async def test_a_service_that_is_away_is_one_sentence(
+async def test_a_service_that_is_away_or_a_host_of_others_is_one_sentence(
     change: dict[str, Any], sentence: str, settings: Settings
 ) -> None:
     process = await start(replace(settings, log_level="ERROR", **change))

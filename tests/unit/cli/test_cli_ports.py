@@ -14,6 +14,7 @@ from cli import up
 from cli.up import _with_ports
 from engine.process import StartupError
 from engine.settings import Settings
+from tests.ipv6 import needs_ipv6
 
 PORTS = ("port", "grpc_port", "server_metrics_port", "workers_metrics_port", "simnet_port")
 
@@ -27,19 +28,22 @@ def chosen(host: str) -> Settings:
     return replace(Settings(host=host), **ports)
 
 
-# A name nobody has, what cannot be a name, addresses of others (192.0.2.1: RFC 5737), and IPv6.
-@pytest.mark.parametrize("host", ["nowhere.invalid", "a..b", "8.8.8.8", "192.0.2.1", "::1", "::", "[::1]"])
+# A name nobody has, what cannot be a name, addresses of others (192.0.2.1: RFC 5737; 2001:db8::1: RFC 3849).
+@pytest.mark.parametrize("host", ["nowhere.invalid", "a..b", "8.8.8.8", "192.0.2.1", "2001:db8::1", "[::1]"])
 @pytest.mark.parametrize("make", [given, chosen])
 def test_a_host_that_is_not_of_this_machine_is_refused_by_name(
     host: str, make: Callable[[str], Settings]
 ) -> None:
     with pytest.raises(StartupError) as refused:
         _with_ports(make(host))
-    said = f'HOST was "{host}"; must be an IPv4 address of this machine, or the name of one'
+    said = f'HOST was "{host}"; must be an address of this machine, as 127.0.0.1 or ::1, or the name of one'
     assert str(refused.value) == said
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "localhost"])
+@pytest.mark.parametrize(
+    "host",
+    ["127.0.0.1", "0.0.0.0", "localhost", *(pytest.param(host, marks=needs_ipv6) for host in ("::1", "::"))],
+)
 def test_a_host_of_this_machine_will_do(host: str) -> None:
     settings = _with_ports(chosen(host))
     assert all(getattr(settings, name) > 0 for name in PORTS)
@@ -56,7 +60,7 @@ def test_a_port_that_something_listens_on_is_in_use(monkeypatch: pytest.MonkeyPa
 def test_a_port_that_cannot_be_had_for_another_reason_is_not_called_in_use(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def refuse(address: tuple[str, int]) -> socket.socket:
+    def refuse(address: tuple[str, int], **_options: Any) -> socket.socket:
         raise OSError(errno.ENOBUFS, "No buffer space available")
 
     monkeypatch.setattr(socket, "create_server", refuse)

@@ -271,6 +271,7 @@ def test_the_database_string_says_what_was_set(host: str, password: str) -> None
     ("host", "where"),
     [
         ("cache.example.com", {"host": "cache.example.com", "port": 6380}),
+        ("::1", {"host": "::1", "port": 6380}),
         ("", {"host": "127.0.0.1", "port": 6380}),
         ("/run/valkey.sock", {"path": "/run/valkey.sock"}),
     ],
@@ -304,6 +305,8 @@ def test_the_nodes_websocket_is_one_port_on_unless_it_is_set(rpc: str, ws: str, 
     [
         ("orders.example.com", 1, "orders.example.com:50051"),
         ("10.0.0.7", 2, "ipv4:10.0.0.7:50051,10.0.0.7:50052"),
+        ("::1", 1, "[::1]:50051"),
+        ("::1", 2, "ipv6:[::1]:50051,[::1]:50052"),
         ("[::1]", 2, "ipv6:[::1]:50051,[::1]:50052"),
     ],
 )
