@@ -7,6 +7,7 @@ is this file's contents as users see them (a test keeps the two alike).
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -261,9 +262,12 @@ def load_settings(environ: Mapping[str, str] | None = None, env_file: Path | Non
     values: dict[str, Any] = {}
     for setting in fields(Settings):
         name = setting.name.upper()
-        text = found.get(name, "").strip()
-        if not text:
+        text = found.get(name, "")
+        if not text.strip():
             continue
+        # A password may begin or end with a blank.
+        if not name.endswith("PASSWORD"):
+            text = text.strip()
         kind: Any = type(setting.default)
         try:
             values[setting.name] = kind(text)
@@ -280,7 +284,11 @@ def settings_as_environ(settings: Settings) -> dict[str, str]:
 
 def env_example() -> str:
     """Return the text of `.env.example`: every setting, its meaning and its default."""
-    lines = ["# Every setting with its default. Copy to .env and change what you need.", ""]
+    lines = [
+        "# Every setting with its default. Copy to .env and change what you need.",
+        "# A blank and # begin a comment after a value; in quotes, 'so # to say', they are part of it.",
+        "",
+    ]
     for setting in fields(Settings):
         lines += [f"# {setting.metadata['about']}.", f"#{setting.name.upper()}={setting.default}", ""]
     return "\n".join(lines).rstrip("\n") + "\n"
@@ -295,9 +303,15 @@ def settings_table() -> str:
     return "\n".join(["| setting | default | meaning |", "|---|---|---|", *rows]) + "\n"
 
 
+_EXPORT: Final = re.compile(r"^export\s+")
+_COMMENT: Final = re.compile(r"\s#.*")
+_IN_QUOTES: Final = re.compile(r"""\s*(["'])(.*?)\1\s*(?:\s#.*)?""")
+"""A value with all that stands around it: as little as is followed by nothing but a comment."""
+
+
 def _read_env_file(path: Path) -> list[tuple[str, str]]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # Editors of Windows begin a file with a mark.
     except FileNotFoundError:
         return []
     except (OSError, UnicodeDecodeError) as error:
@@ -307,13 +321,11 @@ def _read_env_file(path: Path) -> list[tuple[str, str]]:
         line = line.strip()
         if not line or line.startswith("#"):
             continue
-        name, equals, value = line.removeprefix("export ").partition("=")
+        name, equals, value = _EXPORT.sub("", line).partition("=")
         if not equals:
             raise SettingsError(f'{path}, line {number}: "{line}" is not NAME=value')
-        value = value.strip()
-        if len(value) >= 2 and value[0] == value[-1] and value[0] in "\"'":
-            value = value[1:-1]
-        pairs.append((name.strip(), value))
+        quoted = _IN_QUOTES.fullmatch(value)
+        pairs.append((name.strip(), quoted[2] if quoted else _COMMENT.sub("", value).strip()))
     return pairs
 
 

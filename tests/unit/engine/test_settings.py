@@ -42,7 +42,10 @@ def another_value(setting: Field[Any]) -> Any:
 @pytest.mark.parametrize("setting", ALL)
 def test_a_setting_is_read_from_the_environment(setting: Field[Any]) -> None:
     value = another_value(setting)
-    loaded = load_settings({setting.name.upper(): f" {value} "}, env_file=None)
+    given = f" {value} "
+    if setting.name.endswith("password"):
+        value = given
+    loaded = load_settings({setting.name.upper(): given}, env_file=None)
     assert loaded == replace(Settings(), **{setting.name: value})
 
 
@@ -200,12 +203,26 @@ def test_without_an_env_file_there_are_defaults(tmp_path: Path) -> None:
         ("DB_PASSWORD=\"'both'\"", "'both'"),
         ("DB_PASSWORD=a=b#c", "a=b#c"),
         ("DB_PASSWORD='", "'"),
+        ("DB_PASSWORD='it's'", "it's"),
+        ("DB_PASSWORD=' spaced '", " spaced "),
+        ("DB_PASSWORD= plain ", "plain"),
+        ("DB_PASSWORD=secret # rotated", "secret"),
+        ("DB_PASSWORD=secret\t#rotated", "secret"),
+        ("DB_PASSWORD= # none", ""),
+        ("DB_PASSWORD=#secret", "#secret"),
+        ("DB_PASSWORD='a # b'", "a # b"),
+        ("DB_PASSWORD='a' # 'b'", "a"),
+        ("DB_PASSWORD='a # b", "'a"),
+        ("export\tDB_PASSWORD=plain", "plain"),
+        ("\ufeffDB_PASSWORD=plain", "plain"),
     ],
 )
-def test_one_pair_of_quotes_around_a_value_is_taken_off(line: str, password: str, tmp_path: Path) -> None:
+def test_a_value_is_read_as_dotenv_has_it(line: str, password: str, tmp_path: Path) -> None:
     env_file = tmp_path / ".env"
     env_file.write_text(line)
-    assert load_settings({}, env_file).db_password == password
+    settings = load_settings({}, env_file)
+    assert settings.db_password == password
+    assert load_settings(settings_as_environ(settings), env_file) == settings
 
 
 def test_a_line_of_the_env_file_that_sets_nothing_is_refused_with_its_number(tmp_path: Path) -> None:
