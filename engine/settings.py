@@ -159,10 +159,14 @@ class Settings:
                 raise SettingsError(
                     f"{name.upper()} was {getattr(self, name)}; must be between 1 and {MAX_PROCESSES}"
                 )
-        if self.solana_rpc_url and not _is_http(self.solana_rpc_url):
-            # Without the value: providers have their customers' keys in it.
+        # Without the values: providers have their customers' keys in them.
+        if self.solana_rpc_url and not _is_url(self.solana_rpc_url, "http", "https"):
             raise SettingsError(
                 "SOLANA_RPC_URL must be an http or https address with a host: https://node.example.com"
+            )
+        if self.solana_ws_url and not _is_url(self.solana_ws_url, "ws", "wss"):
+            raise SettingsError(
+                "SOLANA_WS_URL must be a ws or wss address with a host: wss://node.example.com"
             )
         for name in ("resend_seconds", "lease_seconds", "sweep_seconds"):
             if getattr(self, name) == 0:
@@ -343,13 +347,13 @@ def _warn(sentence: str) -> None:
     print(sentence, file=sys.stderr)  # noqa: T201
 
 
-def _is_http(url: str) -> bool:
+def _is_url(url: str, *schemes: str) -> bool:
     try:
         parts = urlsplit(url)
         _ = parts.port  # raises for what is no port
     except ValueError:
         return False
-    return parts.scheme in ("http", "https") and bool(parts.hostname)
+    return parts.scheme in schemes and bool(parts.hostname)
 
 
 def _is_origin(text: str) -> bool:

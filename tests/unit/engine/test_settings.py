@@ -28,6 +28,7 @@ OTHERWISE: dict[str, Any] = {
     "commitment": "finalized",
     "log_level": "DEBUG",
     "solana_rpc_url": "https://node.example.com/?api-key=secret",
+    "solana_ws_url": "wss://node.example.com/?api-key=secret",
 }
 
 
@@ -141,6 +142,15 @@ def test_as_many_processes_as_the_command_line_takes_can_be_set(name: str) -> No
 def test_a_node_that_is_no_http_address_is_refused_by_name_and_its_key_is_not_told(text: str) -> None:
     with pytest.raises(SettingsError, match=r"^SOLANA_RPC_URL must be an http or https address") as refused:
         load_settings({"SOLANA_RPC_URL": text}, env_file=None)
+    assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "text", ["foo", "localhost:8900", "ws://", "wss:///secret", "https://node.example.com/?api-key=secret"]
+)
+def test_a_websocket_that_is_no_ws_address_is_refused_by_name_and_its_key_is_not_told(text: str) -> None:
+    with pytest.raises(SettingsError, match=r"^SOLANA_WS_URL must be a ws or wss address") as refused:
+        load_settings({"SOLANA_WS_URL": text}, env_file=None)
     assert "secret" not in str(refused.value)
 
 
