@@ -328,11 +328,13 @@ refusals_total = Counter(
     "order_engine_refusals", "Calls, and orders of a batch, that a server refused, by reason.", ["reason"]
 )
 requests_total = Counter(
-    "order_engine_requests", "Calls answered, by method or route and by status code.", ["method", "code"]
+    "order_engine_requests",
+    "Calls answered, by method (of REST with its route: GET /api/orders) and by status code.",
+    ["method", "code"],
 )
 request_seconds = Histogram(
     "order_engine_request_seconds",
-    "Time to answer a REST request, by route.",
+    "Time to answer a REST request, by method with its route.",
     "method",
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
 )

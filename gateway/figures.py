@@ -1,4 +1,4 @@
-"""Answers as figures on /metrics, by route and code."""
+"""Answers as figures on /metrics, by method and route."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from engine.telemetry import request_seconds, requests_total
 
 def tell_answer(method: str, route: str, code: int, seconds: float) -> None:
     """Count the answer and the time it took. `method` is "ANY" where the route is unknown."""
-    _counter(f"{method} {route}", code).inc()
-    _timer(route).observe(seconds)
+    name = f"{method} {route}"
+    _counter(name, code).inc()
+    _timer(name).observe(seconds)
 
 
 # Looking a labelled figure up takes longer than counting.
@@ -21,5 +22,5 @@ def _counter(method: str, code: int) -> Any:
 
 
 @cache
-def _timer(route: str) -> Any:
-    return request_seconds.labels(route)
+def _timer(method: str) -> Any:
+    return request_seconds.labels(method)

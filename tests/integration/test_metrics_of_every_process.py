@@ -172,7 +172,7 @@ async def test_every_process_tells_what_it_did_with_the_orders(stack: Stack) -> 
 
     gateway = await stack.scrape_until("gateway", lambda found: found["open_websockets"] == 0)
     assert gateway["requests_total", "202", "POST /api/orders/execute"] == 1
-    assert gateway["request_seconds_count", "/api/orders/execute"] == 1
+    assert gateway["request_seconds_count", "POST /api/orders/execute"] == 1
     assert gateway["batch_size_count", "gateway_submit"] == 1
 
     simnet = await stack.scrape("simnet")

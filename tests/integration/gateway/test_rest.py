@@ -478,7 +478,7 @@ async def test_figures_tell_requests_by_route_and_code(http: aiohttp.ClientSessi
         text = await answer.text()
     assert 'order_engine_requests_total{code="202",method="POST /api/orders/execute"}' in text
     assert 'order_engine_requests_total{code="404",method="GET /api/orders/{orderId}"}' in text
-    assert 'order_engine_request_seconds_count{method="/api/orders/execute"}' in text
+    assert 'order_engine_request_seconds_count{method="POST /api/orders/execute"}' in text
     assert 'order_engine_batch_size_count{edge="gateway_submit"}' in text
 
 
