@@ -154,9 +154,10 @@ def _misfits(fields: Mapping[str, Any], told: Collection[str], order_type: Order
 def parse_quote(query: Sequence[tuple[str, str]]) -> OrderSpec:
     """Return the order that a query asks the price of. Raises InvalidFields."""
     fields = _single(query)
-    # What is no number is told as the text that it is.
-    if _NUMBER.fullmatch(slippage_bps := fields.get("slippageBps", "")):
-        fields["slippageBps"] = Number(slippage_bps)
+    for name in _NUMBERS & fields.keys():
+        # What is no number is told as the text that it is.
+        if _NUMBER.fullmatch(fields[name]):
+            fields[name] = Number(fields[name])
     return parse_order(fields)
 
 
@@ -269,7 +270,7 @@ def _without_exponent(text: str) -> str:
     if match is None or match[4] is None:
         return text
     sign, whole, fraction = match[1], match[2], match[3] or ""
-    if len(match[4]) > 4 or abs(int(match[4])) > _LONGEST_AMOUNT or len(text) > _LONGEST_AMOUNT:
+    if len(text) > _LONGEST_AMOUNT or abs(int(match[4])) > _LONGEST_AMOUNT:
         raise ValueError(f"was {shown(text)}; nothing is that large or small")
     digits = whole + fraction
     point = len(whole) + int(match[4])
@@ -311,6 +312,8 @@ _ORDER_FIELDS: Final[Mapping[str, tuple[bool, Callable[[Any], Any]]]] = {
     "maxPrice": (False, _decimal),
 }
 """Name, whether every order needs it, how it is read."""
+
+_NUMBERS: Final = {name for name, (_, read) in _ORDER_FIELDS.items() if read in (_decimal, _basis_points)}
 
 _TYPE_KEYS: Final = {name: camel(name) for name in PATHS}
 """Those that belong to one type of order, by the contract's names."""

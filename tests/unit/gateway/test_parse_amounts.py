@@ -57,6 +57,10 @@ def test_a_json_number_means_exactly_what_is_written(
     check_exact(field, whole, fraction, exponent)
 
 
+def test_an_exponent_may_have_zeros_before_it() -> None:
+    assert read("amount", "1e+0005") == "100000"
+
+
 def _through_float(text: str) -> str:
     return repr(float(text))
 

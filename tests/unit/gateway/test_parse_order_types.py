@@ -88,6 +88,11 @@ def test_a_quote_takes_what_an_order_takes() -> None:
     )
     sniper = [*query, ("type", "sniper"), ("minLiquidity", "10"), ("maxPrice", "0.001")]
     assert parse_quote(sniper) == spec(OrderType.SNIPER, min_liquidity="10", max_price="0.001")
+    # As JavaScript spells them.
+    small = [("side", "sell"), ("amount", "1e-7"), ("inputToken", "SOL"), ("outputToken", MINT)]
+    assert parse_quote([*small, ("type", "limit"), ("limitPrice", "1e+21")]) == OrderSpec(
+        Side.SELL, "0.0000001", "SOL", MINT, type=OrderType.LIMIT, limit_price="1" + 21 * "0"
+    )
     with pytest.raises(InvalidOrder, match="limitPrice comes twice"):
         parse_quote([*limit, ("limitPrice", "150")])
 
