@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import resource
 import socket
@@ -15,7 +16,7 @@ from typing import Final
 import uvicorn
 
 from client import OrderClient
-from engine.addresses import listen
+from engine.addresses import listen, with_port
 from engine.process import StartupError
 from engine.settings import Settings
 from engine.telemetry import observe_batch
@@ -29,6 +30,8 @@ STARTUP_SECONDS: Final = 5.0
 """How long the order service may take to be there."""
 DRAIN_SECONDS: Final = 10
 """How long requests under way may take to end after SIGTERM."""
+
+logger = logging.getLogger(__name__)
 
 
 async def serve(
@@ -67,6 +70,7 @@ async def serve(
             port: int = listener.getsockname()[1]
             async with asyncio.TaskGroup() as group:
                 group.create_task(_stop_when(stopping, server))
+                logger.info("listening", extra={"address": with_port(settings.host, port)})
                 if on_listening is not None:
                     on_listening(port)
                 await server.serve(sockets=[listener])
