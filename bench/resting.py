@@ -42,7 +42,7 @@ from engine.domain.order_ids import make_order_id
 from engine.domain.order_types import LimitOrder, TriggerKind
 from engine.domain.tokens import BONK, JUP, RAY, SOL, USDC, USDT, Token
 from engine.market import Market
-from engine.queue import OrderBroker, make_broker
+from engine.queue import OrderBroker
 from engine.settings import Settings
 from engine.solana.rpc import NodeClient
 from engine.storage.migrate import migrate
@@ -329,7 +329,7 @@ async def started(folder: Path, screen: Screen) -> AsyncIterator[Bench]:
             redis_host=valkey.host,
             solana_rpc_url=node,
         )
-        broker = make_broker(settings)
+        broker = OrderBroker(settings)
         stack.push_async_callback(broker.shutdown)
         client = await stack.enter_async_context(NodeClient(settings.node_url, settings.node_ws_url))
         market = Market(client, Keypair().pubkey())

@@ -1,8 +1,8 @@
 """The order queue: taskiq over a Redis stream. A message says "look at these orders", nothing more.
 
-taskiq brings the task protocol, the receiver, concurrency limits and middlewares. The broker is ours,
-a subclass of taskiq-redis's: the stock one (1.2.4, read and measured) loses, repeats or keeps messages. Ours
-rests on one fact: PostgreSQL holds the orders and their leases. So
+taskiq brings the task protocol, the receiver and middlewares. The broker, which bounds what is under way, is
+ours, a subclass of taskiq-redis's: the stock one (1.2.4, read and measured) loses, repeats or keeps messages.
+Ours rests on one fact: PostgreSQL holds the orders and their leases. So
 
 - a message is order ids and nothing else. It may be lost, repeated or forged; the claim in PostgreSQL
   decides, and the sweeper offers again what nobody claimed;
@@ -430,11 +430,6 @@ class OrderBroker(RedisStreamBroker):
             logger.info("listening to the queue")
         else:
             logger.warning("the queue is off until Redis is back: %s", str(error) or type(error).__name__)
-
-
-def make_broker(settings: Settings) -> OrderBroker:
-    """Return this process's broker. Call `startup` before using it and `shutdown` at the end."""
-    return OrderBroker(settings)
 
 
 class _Receiver(Receiver):

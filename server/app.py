@@ -15,7 +15,7 @@ from engine.addresses import with_port
 from engine.hints import Hints
 from engine.market import Market, RouteRules
 from engine.process import StartupError
-from engine.queue import make_broker
+from engine.queue import OrderBroker
 from engine.redis_client import check_version
 from engine.settings import Settings
 from engine.solana.rpc import NodeClient
@@ -54,7 +54,7 @@ async def serve(settings: Settings, stopping: asyncio.Event) -> None:
     """Serve until `stopping`. Raises StartupError: a service is unreachable or too old, a port is taken."""
     await migrate(settings)
     await check_version(settings)
-    broker = make_broker(settings)
+    broker = OrderBroker(settings)
     hints = Hints(settings, await read_news_key(settings))
     try:
         async with (

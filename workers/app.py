@@ -13,7 +13,7 @@ from engine.domain.order_types import TriggerKind
 from engine.hints import Hints
 from engine.market import Market, RouteRules
 from engine.process import StartupError
-from engine.queue import TASK_NAME, OrderBroker, make_broker, run_tasks
+from engine.queue import TASK_NAME, OrderBroker, run_tasks
 from engine.redis_client import check_version
 from engine.settings import Settings
 from engine.solana.rpc import NodeClient
@@ -41,7 +41,7 @@ async def work(settings: Settings, stopping: asyncio.Event, index: int = 0) -> N
     wallet = _load_wallet(settings)
     await migrate(settings)
     await check_version(settings)
-    broker = make_broker(settings)
+    broker = OrderBroker(settings)
     hints = Hints(settings, await read_news_key(settings))
     try:
         async with (

@@ -17,7 +17,7 @@ from engine.domain.order import Order, OrderEvent, RoutingDecision, WatchedEvent
 from engine.domain.order_types import TriggerKind
 from engine.hints import Hints, events_told
 from engine.market import Market, RouteRules
-from engine.queue import make_broker
+from engine.queue import OrderBroker
 from engine.settings import Settings
 from engine.solana.rpc import NodeClient
 from engine.solana.transactions import Wallet, build_swap
@@ -177,7 +177,7 @@ async def worker_of(
                     hints_work=lambda: False,
                 )
                 followers.append(group.create_task(sweeper.run()))
-            broker = make_broker(settings)
+            broker = OrderBroker(settings)
             watching = {
                 kind: Monitor(
                     kind, settings, store, market, executor, broker, lease_owner=lambda: lease.owner

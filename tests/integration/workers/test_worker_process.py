@@ -21,7 +21,7 @@ import pytest
 from engine.domain.lifecycle import CLOSED
 from engine.domain.order import Order, OrderStatus
 from engine.domain.tokens import SOL
-from engine.queue import make_broker
+from engine.queue import OrderBroker
 from engine.settings import Settings, settings_as_environ
 from engine.solana.transactions import Wallet
 from engine.storage.postgres import Store
@@ -96,7 +96,7 @@ async def test_orders_come_by_the_queue_and_by_the_sweep(settings: Settings, sim
     # The sweep finds the one that was never offered, and only that: it looks once a minute at first.
     async with Store(settings) as store, running(replace(settings, sweep_seconds=60.0)):
         offered = (await store.submit(new_order())).order
-        broker = make_broker(settings)
+        broker = OrderBroker(settings)
         broker.offer_soon([offered.order_id])
         assert (await closed(store, offered)).status is OrderStatus.CONFIRMED
         await broker.shutdown()
