@@ -174,15 +174,3 @@ async def test_a_role_that_may_not_make_tables_is_told_what_to_grant(
     async with await psycopg.AsyncConnection.connect(empty_database.database, autocommit=True) as connection:
         await connection.execute(said.rpartition(", or ")[2].encode())
     assert await migrate(theirs) == read_migrations()
-
-
-async def test_a_database_that_is_read_only_is_one_sentence(empty_database: Settings) -> None:
-    async with await psycopg.AsyncConnection.connect(empty_database.database, autocommit=True) as connection:
-        name = sql.Identifier(empty_database.db_name)
-        await connection.execute(
-            sql.SQL("ALTER DATABASE {} SET default_transaction_read_only = on").format(name)
-        )
-    with pytest.raises(
-        SchemaError, match="cannot be used: cannot execute CREATE TABLE in a read-only transact"
-    ):
-        await migrate(empty_database)
