@@ -493,7 +493,10 @@ async def test_a_postgres_that_is_too_old_is_refused(home: Path, processes_in: P
         while len(await reader.read(4096)) == 8:
             writer.write(b"N")
         writer.write(message(b"R", bytes(4)))
-        for name, value in (("server_version", "14.9"), ("client_encoding", "UTF8")):
+        told = {"server_version": "14.9", "client_encoding": "UTF8"}
+        for name, value in (
+            told | dict.fromkeys(("default_transaction_read_only", "in_hot_standby"), "off")
+        ).items():
             writer.write(message(b"S", f"{name}\0{value}\0".encode()))
         writer.write(message(b"Z", b"I"))
         await reader.read()
