@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,15 @@ async def listening(path: Path, does: Callable[[Server, int, bytes], None]) -> A
         server.close()
         for connection in connections:
             connection.close()
+
+
+@contextmanager
+def hanging(path: Path) -> Iterator[socket.socket]:
+    """As with a process that is frozen, the system takes connections and nobody answers."""
+    with socket.socket(socket.AF_UNIX) as hangs:
+        hangs.bind(str(path))
+        hangs.listen()
+        yield hangs
 
 
 def accept(server: Server, number: int, message: bytes) -> None:
@@ -181,10 +190,7 @@ async def test_a_server_that_hangs_is_passed_over_and_left(
 ) -> None:
     monkeypatch.setattr("client.link._GREETING_SECONDS", 0.05)
     links = Links([str(tmp_path / "hangs"), str(tmp_path / "b")])
-    with socket.socket(socket.AF_UNIX) as hangs:
-        # As with a process that is frozen, the system takes connections and nobody answers.
-        hangs.bind(str(tmp_path / "hangs"))
-        hangs.listen()
+    with hanging(tmp_path / "hangs"):
         async with listening(tmp_path / "b", accept):
             for _ in range(2):
                 await links.submit(REQUEST, 5)
@@ -203,9 +209,7 @@ async def test_while_one_call_waits_for_a_server_that_hangs_the_others_go_on(
 ) -> None:
     monkeypatch.setattr("client.link._GREETING_SECONDS", 3600)
     links = Links([str(tmp_path / "hangs"), str(tmp_path / "b")])
-    with socket.socket(socket.AF_UNIX) as hangs:
-        hangs.bind(str(tmp_path / "hangs"))
-        hangs.listen()
+    with hanging(tmp_path / "hangs"):
         async with listening(tmp_path / "b", accept) as at_b, asyncio.TaskGroup() as group:
             waits = group.create_task(links.submit(REQUEST, 5))
             async with asyncio.timeout(5):
@@ -223,9 +227,7 @@ async def test_those_who_wait_for_a_server_that_hangs_wait_no_longer_than_one(
 ) -> None:
     monkeypatch.setattr("client.link._GREETING_SECONDS", 0.05)
     links = Links([str(tmp_path / "hangs")])
-    with socket.socket(socket.AF_UNIX) as hangs:
-        hangs.bind(str(tmp_path / "hangs"))
-        hangs.listen()
+    with hanging(tmp_path / "hangs") as hangs:
         hangs.setblocking(False)
         answers = await asyncio.gather(*(links.submit(REQUEST, 5) for _ in range(4)), return_exceptions=True)
         assert [type(answer) for answer in answers] == [ServerUnavailable] * 4
