@@ -13,7 +13,7 @@ _READY_SECONDS = 60.0
 _TELL_SECONDS = 10.0  # how often it is told what is waited for
 _DRAIN_SECONDS = 16.0  # each process drains within 15
 _POLL_SECONDS = 0.1  # of a part that is not ready
-_PROBE_SECONDS = 2.0  # of one that is
+_PROBE_SECONDS = 5.0  # of one that is
 _LONGEST_BACKOFF = 10.0
 _STEADY_SECONDS = 30.0  # After running for so long, a process that ends is started again at once.
 

@@ -66,15 +66,11 @@ async def serve(
                 timeout_keep_alive=60,
                 timeout_graceful_shutdown=DRAIN_SECONDS,
             )
-            server = _Server(config)
             port: int = listener.getsockname()[1]
-            async with asyncio.TaskGroup() as group:
-                group.create_task(_stop_when(stopping, server))
-                logger.info("listening", extra={"address": with_port(settings.host, port)})
-                if on_listening is not None:
-                    on_listening(port)
-                await server.serve(sockets=[listener])
-                stopping.set()
+            logger.info("listening", extra={"address": with_port(settings.host, port)})
+            if on_listening is not None:
+                on_listening(port)
+            await _Server(config, stopping).serve(sockets=[listener])
 
 
 def _own_first(settings: Settings) -> list[str]:
@@ -97,11 +93,6 @@ async def _until_ready(client: OrderClient, stopping: asyncio.Event) -> None:
                 await stopping.wait()
 
 
-async def _stop_when(stopping: asyncio.Event, server: uvicorn.Server) -> None:
-    await stopping.wait()
-    server.should_exit = True
-
-
 def _listen(host: str, port: int) -> socket.socket:
     try:
         return listen(host, port)
@@ -118,6 +109,17 @@ def _raise_file_limit() -> None:
 
 
 class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, stopping: asyncio.Event) -> None:
+        super().__init__(config)
+        self._stopping = stopping
+
+    async def main_loop(self) -> None:
+        """Keep the date of answers right, until `stopping`. uvicorn's own looks ten times a second whether it is."""
+        while not (await self.on_tick(0) or self._stopping.is_set()):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(1.0):
+                    await self._stopping.wait()
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Leave signals alone: engine.process turns them into `stopping`."""

@@ -33,7 +33,7 @@ SERVICE = orders_pb2.DESCRIPTOR.services_by_name["OrderService"].full_name
 
 _FINISH_SECONDS = 8.0
 """How long calls under way may take when the process is to stop."""
-_HEALTH_SECONDS = 0.25
+_HEALTH_SECONDS = 1.0
 
 _OPTIONS = (
     # Two servers on one port would each get some of the calls; a port in use is to be an error.

@@ -5,7 +5,7 @@ whatever host: the one whose number stands in its row. It keeps that row ahead o
 others find its lease freed or the row grown old, and one of them goes on. Two at once for a moment do no
 harm: an order is fired on the condition that it rests.
 
-A tick, once a slot: which pairs, sides and sizes have orders that rest; for each, the best there is to be
+A tick, once a slot while any orders rest: which pairs, sides and sizes have orders that rest; for each, the best there is to be
 had; the orders whose level that reaches, from the lowest on; and of those, the ones to whose route their type
 has no objection. So a tick costs what there are pairs and sizes, and what fires, however many orders rest.
 What is within reach and held back by something else is looked at in turn, for as long as a tick may take.
@@ -41,10 +41,8 @@ from workers.executor import Executor
 _LEASE_SECONDS: Final = 1.2
 """How long a monitor that says nothing is taken to be alive. It is found dead and followed within 2 s."""
 _ASK_SECONDS: Final = 0.4
-"""How often it says so, and how often the others look."""
-_LOOK_SECONDS: Final = 0.15
-"""How often it looks for orders while none wait: within a slot, or what one waits for could come and go
-unseen."""
+"""How often it says so and learns whether any orders wait: once a slot, or what the first of them waits for could
+come and go unseen. How often the others look, too."""
 _PAGE: Final = 64
 """Orders of a group that are looked at between two turns of the loop for everybody else."""
 _TICK_SECONDS: Final = 0.2
@@ -121,10 +119,10 @@ class Monitor:
         """Whether this worker is the one that follows this kind of trigger."""
         self._leading = asyncio.Event()
         """As `leads`."""
-        self._has_groups = True
-        """As far as the last tick saw, orders wait."""
+        self._orders_wait = asyncio.Event()
+        """As far as was seen last."""
         self._asks = 0
-        """How often it has asked for the lead since it began to lead, or last ended a tick."""
+        """How often it has asked for the lead since it began to lead, or last ended a tick, while orders wait."""
         self._left_off: dict[_Which, Order] = {}
         """The last order that was looked at, of groups that the last tick ended in."""
         self._fired_total = monitor_fired_total.labels(kind.value)
@@ -147,17 +145,20 @@ class Monitor:
 
     async def _keep_lead(self) -> None:
         while True:
-            owner, leads = self._lease_owner(), False
+            owner, lead = self._lease_owner(), None
             is_stuck = self.leads and self._asks >= _STUCK_ASKS
             try:
                 if owner and self._market.ready and not is_stuck:
-                    leads = await self._store.take_monitor(self._kind, owner, _LEASE_SECONDS)
+                    lead = await self._store.take_monitor(self._kind, owner, _LEASE_SECONDS)
                 elif self.leads:
                     await self._store.leave_monitor(self._kind, owner)
             except (StoreUnavailable, OutcomeUnknown) as error:
                 logger.warning("the %s monitor rests: %s", self._kind, error)
-            self._lead(leads)
-            self._asks += 1
+            self._lead(lead is not None)
+            if lead is not None and lead.orders_wait:
+                self._orders_wait.set()
+            if self._orders_wait.is_set():
+                self._asks += 1
             await asyncio.sleep(2 * _STUCK_ASKS * _ASK_SECONDS if is_stuck else _ASK_SECONDS)
 
     def _lead(self, leads: bool) -> None:
@@ -175,11 +176,9 @@ class Monitor:
         seen = None
         while True:
             await self._leading.wait()
-            # Prices are kept fresh for who asks for them: for orders that wait, if there are any.
-            if self._has_groups:
-                seen = await self._market.next_refresh(seen)
-            else:
-                await asyncio.sleep(_LOOK_SECONDS)
+            await self._orders_wait.wait()
+            # Prices are kept fresh for who asks for them.
+            seen = await self._market.next_refresh(seen)
             if not self.leads:
                 continue
             try:
@@ -195,9 +194,11 @@ class Monitor:
     async def tick(self) -> list[UUID]:
         """Fire every order whose trigger holds now, and return which. Raises EngineError."""
         groups = await self._store.resting_groups(self._kind)
-        self._has_groups = bool(groups)
-        if groups:
-            await self._market.wake()
+        if not groups:
+            self._orders_wait.clear()
+            self._left_off.clear()
+            return []
+        await self._market.wake()
         # What is not known yet is not waited for: nothing of it is traded.
         self._market.learn_soon(
             {token for group in groups for token in (group.input_token, group.output_token)}

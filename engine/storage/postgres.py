@@ -145,6 +145,14 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True)
+class Lead:
+    """This worker's turn to follow a kind of trigger."""
+
+    orders_wait: bool
+    """Whether any orders wait for it."""
+
+
+@dataclass(frozen=True, slots=True)
 class RestingGroup:
     """Orders that rest, of one pair, side and size: the whole part of the amount's binary logarithm."""
 
@@ -505,14 +513,14 @@ class Store:
 
     # ---- Waiting for triggers -----------------------------------------------------------------
 
-    async def take_monitor(self, kind: TriggerKind, lease_owner: int, lease_seconds: float) -> bool:
-        """Follow what this kind of trigger waits for, or go on with it; False while another worker does."""
+    async def take_monitor(self, kind: TriggerKind, lease_owner: int, lease_seconds: float) -> Lead | None:
+        """Follow what this kind of trigger waits for, or go on with it; None while another worker does."""
         rows = await self._write(
             kind.value,
             "take_monitor",
             {"trigger_kind": kind.value, "lease_owner": lease_owner, "lease_seconds": lease_seconds},
         )
-        return bool(rows)
+        return Lead(*rows[0]) if rows else None
 
     async def leave_monitor(self, kind: TriggerKind, lease_owner: int) -> None:
         """Leave it to the other workers at once."""

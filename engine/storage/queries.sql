@@ -349,7 +349,8 @@ SELECT type, count(*) FROM orders WHERE resting GROUP BY type;
 
 -- name: take_monitor
 -- Follow what a trigger waits for, or go on with it: one worker at a time. Returns nothing while another one
--- that is alive does. A dead one is recognized by its lease, or by its row here growing old.
+-- that is alive does, else whether any orders wait for it: while none do, nothing else is asked.
+-- A dead one is recognized by its lease, or by its row here growing old.
 UPDATE monitors
 SET lease_owner = %(lease_owner)b::bigint,
     expire_time = now() + %(lease_seconds)b::double precision * interval '1 second'
@@ -357,7 +358,7 @@ WHERE trigger_kind = %(trigger_kind)t::trigger_kind
   AND (lease_owner = %(lease_owner)b::bigint OR expire_time <= now() OR NOT EXISTS (
       SELECT FROM lease_owners owner
       WHERE owner.lease_owner = monitors.lease_owner AND owner.expire_time > now()))
-RETURNING lease_owner;
+RETURNING EXISTS (SELECT FROM orders WHERE resting AND trigger_kind = %(trigger_kind)t::trigger_kind);
 
 -- name: leave_monitor
 -- Leave it to the others at once.

@@ -11,14 +11,16 @@ from typing import Any
 import pytest
 
 from engine.domain.errors import NodeUnavailable, StoreUnavailable
+from engine.domain.lifecycle import Cancelled, apply
 from engine.domain.order import Order, OrderSpec, Side
 from engine.domain.order_types import LimitOrder, OrderType, SniperOrder, TriggerKind
+from engine.domain.retry import RetryPolicy
 from engine.domain.tokens import SOL, USDC, Token
 from engine.queue import STREAM
 from engine.settings import Settings
 from engine.solana.rpc import RpcError
 from engine.solana.transactions import Wallet
-from engine.storage.postgres import RestingGroup
+from engine.storage.postgres import Lead, RestingGroup
 from tests.integration.engine.storage.records import new_order
 from tests.integration.workers.executing import Worker, worker_of
 from tests.redis_py import redis_py
@@ -252,6 +254,34 @@ async def test_who_holds_no_lease_takes_nothing(worker: Worker) -> None:
     worker.lease._owner = owner
 
 
+async def test_nothing_is_asked_of_groups_while_no_order_waits(
+    settings: Settings, simnet: Simnet, wallet: Wallet, monkeypatch: pytest.MonkeyPatch, until: Any
+) -> None:
+    monkeypatch.setattr(monitor, "_ASK_SECONDS", 0.05)
+    async with worker_of(settings, simnet, wallet, monitors=True) as worker:
+        kind, asked = TriggerKind.PRICE, list[list[RestingGroup]]()
+        read = worker.store.resting_groups
+
+        async def counted(kind: TriggerKind) -> list[RestingGroup]:
+            asked.append(await read(kind))
+            return asked[-1]
+
+        await until(lambda: worker.monitors[kind].leads)
+        monkeypatch.setattr(worker.store, "resting_groups", counted)
+        for _ in range(3):
+            assert await worker.store.take_monitor(kind, worker.lease.owner, 1.0) == Lead(orders_wait=False)
+        assert not asked
+        (order,) = await submit(worker, OrderSpec(Side.SELL, 10**9, SOL, USDC, type=limit(Decimal(10**6))))
+        await until(lambda: len(asked) > 1)
+        assert all(asked)
+        assert await worker.store.take_monitor(kind, worker.lease.owner, 1.0) == Lead(orders_wait=True)
+        await worker.store.advance([apply(order, Cancelled(), RetryPolicy())])
+        await until(lambda: not asked[-1])
+        count = len(asked)
+        await asyncio.sleep(0.3)
+        assert len(asked) == count
+
+
 async def test_who_ends_no_tick_leaves_the_lead_to_another(
     settings: Settings, simnet: Simnet, wallet: Wallet, monkeypatch: pytest.MonkeyPatch, until: Any
 ) -> None:
@@ -265,6 +295,7 @@ async def test_who_ends_no_tick_leaves_the_lead_to_another(
             return []
 
         monkeypatch.setattr(stuck.store, "resting_groups", hangs)
+        await submit(stuck, OrderSpec(Side.SELL, 10**9, SOL, USDC, type=limit(Decimal(10**6))))
         async with worker_of(settings, simnet, wallet, monitors=True) as other:
             await until(lambda: other.monitors[kind].leads)
             assert not stuck.monitors[kind].leads
