@@ -265,7 +265,7 @@ def _parser() -> argparse.ArgumentParser:
 
     scale = parser.add_argument_group("sizes of the scenarios of scale: " + ", ".join(SCALE))
     scale.add_argument("--sockets", metavar="N", type=int, help="watchers (10,000), fanout (1,000)")
-    scale.add_argument("--idle-seconds", metavar="S", type=float, help="watchers: to measure idle CPU (25)")
+    scale.add_argument("--idle-seconds", metavar="S", type=float, help="watchers: to measure idle CPU (50)")
     scale.add_argument("--stored", metavar="N", type=int, help="stored: closed orders (1,000,000)")
     scale.add_argument("--resting", metavar="N", type=int, help="stored: orders that wait (100,000)")
     scale.add_argument(

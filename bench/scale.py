@@ -53,7 +53,7 @@ class Sizes:
     fan_out: int = 1_000
     rounds: int = 5
     """Orders that are told to `fan_out` sockets, one after the other."""
-    idle_seconds: float = 25.0
+    idle_seconds: float = 50.0
     """Longer than the gateway's interval of pings."""
     closed_count: int = 1_000_000
     resting_count: int = 100_000
@@ -164,7 +164,7 @@ async def watchers(sizes: Sizes, screen: Screen) -> Outcome:
         assert server.settings is not None
         await _warm_up(server, sizes, screen)
         with screen.shown("watchers: idle, without any", 1):
-            idle_before = await idle_cpu(server, sizes.idle_seconds)
+            idle_before = await idle_cpu(server, sizes.idle_seconds / 2)
         order_ids = await store_later(server.settings, count)
         await asyncio.sleep(_SETTLE_SECONDS)
         before = memory(server.processes)

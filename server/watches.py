@@ -208,13 +208,12 @@ class Watches:
 
     async def _look_at(self, keys: Iterable[bytes]) -> None:
         # The lowest cursor of each order: who is further on finds nothing and waits on.
-        cursors = [
-            (UUID(bytes=key), min(subscription.cursor(key) for subscription in several))
+        cursors = {
+            key: min([subscription.cursor(key) for subscription in several])
             for key in keys
             if (several := self._subscriptions.get(key))
-        ]
-        moved = await self._store.moved_orders(cursors)
-        self._on_moved([order_id.bytes for order_id in moved])
+        }
+        self._on_moved(await self._store.moved_orders(cursors))
 
     async def _told_to_look_now(self, seconds: float) -> bool:
         """Wait for that, or until it is time to look at some of them anyway."""

@@ -180,16 +180,34 @@ _FIELD: Final[Mapping[type, Callable[[Any], str]]] = {
 }
 
 
-class JsonArray(list[bytes | None]):
-    """A json[] that travels as it is: to quote and unquote what is long costs as much as its row."""
+class BinaryArray(list[bytes | None]):
+    """An array whose elements travel as they are: to quote and unquote what is long costs as much as its row."""
 
-    element_oid: ClassVar[int] = 114
+    element_oid: ClassVar[int]
 
 
-class ByteaArray(JsonArray):
-    """A bytea[] that does."""
+class JsonArray(BinaryArray):
+    """A json[], of JSON text."""
 
-    element_oid: ClassVar[int] = 17
+    element_oid = 114
+
+
+class ByteaArray(BinaryArray):
+    """A bytea[]."""
+
+    element_oid = 17
+
+
+class UuidArray(BinaryArray):
+    """A uuid[], of 16 bytes each."""
+
+    element_oid = 2950
+
+
+class Int8Array(BinaryArray):
+    """A bigint[], of 8 bytes each, the highest first."""
+
+    element_oid = 20
 
 
 class _BinaryArrayDumper(adapt.Dumper):
@@ -197,7 +215,7 @@ class _BinaryArrayDumper(adapt.Dumper):
 
     format = pq.Format.BINARY
 
-    def dump(self, obj: JsonArray) -> bytes:
+    def dump(self, obj: BinaryArray) -> bytes:
         # Dimensions, whether there are NULLs, type; of the one dimension its length and where it begins.
         parts = [_HEADER.pack(1, 1, obj.element_oid, len(obj), 1)]
         for item in obj:
@@ -215,8 +233,8 @@ _NULL: Final = _LENGTH.pack(-1)
 
 def _adapt(adapters: adapt.AdaptersMap) -> None:
     adapters.register_dumper(list, _ArrayDumper)
-    adapters.register_dumper(JsonArray, _BinaryArrayDumper)
-    adapters.register_dumper(ByteaArray, _BinaryArrayDumper)
+    for array in (JsonArray, ByteaArray, UuidArray, Int8Array):
+        adapters.register_dumper(array, _BinaryArrayDumper)
     # psycopg chooses int2, int4 or int8 by value, so that the same statement would be prepared once for
     # every mixture of widths in its arrays.
     adapters.register_dumper(int, Int8BinaryDumper)

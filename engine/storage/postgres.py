@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from importlib import resources
@@ -29,7 +29,7 @@ from engine.domain.order import Order, OrderSpec, OrderStatus, RoutingDecision, 
 from engine.domain.order_types import ORDER_TYPES, TriggerKind
 from engine.domain.tokens import Token
 from engine.settings import Settings
-from engine.storage.connection import ByteaArray, Connection, JsonArray
+from engine.storage.connection import ByteaArray, Connection, Int8Array, JsonArray, UuidArray
 from engine.storage.convert import (
     decimals_to_row,
     decision_from_text,
@@ -435,9 +435,13 @@ class Store:
         found = {order_id: Position(sequence, closed) for order_id, sequence, closed in rows}
         return [found.get(order_id) for order_id in order_ids]
 
-    async def moved_orders(self, cursors: Iterable[tuple[UUID, int]]) -> list[UUID]:
-        """Return which of the orders have events after their cursor."""
-        return [row[0] for row in await self._read("watch", "moved_orders", {"watched": list(cursors)})]
+    async def moved_orders(self, cursors: Mapping[bytes, int]) -> list[bytes]:
+        """Return which of the orders have events after their cursor. Each is its id's 16 bytes."""
+        values = {
+            "order_id": UuidArray(cursors),
+            "after_sequence": Int8Array([cursor.to_bytes(8) for cursor in cursors.values()]),
+        }
+        return [order_id.bytes for (order_id,) in await self._read("watch", "moved_orders", values)]
 
     # ---- Executing ----------------------------------------------------------------------------
 

@@ -131,7 +131,7 @@ CROSS JOIN LATERAL (
 -- name: moved_orders
 -- Which of the watched orders have events after their watcher's cursor.
 SELECT o.order_id
-FROM unnest(%(watched)t::watched_order[]) AS watched
+FROM unnest(%(order_id)b::uuid[], %(after_sequence)b::bigint[]) AS watched (order_id, after_sequence)
 JOIN orders o ON o.order_id = watched.order_id AND o.sequence > watched.after_sequence;
 
 -- name: claim_orders

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from uuid import UUID, uuid4
@@ -33,9 +33,8 @@ class Looks:
         self._failure = failure
         store.moved_orders = self._look  # type: ignore[method-assign]
 
-    async def _look(self, cursors: Iterable[tuple[UUID, int]]) -> list[UUID]:
-        cursors = list(cursors)
-        self.asked.append({order_id for order_id, _ in cursors})
+    async def _look(self, cursors: Mapping[bytes, int]) -> list[bytes]:
+        self.asked.append({UUID(bytes=key) for key in cursors})
         if self._failure is not None and len(self.asked) == 1:
             raise self._failure
         return await self._moved_orders(cursors)

@@ -7,7 +7,14 @@ from uuid import UUID
 
 import pytest
 
-from engine.storage.connection import ByteaArray, JsonArray, _ArrayDumper, _BinaryArrayDumper
+from engine.storage.connection import (
+    ByteaArray,
+    Int8Array,
+    JsonArray,
+    UuidArray,
+    _ArrayDumper,
+    _BinaryArrayDumper,
+)
 
 ORDER_ID = UUID(int=0xAB)
 
@@ -36,3 +43,12 @@ def test_what_is_long_travels_as_it_is() -> None:
         "00000002 7b7d ffffffff"
     )
     assert _BinaryArrayDumper(ByteaArray).dump(ByteaArray())[8:12] == bytes([0, 0, 0, 17])
+
+
+def test_ids_and_numbers_travel_so_too() -> None:
+    assert _BinaryArrayDumper(UuidArray).dump(UuidArray([ORDER_ID.bytes])) == bytes.fromhex(
+        "00000001 00000001 00000b86 00000001 00000001 00000010" + ORDER_ID.hex
+    )
+    assert _BinaryArrayDumper(Int8Array).dump(Int8Array([(7).to_bytes(8)])) == bytes.fromhex(
+        "00000001 00000001 00000014 00000001 00000001 00000008 0000000000000007"
+    )
