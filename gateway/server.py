@@ -114,7 +114,7 @@ class _Server(uvicorn.Server):
         self._stopping = stopping
 
     async def main_loop(self) -> None:
-        """Keep the date of answers right, until `stopping`. uvicorn's own looks ten times a second whether it is."""
+        """Keep the date of answers right, until `stopping`; uvicorn's own looks ten times a second."""
         while not (await self.on_tick(0) or self._stopping.is_set()):
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(1.0):

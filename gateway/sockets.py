@@ -35,7 +35,7 @@ MAX_SOCKETS: Final = 20_000
 MAX_INBOUND_BYTES: Final = 4096
 """Of one message from a client. They mean nothing here."""
 PING_SECONDS: Final = 45.0
-"""How often a socket is pinged. Proxies cut a connection that is silent for a minute, as nginx does by default."""
+"""How often a socket is pinged. Proxies cut a connection that is silent for a minute, as nginx does."""
 PING_ROUNDS: Final = 30
 """Sockets are pinged in so many groups, each at its own moment of PING_SECONDS."""
 WRITE_SECONDS: Final = 10.0

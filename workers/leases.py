@@ -25,7 +25,7 @@ from workers.reconciliation import Reconciliation
 
 _HINT_SECONDS: Final = 0.5
 """How long a new order is left to its hint before the sweep takes it."""
-_LOOK_SECONDS: Final = 0.2
+_LOOK_SECONDS: Final = 0.4
 """How often it is looked whether the connection stands that the lease hangs on."""
 _RECOVERY_SECONDS: Final = 0.5
 """How long to wait for a database that is away before asking again."""

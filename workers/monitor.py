@@ -5,10 +5,11 @@ whatever host: the one whose number stands in its row. It keeps that row ahead o
 others find its lease freed or the row grown old, and one of them goes on. Two at once for a moment do no
 harm: an order is fired on the condition that it rests.
 
-A tick, once a slot while any orders rest: which pairs, sides and sizes have orders that rest; for each, the best there is to be
-had; the orders whose level that reaches, from the lowest on; and of those, the ones to whose route their type
-has no objection. So a tick costs what there are pairs and sizes, and what fires, however many orders rest.
-What is within reach and held back by something else is looked at in turn, for as long as a tick may take.
+A tick, once a slot while any orders rest: which pairs, sides and sizes have such orders; for each, the best
+there is to be had; the orders whose level that reaches, from the lowest on; and of those, the ones to whose
+route their type has no objection. So a tick costs what there are pairs and sizes, and what fires, however
+many orders rest. What is within reach and held back by something else is looked at in turn, for as long as a tick
+may take.
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ from workers.executor import Executor
 _LEASE_SECONDS: Final = 1.2
 """How long a monitor that says nothing is taken to be alive. It is found dead and followed within 2 s."""
 _ASK_SECONDS: Final = 0.4
-"""How often it says so and learns whether any orders wait: once a slot, or what the first of them waits for could
-come and go unseen. How often the others look, too."""
+"""How often it says so and learns whether any orders wait: once a slot, or what the first of them waits for
+could come and go unseen. How often the others look, too."""
 _PAGE: Final = 64
 """Orders of a group that are looked at between two turns of the loop for everybody else."""
 _TICK_SECONDS: Final = 0.2
@@ -122,7 +123,7 @@ class Monitor:
         self._orders_wait = asyncio.Event()
         """As far as was seen last."""
         self._asks = 0
-        """How often it has asked for the lead since it began to lead, or last ended a tick, while orders wait."""
+        """How often it has asked for the lead, while orders wait, since it began to or last ended a tick."""
         self._left_off: dict[_Which, Order] = {}
         """The last order that was looked at, of groups that the last tick ended in."""
         self._fired_total = monitor_fired_total.labels(kind.value)
@@ -149,7 +150,7 @@ class Monitor:
             is_stuck = self.leads and self._asks >= _STUCK_ASKS
             try:
                 if owner and self._market.ready and not is_stuck:
-                    lead = await self._store.take_monitor(self._kind, owner, _LEASE_SECONDS)
+                    lead = await self._store.take_monitor((self._kind, owner, _LEASE_SECONDS))
                 elif self.leads:
                     await self._store.leave_monitor(self._kind, owner)
             except (StoreUnavailable, OutcomeUnknown) as error:

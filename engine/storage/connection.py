@@ -181,7 +181,7 @@ _FIELD: Final[Mapping[type, Callable[[Any], str]]] = {
 
 
 class BinaryArray(list[bytes | None]):
-    """An array whose elements travel as they are: to quote and unquote what is long costs as much as its row."""
+    """Elements that travel as they are: to quote and unquote what is long costs as much as its row."""
 
     element_oid: ClassVar[int]
 

@@ -242,6 +242,9 @@ class Store:
 
         Its update_time is the create_time of the move's events.
         """
+        self.take_monitor: Final = Coalescer(self._take_monitors)
+        """(kind, lease_owner, lease_seconds) -> Lead | None: follow what this kind of trigger waits for, or
+        go on with it; None while another worker does."""
         self.postpone: Final = Coalescer(self._postpone, max_batch=_MAX_BATCH)
         """(order_id, lease_owner, delay_seconds) -> None: put down for a while, unchanged."""
         self._rows = Rows()
@@ -517,14 +520,16 @@ class Store:
 
     # ---- Waiting for triggers -----------------------------------------------------------------
 
-    async def take_monitor(self, kind: TriggerKind, lease_owner: int, lease_seconds: float) -> Lead | None:
-        """Follow what this kind of trigger waits for, or go on with it; None while another worker does."""
-        rows = await self._write(
-            kind.value,
-            "take_monitor",
-            {"trigger_kind": kind.value, "lease_owner": lease_owner, "lease_seconds": lease_seconds},
-        )
-        return Lead(*rows[0]) if rows else None
+    async def _take_monitors(self, asked: list[tuple[TriggerKind, int, float]]) -> Sequence[Lead | None]:
+        kinds_of_lease: dict[tuple[int, float], list[str]] = {}
+        for kind, lease_owner, lease_seconds in asked:
+            kinds_of_lease.setdefault((lease_owner, lease_seconds), []).append(kind.value)
+        leads: dict[tuple[str, int], Lead] = {}
+        for (lease_owner, lease_seconds), kinds in kinds_of_lease.items():
+            values = {"trigger_kind": kinds, "lease_owner": lease_owner, "lease_seconds": lease_seconds}
+            for taken, orders_wait in await self._write("sweep", "take_monitors", values):
+                leads[taken, lease_owner] = Lead(orders_wait)
+        return [leads.get((kind.value, lease_owner)) for kind, lease_owner, _ in asked]
 
     async def leave_monitor(self, kind: TriggerKind, lease_owner: int) -> None:
         """Leave it to the other workers at once."""

@@ -347,18 +347,19 @@ FROM (SELECT FROM orders WHERE closed_status IS NULL AND NOT resting LIMIT %(lim
 -- How many orders of each type wait for their trigger.
 SELECT type, count(*) FROM orders WHERE resting GROUP BY type;
 
--- name: take_monitor
--- Follow what a trigger waits for, or go on with it: one worker at a time. Returns nothing while another one
--- that is alive does, else whether any orders wait for it: while none do, nothing else is asked.
--- A dead one is recognized by its lease, or by its row here growing old.
+-- name: take_monitors
+-- Follow what triggers wait for, or go on with it: one worker at a time for each kind. Of those that no other worker
+-- follows that is alive, returns whether any orders wait for them: while none do, nothing else is asked. A dead one
+-- is recognized by its lease, or by its row here growing old.
 UPDATE monitors
 SET lease_owner = %(lease_owner)b::bigint,
     expire_time = now() + %(lease_seconds)b::double precision * interval '1 second'
-WHERE trigger_kind = %(trigger_kind)t::trigger_kind
+WHERE trigger_kind = ANY (%(trigger_kind)t::trigger_kind[])
   AND (lease_owner = %(lease_owner)b::bigint OR expire_time <= now() OR NOT EXISTS (
       SELECT FROM lease_owners owner
       WHERE owner.lease_owner = monitors.lease_owner AND owner.expire_time > now()))
-RETURNING EXISTS (SELECT FROM orders WHERE resting AND trigger_kind = %(trigger_kind)t::trigger_kind);
+RETURNING trigger_kind,
+    (SELECT true FROM orders WHERE resting AND orders.trigger_kind = monitors.trigger_kind LIMIT 1) IS NOT NULL;
 
 -- name: leave_monitor
 -- Leave it to the others at once.

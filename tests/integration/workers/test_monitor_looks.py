@@ -269,12 +269,12 @@ async def test_nothing_is_asked_of_groups_while_no_order_waits(
         await until(lambda: worker.monitors[kind].leads)
         monkeypatch.setattr(worker.store, "resting_groups", counted)
         for _ in range(3):
-            assert await worker.store.take_monitor(kind, worker.lease.owner, 1.0) == Lead(orders_wait=False)
+            assert await worker.store.take_monitor((kind, worker.lease.owner, 1.0)) == Lead(orders_wait=False)
         assert not asked
         (order,) = await submit(worker, OrderSpec(Side.SELL, 10**9, SOL, USDC, type=limit(Decimal(10**6))))
         await until(lambda: len(asked) > 1)
         assert all(asked)
-        assert await worker.store.take_monitor(kind, worker.lease.owner, 1.0) == Lead(orders_wait=True)
+        assert await worker.store.take_monitor((kind, worker.lease.owner, 1.0)) == Lead(orders_wait=True)
         await worker.store.advance([apply(order, Cancelled(), RetryPolicy())])
         await until(lambda: not asked[-1])
         count = len(asked)

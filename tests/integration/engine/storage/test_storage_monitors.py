@@ -24,27 +24,27 @@ async def test_there_is_a_row_for_each_kind_and_whoever_comes_first_takes_it(
     kind: TriggerKind, database: Settings
 ) -> None:
     async with Store(database) as store:
-        assert await store.take_monitor(kind, await store.start_lease_owner(3600), 3600)
+        assert await store.take_monitor((kind, await store.start_lease_owner(3600), 3600))
 
 
 async def test_one_at_a_time_follows_a_kind_of_trigger(database: Settings) -> None:
     async with Store(database) as store:
         owner, rival = [await store.start_lease_owner(3600) for _ in range(2)]
-        assert await store.take_monitor(PRICE, owner, 3600)
-        assert not await store.take_monitor(PRICE, rival, 3600)
-        assert await store.take_monitor(PRICE, owner, 3600), "it goes on with it"
-        assert await store.take_monitor(LIQUIDITY, rival, 3600), "the other kind is another matter"
+        assert await store.take_monitor((PRICE, owner, 3600))
+        assert not await store.take_monitor((PRICE, rival, 3600))
+        assert await store.take_monitor((PRICE, owner, 3600)), "it goes on with it"
+        assert await store.take_monitor((LIQUIDITY, rival, 3600)), "the other kind is another matter"
 
 
 async def test_who_leaves_is_followed_at_once(database: Settings) -> None:
     async with Store(database) as store:
         owner, rival = [await store.start_lease_owner(3600) for _ in range(2)]
-        assert await store.take_monitor(PRICE, owner, 3600)
+        assert await store.take_monitor((PRICE, owner, 3600))
         await store.leave_monitor(PRICE, rival)
-        assert not await store.take_monitor(PRICE, rival, 3600), "only its own can be left"
+        assert not await store.take_monitor((PRICE, rival, 3600)), "only its own can be left"
         await store.leave_monitor(PRICE, owner)
-        assert await store.take_monitor(PRICE, rival, 3600)
-        assert not await store.take_monitor(PRICE, owner, 3600)
+        assert await store.take_monitor((PRICE, rival, 3600))
+        assert not await store.take_monitor((PRICE, owner, 3600))
 
 
 async def test_who_died_is_followed_as_soon_as_that_is_known(database: Settings) -> None:
@@ -52,21 +52,21 @@ async def test_who_died_is_followed_as_soon_as_that_is_known(database: Settings)
     async with Store(database) as other:
         rival = await other.start_lease_owner(3600)
         async with Store(database) as one:
-            assert await one.take_monitor(PRICE, await one.start_lease_owner(3600), 3600)
-            assert not await other.take_monitor(PRICE, rival, 3600)
+            assert await one.take_monitor((PRICE, await one.start_lease_owner(3600), 3600))
+            assert not await other.take_monitor((PRICE, rival, 3600))
         async with asyncio.timeout(10):
             while await other.free_dead_owners(rival) == 0:
                 pass  # PostgreSQL needs a moment to notice the end of a connection
-        assert await other.take_monitor(PRICE, rival, 3600)
+        assert await other.take_monitor((PRICE, rival, 3600))
 
 
 async def test_who_says_nothing_is_followed_once_its_row_is_old(database: Settings) -> None:
     async with Store(database) as store:
         owner, rival = [await store.start_lease_owner(3600) for _ in range(2)]
-        assert await store.take_monitor(PRICE, owner, 3600)
+        assert await store.take_monitor((PRICE, owner, 3600))
         await let_expire(database)
-        assert await store.take_monitor(PRICE, rival, 3600)
-        assert not await store.take_monitor(PRICE, owner, 3600), (
+        assert await store.take_monitor((PRICE, rival, 3600))
+        assert not await store.take_monitor((PRICE, owner, 3600)), (
             "it wakes up and finds that it is not its turn"
         )
 
@@ -77,7 +77,10 @@ async def test_of_those_that_race_one_gets_it(database: Settings) -> None:
         owners = [await store.start_lease_owner(3600) for store in stores]
         for _ in range(20):
             took = await asyncio.gather(
-                *(store.take_monitor(PRICE, owner, 3600) for store, owner in zip(stores, owners, strict=True))
+                *(
+                    store.take_monitor((PRICE, owner, 3600))
+                    for store, owner in zip(stores, owners, strict=True)
+                )
             )
             assert took.count(None) == 2
             await let_expire(database)

@@ -59,10 +59,10 @@ async def test_the_record_was_kept_when_a_monitor_last_said_that_it_lives(databa
         owner = await store.start_lease_owner(60)
         await store.renew_lease(owner, 60)
         assert (await store.place()).last_kept == begin
-        assert await store.take_monitor(TriggerKind.PRICE, owner, 1.2)
+        assert await store.take_monitor((TriggerKind.PRICE, owner, 1.2))
         kept = (await store.place()).last_kept
         assert timedelta(0) < kept - store.now() < timedelta(seconds=1.3)
-        assert await store.take_monitor(TriggerKind.LIQUIDITY, owner, 0.0)
+        assert await store.take_monitor((TriggerKind.LIQUIDITY, owner, 0.0))
         assert (await store.place()).last_kept == kept
 
 

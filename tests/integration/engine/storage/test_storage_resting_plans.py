@@ -115,6 +115,12 @@ def of_page(name: str, **values: Any) -> Any:
 @pytest.mark.parametrize(
     ("name", "values", "rows", "buffers"),
     [
+        # The monitors' rows, and of each kind the first order that waits.
+        pytest.param(
+            "take_monitors",
+            {"trigger_kind": ["price", "liquidity"], "lease_owner": 7, "lease_seconds": 1.0},
+            4, 30, id="take_monitors",
+        ),
         # Down the index once for each group, and to its first order.
         pytest.param("resting_groups", {"trigger_kind": "price"}, GROUPS + 1, GROUPS * 8, id="of price"),
         pytest.param("resting_groups", {"trigger_kind": "liquidity"}, GROUPS, GROUPS * 8, id="liquidity"),

@@ -20,7 +20,8 @@ def test_a_query_is_described_run_and_typed(name: str) -> None:
     assert f'"{name}"' in source, "nothing runs it"
     # A parameter has its type, so that PostgreSQL need not guess it from the values of the first call.
     # Arrays and enums travel as text, everything else in binary, and so do arrays of what is long or many.
-    text, binary = r"t::(?:[\w ]+\[\]|order_side|trigger_kind)", r"b::(?:(?:json|bytea|uuid|bigint)\[\]|[\w ]+\b(?!\[))"
+    text = r"t::(?:[\w ]+\[\]|order_side|trigger_kind)"
+    binary = r"b::(?:(?:json|bytea|uuid|bigint)\[\]|[\w ]+\b(?!\[))"
     assert re.findall(rf"%\(\w+\)(?!{text}|{binary})", query) == []
 
 
