@@ -8,8 +8,8 @@ harm: an order is fired on the condition that it rests.
 A tick, once a slot while any orders rest: which pairs, sides and sizes have such orders; for each, the best
 there is to be had; the orders whose level that reaches, from the lowest on; and of those, the ones to whose
 route their type has no objection. So a tick costs what there are pairs and sizes, and what fires, however
-many orders rest. What is within reach and held back by something else is looked at in turn, for as long as a tick
-may take.
+many orders rest. What is within reach and held back by something else is looked at in turn, for as long as a
+tick may take.
 """
 
 from __future__ import annotations
