@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import time
 from collections import Counter
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator, Sequence
@@ -46,6 +47,8 @@ _REASON_NAMES: Final = {
     number: "" if number == 0 else name.removeprefix("FAILURE_REASON_").lower()
     for name, number in orders_pb2.FailureReason.items()
 }
+_GOLDEN: Final = (math.sqrt(5) - 1) / 2
+"""Its multiples are spread evenly over the unit interval, any number of them (Weyl)."""
 _LINGER_SECONDS: Final = 2.0
 _READERS: Final = 8
 """Connections that read orders back after the clock has stopped."""
@@ -258,7 +261,8 @@ class Run:
 
         async with asyncio.TaskGroup() as group:
             for index in self._indexes():
-                due = self.started + index / self.scenario.rate
+                # Each at another moment of its interval, or all would come at the same moment of a slot.
+                due = self.started + (index + index * _GOLDEN % 1) / self.scenario.rate
                 wait = due - time.perf_counter()
                 if wait > 0:
                     await asyncio.sleep(wait)
