@@ -9,28 +9,26 @@ looked at now and then without any.
 from __future__ import annotations
 
 import asyncio
-import hmac
 import logging
-import random
 from collections.abc import Callable, Sequence
-from typing import Final, TypeGuard
+from typing import Final, Never, TypeGuard
 from uuid import UUID
 
 import msgspec
 
 from engine.domain.order import Order, OrderEvent, WatchedEvent, watched
-from engine.redis_client import RECONNECT, REDIS_ERRORS, Command, RedisClient
+from engine.redis_client import REDIS_ERRORS, Command, RedisClient
 from engine.settings import Settings
+from engine.signing import sign, verified
 from engine.telemetry import Trouble, hints_dropped_total, observe_batch, redis_up
 
 CHANNEL: Final = "order_engine:moved"
 """Of messages that say which orders moved."""
 NEWS_CHANNEL: Final = "order_engine:signed_news"
-"""Of those that also say how: HMAC-SHA256 of what follows, the number of orders in a byte, their ids, and
-JSON: for each an array of its events."""
+"""Of those that also say how, signed: the number of orders in a byte, their ids, and JSON: for each an array
+of its events."""
 
 ID_BYTES: Final = 16
-_SIGNATURE_BYTES: Final = 32
 _VARIANT_OCTETS: Final = bytes(range(0x80, 0xC0))
 MAX_ORDER_IDS: Final = 1024
 """Orders a message may carry."""
@@ -158,21 +156,23 @@ class Hints:
         on_moved: OnMoved,
         on_connected: Callable[[], None] | None = None,
         on_lost: Callable[[], None] | None = None,
-    ) -> None:
+    ) -> Never:
         """Call `on_moved` with what every message tells, for ever.
 
         `on_connected` is called each time the subscription stands: hints before it were missed, so
         read again whatever matters. `on_lost` is called when it ends. None of them may wait.
         """
-        failures = 0
 
         def on_begin() -> None:
-            nonlocal failures
-            failures = 0
-            self._listen_trouble.works()
             self._set_up(True)
             if on_connected is not None:
                 on_connected()
+
+        def on_end() -> None:
+            was_up = self.up
+            self._set_up(False)
+            if was_up and on_lost is not None:
+                on_lost()
 
         def on_message(data: bytes) -> None:
             if are_order_ids(data, MAX_ORDER_IDS):
@@ -188,18 +188,9 @@ class Hints:
             else:
                 on_moved(order_ids, news)
 
-        while True:
-            try:
-                await self._client.listen({CHANNEL: on_message, NEWS_CHANNEL: on_news}, on_begin)
-            except REDIS_ERRORS as error:
-                failures += 1
-                self._listen_trouble.fails(error)
-            finally:
-                was_up = self.up
-                self._set_up(False)
-                if was_up and on_lost is not None:
-                    on_lost()
-            await asyncio.sleep(RECONNECT.delay_seconds(failures, random.random()))
+        await self._client.keep_listening(
+            {CHANNEL: on_message, NEWS_CHANNEL: on_news}, on_begin, on_end, self._listen_trouble
+        )
 
     async def aclose(self) -> None:
         """Send what was handed in and close the connections."""
@@ -260,21 +251,15 @@ class Hints:
         redis_up.labels("hints").set(int(up))
 
 
-def _signature(body: bytes, key: bytes) -> bytes:
-    return hmac.digest(key, body, "sha256")
-
-
 def _pack_news(told: Sequence[tuple[bytes, _Story]], key: bytes) -> bytes:
     news = [[watched(event, order) for order, events in story for event in events] for _, story in told]
     body = b"".join([bytes((len(told),)), *(order_id for order_id, _ in told), _encode_news(news)])
-    return _signature(body, key) + body
+    return sign(body, key)
 
 
 def _unpack_news(message: bytes, key: bytes) -> tuple[list[bytes], list[msgspec.Raw]]:
     """Return orders, as `split_order_ids` does, and what each did. Raises ValueError where it is not that."""
-    signature, data = message[:_SIGNATURE_BYTES], message[_SIGNATURE_BYTES:]
-    if not hmac.compare_digest(signature, _signature(data, key)):
-        raise ValueError("it is not signed by an engine on this database")
+    data = verified(message, key)
     end = 1 + ID_BYTES * int.from_bytes(data[:1], "big")
     order_ids = data[1:end]
     if not are_order_ids(order_ids, MAX_ORDER_IDS):

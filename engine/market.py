@@ -4,8 +4,9 @@ Orders are quoted from memory. However many orders there are, a slot costs one J
 accounts whose bytes changed are decoded. While nobody asks it rests, and who asks first waits for a refresh.
 Who quotes now and then only, refreshes when it quotes.
 
-Swaps that are under way count as done when the next order is priced: else all orders of a moment would go for
-the one pool that is best, each as if it were alone, and have each other reverted.
+Swaps that are under way, here or in other workers, count as done when the next order is priced: else all
+orders of a moment would go for the one pool that is best, each as if it were alone, and have each other
+reverted.
 
 Tokens with a symbol are always followed. Another one is learned when an order names it, and forgotten when no
 order has for a while; as long as there is one, the node tells of every pool that opens.
@@ -25,11 +26,12 @@ from math import inf
 from typing import Any, Final
 from uuid import UUID
 
+import msgspec
 from solders.pubkey import Pubkey
 
 from engine.domain import routing
 from engine.domain.errors import EngineError, NodeUnavailable, NoRoute
-from engine.domain.order import FailureReason, OrderSpec, Route, RouteLeg, RoutingDecision, Side
+from engine.domain.order import FailureReason, OrderSpec, Route, RoutingDecision, Side
 from engine.domain.pools.pool import Clock, Pool, SwapError
 from engine.domain.routing import Detour, Limits, PoolOffer
 from engine.domain.tokens import SOL, TOKENS, USDC, Token, find_token
@@ -107,6 +109,18 @@ class RouteRules:
         )
 
 
+class SwapUnderWay(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A swap that is decided and not yet in what is read of its pool."""
+
+    pool: str
+    """Its address."""
+    a_to_b: bool
+    """Whether it takes the pool's first token."""
+    input_amount: int
+    """Base units."""
+    price_impact_ppm: int
+
+
 class _Listing:
     """A pool that is traded: what never changes of it, and how it is now."""
 
@@ -119,6 +133,7 @@ class _Listing:
         "expected",
         "keys",
         "leg_lamports",
+        "mints",
         "offers",
         "reads_vaults",
         "venue",
@@ -131,6 +146,7 @@ class _Listing:
         self.reads_vaults = reads_vaults
         """Whether somebody asks what it holds."""
         self.address = str(keys.pool)
+        self.mints = (str(keys.mint_a), str(keys.mint_b))
         self.accounts: tuple[Pubkey, ...] = ()
         """What is read of it; changes where the price decides which tick or bin arrays are next."""
         self.offers: tuple[PoolOffer, PoolOffer] | None = None
@@ -177,11 +193,11 @@ class _Listing:
             return
         self.offers = self._offers_of(pool)
 
-    def add_expected(self, a_to_b: bool, leg: RouteLeg) -> None:
+    def add_expected(self, swap: SwapUnderWay) -> None:
         """Note a swap that is under way."""
-        self._further[a_to_b] += leg.input_amount
+        self._further[swap.a_to_b] += swap.input_amount
         self._further_count += 1
-        self._further_ppm += leg.price_impact_ppm
+        self._further_ppm += swap.price_impact_ppm
 
     def reckon_expected(self, clock: Clock) -> bool:
         """Take the swaps that were noted as done, if together they matter; say whether they do.
@@ -222,8 +238,9 @@ class _Listing:
 class _Expected:
     """The swaps of an order that is under way."""
 
-    legs: Sequence[tuple[_Listing, bool, RouteLeg]]
-    """Pool, whether a to b, and what goes through."""
+    swaps: Sequence[tuple[_Listing, SwapUnderWay]]
+    end_time: float
+    """When to forget them, by the monotonic clock, if nobody says before that they have landed."""
     landed_slot: int | None = None
     """From which slot on they are in what the pools are, or never will be; None: they are not sent yet."""
 
@@ -582,32 +599,68 @@ class Market:
 
     # ---- Swaps under way
 
-    def expect(self, order_id: UUID, spec: OrderSpec, route: Route) -> None:
-        """Take the order's swaps as done from now on. Raises NodeUnavailable on prices too old."""
-        clock = self._now().clock
-        legs = []
-        for at, leg in enumerate(route.legs):
-            listing = self._by_address.get(leg.pool)
-            if listing is None:
-                continue  # not traded any more
-            takes, gives = route.tokens_of_leg(at, spec.input_token, spec.output_token)
-            a_to_b = (listing, True) in self._by_pair[takes.mint, gives.mint]
-            legs.append((listing, a_to_b, leg))
-            self._expecting.add(listing)
-            listing.add_expected(a_to_b, leg)
-            if listing.reckon_expected(clock):
-                self._expected_offers.forget(takes.mint, gives.mint)
-        self._expected[order_id] = _Expected(legs)
+    def expect(self, order_id: UUID, spec: OrderSpec, route: Route) -> Sequence[SwapUnderWay]:
+        """Take the order's swaps as done from now on, and return them.
 
-    def expect_sent(self, order_id: UUID) -> None:
-        """The order's transaction was handed to the node: its swaps are soon in what is read of the pools."""
+        Raises NodeUnavailable on prices too old.
+        """
+        swaps = []
+        for at, leg in enumerate(route.legs):
+            takes, _ = route.tokens_of_leg(at, spec.input_token, spec.output_token)
+            listing = self._by_address.get(leg.pool)
+            if listing is not None:  # else it is not traded any more
+                a_to_b = listing.mints[0] == takes.mint
+                swaps.append(SwapUnderWay(leg.pool, a_to_b, leg.input_amount, leg.price_impact_ppm))
+        self.expect_swaps([(order_id, swaps)])
+        return swaps
+
+    def expect_swaps(
+        self, orders: Sequence[tuple[UUID, Sequence[SwapUnderWay]]], *, seconds: float = inf
+    ) -> None:
+        """Take these orders' swaps as done from now on, and for so long at most.
+
+        Those of pools that are not traded here do not matter. Raises NodeUnavailable on prices too old.
+        """
+        clock = self._now().clock
+        end_time = self._monotonic_seconds() + seconds
+        changed: dict[_Listing, None] = {}
+        for order_id, swaps in orders:
+            known = [
+                (listing, swap) for swap in swaps if (listing := self._by_address.get(swap.pool)) is not None
+            ]
+            for listing, swap in known:
+                listing.add_expected(swap)
+                changed[listing] = None
+            self._expected[order_id] = _Expected(known, end_time)
+        self._expecting.update(changed)
+        for listing in changed:
+            if listing.reckon_expected(clock):
+                self._expected_offers.forget(*listing.mints)
+
+    def expect_sent(self, order_id: UUID) -> int | None:
+        """The order's transaction was handed to the node: its swaps are soon in what is read of the pools.
+
+        Return from which slot on; None: it has none under way.
+        """
+        if order_id not in self._expected:
+            return None
+        landed_slot = self._node.newest_slot + _LANDING_SLOTS
+        self.expect_landed(order_id, landed_slot)
+        return landed_slot
+
+    def expect_landed(self, order_id: UUID, slot: int) -> None:
+        """From that slot on the order's swaps are in what the pools are, or never will be."""
         expected = self._expected.get(order_id)
         if expected is not None:
-            expected.landed_slot = self._node.newest_slot + _LANDING_SLOTS
+            expected.landed_slot = slot
 
-    def expect_nothing(self, order_id: UUID) -> None:
-        """The order is not under way any more; the next refresh goes by that."""
-        self._expected.pop(order_id, None)
+    def expect_nothing(self, order_id: UUID) -> bool:
+        """The order is not under way any more; the next refresh goes by that.
+
+        Return whether it was still expected, and not to have landed by some slot.
+        """
+        expected = self._expected.pop(order_id, None)
+        return expected is not None and expected.landed_slot is None
 
     def _expect_again(self, moment: _Moment) -> None:
         """Take the swaps that are not in what was just read as done once more."""
@@ -616,11 +669,12 @@ class Market:
         self._expected_offers.clear()
         self._expecting.clear()
         for order_id, expected in list(self._expected.items()):
-            if expected.landed_slot is not None and expected.landed_slot <= moment.slot:
+            has_landed = expected.landed_slot is not None and expected.landed_slot <= moment.slot
+            if has_landed or expected.end_time <= moment.monotonic_seconds:
                 del self._expected[order_id]
                 continue
-            for listing, a_to_b, leg in expected.legs:
-                listing.add_expected(a_to_b, leg)
+            for listing, swap in expected.swaps:
+                listing.add_expected(swap)
                 self._expecting.add(listing)
         for listing in self._expecting:
             listing.reckon_expected(moment.clock)
@@ -952,8 +1006,7 @@ class Market:
             if keys.isdisjoint((listing.keys.mint_a, listing.keys.mint_b)):
                 continue
             del self._by_address[listing.address]
-            pair = (str(listing.keys.mint_a), str(listing.keys.mint_b))
-            for way, a_to_b in ((pair, True), (pair[::-1], False)):
+            for way, a_to_b in ((listing.mints, True), (listing.mints[::-1], False)):
                 self._by_pair[way].remove((listing, a_to_b))
                 if not self._by_pair[way]:
                     del self._by_pair[way]

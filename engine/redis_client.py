@@ -10,6 +10,7 @@ CPU.
 from __future__ import annotations
 
 import asyncio
+import random
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
@@ -23,6 +24,7 @@ from engine.addresses import with_port
 from engine.domain.retry import RetryPolicy
 from engine.process import StartupError
 from engine.settings import Settings
+from engine.telemetry import Trouble
 
 ANSWER_SECONDS: Final = 2.0
 """A Redis that takes longer than this for an answer is treated as one that is away."""
@@ -114,6 +116,32 @@ class RedisClient:
                 await connection.ask([("PING",)], ANSWER_SECONDS)
         finally:
             connection.close()
+
+    async def keep_listening(
+        self,
+        on_message: Mapping[str, Callable[[bytes], None]],
+        on_begin: Callable[[], None],
+        on_end: Callable[[], None],
+        trouble: Trouble,
+    ) -> Never:
+        """`listen` for ever, through whatever happens to Redis. `on_end` is called whenever a try is over."""
+        failures = 0
+
+        def begin() -> None:
+            nonlocal failures
+            failures = 0
+            trouble.works()
+            on_begin()
+
+        while True:
+            try:
+                await self.listen(on_message, begin)
+            except REDIS_ERRORS as error:
+                failures += 1
+                trouble.fails(error)
+            finally:
+                on_end()
+            await asyncio.sleep(RECONNECT.delay_seconds(failures, random.random()))
 
     def close(self) -> None:
         """Close the connection. A later call makes another."""

@@ -360,6 +360,7 @@ sweeper_reclaimed_total = Counter(
     "order_engine_sweeper_reclaimed", "Leases of dead workers the sweeper freed."
 )
 leases_held = Gauge("order_engine_leases_held", "Orders this process holds the lease of.")
+neighbours = Gauge("order_engine_neighbours", "Other workers that this one hears of.")
 open_watches = Gauge("order_engine_open_watches", "Orders being watched through this process.")
 
 monitor_leads = Gauge(

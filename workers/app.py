@@ -24,6 +24,7 @@ from engine.telemetry import ProbeServer, observe_batch
 from workers.executor import Executor
 from workers.leases import Lease, Sweeper
 from workers.monitor import Monitor
+from workers.neighbours import Neighbours
 from workers.reconciliation import Reconciliation
 from workers.settlement import Settlement
 
@@ -42,13 +43,15 @@ async def work(settings: Settings, stopping: asyncio.Event, index: int = 0) -> N
     await migrate(settings)
     await check_version(settings)
     broker = OrderBroker(settings)
-    hints = Hints(settings, await read_news_key(settings))
+    key = await read_news_key(settings)
+    hints = Hints(settings, key)
     try:
         async with (
             Store(settings, observe_batch) as store,
             NodeClient(settings.node_url, settings.node_ws_url) as node,
         ):
             market = Market(node, wallet.pubkey, rules=RouteRules.of(settings))
+            neighbours = Neighbours(settings, key, market)
             settlement = Settlement(
                 node,
                 str(wallet.pubkey),
@@ -65,7 +68,14 @@ async def work(settings: Settings, stopping: asyncio.Event, index: int = 0) -> N
             async with (
                 ProbeServer(settings.host, port, not_ready),
                 Executor(
-                    settings, store, market, wallet, settlement, hints, lease_owner=lambda: lease.owner
+                    settings,
+                    store,
+                    market,
+                    wallet,
+                    settlement,
+                    hints,
+                    neighbours,
+                    lease_owner=lambda: lease.owner,
                 ) as executor,
             ):
 
@@ -92,10 +102,13 @@ async def work(settings: Settings, stopping: asyncio.Event, index: int = 0) -> N
                     for kind in TriggerKind
                 ]
                 await broker.startup()
-                await _run(stopping, executor, lease, sweeper, monitors, market, settlement, broker)
+                await _run(
+                    stopping, executor, lease, sweeper, monitors, market, settlement, neighbours, broker
+                )
             # A claim that came after it would be taken for that of a worker that died.
             await store.drain()
             await lease.end()
+            await neighbours.aclose()
     finally:
         await broker.shutdown()
         await hints.aclose()
@@ -109,12 +122,14 @@ async def _run(
     monitors: Sequence[Monitor],
     market: Market,
     settlement: Settlement,
+    neighbours: Neighbours,
     broker: OrderBroker,
 ) -> None:
     async with asyncio.TaskGroup() as group:
         followers = [
             group.create_task(market.run()),
             group.create_task(settlement.run()),
+            group.create_task(neighbours.run()),
             group.create_task(lease.keep(executor.let_all_go)),
         ]
         taking_up = [

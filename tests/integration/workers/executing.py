@@ -27,6 +27,7 @@ from tests.simnet_process import Simnet
 from workers.executor import Executor
 from workers.leases import Lease, Sweeper
 from workers.monitor import Monitor
+from workers.neighbours import Neighbours
 from workers.reconciliation import Reconciliation
 from workers.settlement import Settlement
 
@@ -42,6 +43,7 @@ class Worker:
         wallet: Wallet,
         lease: Lease,
         executor: Executor,
+        neighbours: Neighbours,
         monitors: Mapping[TriggerKind, Monitor],
         told: Sequence[WatchedEvent],
     ) -> None:
@@ -51,6 +53,7 @@ class Worker:
         self.wallet = wallet
         self.lease = lease
         self.executor = executor
+        self.neighbours = neighbours
         self.monitors = monitors
         self.told = told
         """Events that came with hints."""
@@ -127,7 +130,8 @@ async def worker_of(
         "solana_rpc_url": url,
     }
     settings = replace(settings, **(figures | changes))
-    hints = Hints(settings, await read_news_key(settings))
+    key = await read_news_key(settings)
+    hints = Hints(settings, key)
     told: list[WatchedEvent] = []
 
     def hear(_order_ids: Sequence[bytes], news: Sequence[Raw]) -> None:
@@ -145,6 +149,7 @@ async def worker_of(
             commitment=settings.commitment,
             resend_seconds=settings.resend_seconds,
         )
+        neighbours = Neighbours(settings, key, market)
         lease = Lease(settings, store, Reconciliation(store, node, str(wallet.pubkey)))
         if waits_for_lease:
             await lease.start()
@@ -155,6 +160,7 @@ async def worker_of(
             wallet,
             settlement,
             hints,
+            neighbours,
             lease_owner=lambda: lease.owner,
             jitter=jitter,
         ) as executor:
@@ -162,6 +168,7 @@ async def worker_of(
                 group.create_task(hints.run(hear)),
                 group.create_task(market.run()),
                 group.create_task(settlement.run()),
+                group.create_task(neighbours.run()),
                 group.create_task(lease.keep(executor.let_all_go)),
             ]
             if has_node:
@@ -187,11 +194,12 @@ async def worker_of(
             if monitors:
                 followers += [group.create_task(monitor.run()) for monitor in watching.values()]
             try:
-                worker = Worker(store, node, market, wallet, lease, executor, watching, told)
+                worker = Worker(store, node, market, wallet, lease, executor, neighbours, watching, told)
                 yield worker
                 await worker.check_told()
             finally:
                 for task in followers:
                     task.cancel()
                 await broker.shutdown()
+                await neighbours.aclose()
     await hints.aclose()
