@@ -349,7 +349,11 @@ class Executor:
             swaps = self._market.expect(order.order_id, spec, decision.route)
             self._neighbours.begun(order.order_id, swaps)
         # Building takes a fraction of a millisecond: both transitions are recorded by one statement.
-        return await self._advance(routed, self._apply(routed.order, built))
+        after = await self._advance(routed, self._apply(routed.order, built))
+        if after is None and isinstance(built, Signed) and next_step(order, self._now(order)) is Step.EXPIRE:
+            # That took so long. If it was superseded instead, so is what this leads to.
+            return order
+        return after
 
     def _on_sent(self, order_id: UUID) -> None:
         slot = self._market.expect_sent(order_id)

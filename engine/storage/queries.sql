@@ -182,7 +182,7 @@ LEFT JOIN attempts a ON a.order_id = o.order_id AND a.outcome IS NULL AND NOT o.
 -- name: advance_orders
 -- Move many orders, each by one or more transitions, each only if it still stands at the sequence the
 -- move was decided from. Returns those that moved, and when; the others were superseded and nothing of
--- theirs is stored.
+-- theirs is stored. Nor is a transaction of an order that has expired meanwhile, which is sent only from the record.
 WITH moved AS (
     UPDATE orders o
     SET status = m.status,
@@ -198,6 +198,7 @@ WITH moved AS (
         update_time = now()
     FROM unnest(%(moves)t::order_move[]) AS m
     WHERE o.order_id = m.order_id AND o.sequence = m.expected_sequence
+      AND (m.status <> 'submitted' OR o.expire_time IS NULL OR o.expire_time > now())
     RETURNING o.order_id
 ), opened AS (
     INSERT INTO attempts (order_id, attempt, tx_hash, raw_transaction, last_valid_block_height)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -15,7 +15,7 @@ import pytest
 
 from engine.coalesce import Coalescer
 from engine.domain.errors import StoreUnavailable
-from engine.domain.lifecycle import CANCELLABLE, Cancelled
+from engine.domain.lifecycle import CANCELLABLE, Cancelled, Transition
 from engine.domain.order import FailureReason, Order, OrderSpec, OrderStatus, RoutingDecision, Side
 from engine.domain.tokens import JUP, SOL, USDC, USDT
 from engine.settings import Settings
@@ -426,6 +426,25 @@ async def test_an_order_that_expires_while_the_node_is_asked_is_not_sent(
 
     monkeypatch.setattr(worker.market, "wake", take_a_day)
     order = await submit(worker.store, expire_time=expire_time)
+    assert (await execute(worker, order)).status is S.EXPIRED
+    assert await statuses(worker, order.order_id) == [S.PENDING, S.ROUTING, S.EXPIRED]
+    assert await simnet.executions(order.order_id) == []
+
+
+async def test_an_order_that_expires_while_its_transaction_is_recorded_is_not_sent(
+    worker: Worker, simnet: Simnet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expire_time = worker.store.now() + timedelta(seconds=1)
+    order = await submit(worker.store, expire_time=expire_time)
+    advance = worker.store.advance
+
+    async def late(move: Sequence[Transition]) -> Order | None:
+        if move[-1].order.status is S.SUBMITTED:
+            while worker.store.now() < expire_time:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        return await advance(move)
+
+    monkeypatch.setattr(worker.store, "advance", late)
     assert (await execute(worker, order)).status is S.EXPIRED
     assert await statuses(worker, order.order_id) == [S.PENDING, S.ROUTING, S.EXPIRED]
     assert await simnet.executions(order.order_id) == []
