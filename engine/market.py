@@ -75,7 +75,7 @@ _RETRY_SECONDS: Final = 0.5
 _REFRESH_SECONDS: Final = 0.1
 """Refreshes are at least so far apart. A slot takes 0.4 s; simulated ones can be shorter than is any use."""
 _REST_SECONDS: Final = 1.5
-"""How much farther apart they are while nobody asks: two in a row may fail before prices are stale."""
+"""How much farther apart they are while nobody asks: a third of STALE_SECONDS, with the refresh itself."""
 _ASKED_SECONDS: Final = 1.0
 """For so long after somebody asked, prices are refreshed with every slot."""
 _MATTERS_PPM: Final = 300

@@ -1,7 +1,7 @@
 """How every part talks to Redis: one client, bounded waits, one version check.
 
-Redis carries hints and nothing else, so no call here waits long and none is repeated for long: who
-needs certainty reads PostgreSQL.
+Redis carries hints and nothing else, of orders and of swaps under way, so no call here waits long and none is
+repeated for long: who needs certainty reads PostgreSQL.
 
 The client is ours, on hiredis, which packs commands and reads answers: redis-py's takes several times the
 CPU.

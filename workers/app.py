@@ -148,6 +148,8 @@ async def _run(
         except TimeoutError:
             logger.info("leaving orders to other workers")
         executor.let_all_go()
+        # Each tells the other workers that its swaps are not under way any more.
+        await executor.wait_idle()
         for task in followers:
             task.cancel()
 

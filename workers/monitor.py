@@ -136,11 +136,13 @@ class Monitor:
             group.create_task(self._tick_every_slot())
 
     async def end(self) -> None:
-        """Leave it to the others."""
-        if self.leads:
+        """Leave it to the others, once it asks no more."""
+        # What it asked last may be answered after it has ended.
+        await self._store.take_monitor.drain()
+        if owner := self._lease_owner():
             with suppress(StoreUnavailable, OutcomeUnknown):
-                await self._store.leave_monitor(self._kind, self._lease_owner())
-            self._lead(False)
+                await self._store.leave_monitor(self._kind, owner)
+        self._lead(False)
 
     # ---- Whose turn it is -------------------------------------------------------------------------
 

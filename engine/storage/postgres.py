@@ -267,7 +267,7 @@ class Store:
 
     async def drain(self) -> None:
         """Return once all writes that were handed in are answered."""
-        for edge in (self.submit, self.claim, self.advance, self.postpone):
+        for edge in (self.submit, self.claim, self.advance, self.take_monitor, self.postpone):
             await edge.drain()
 
     # ---- Submitting and reading --------------------------------------------------------------

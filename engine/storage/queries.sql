@@ -351,7 +351,8 @@ SELECT type, count(*) FROM orders WHERE resting GROUP BY type;
 -- name: take_monitors
 -- Follow what triggers wait for, or go on with it: one worker at a time for each kind. Of those that no other worker
 -- follows that is alive, returns whether any orders wait for them: while none do, nothing else is asked. A dead one
--- is recognized by its lease, or by its row here growing old.
+-- is recognized by its lease, or by its row here growing old. In the order of the index that has the kind: any other
+-- would be read to its end for a kind of which none waits.
 UPDATE monitors
 SET lease_owner = %(lease_owner)b::bigint,
     expire_time = now() + %(lease_seconds)b::double precision * interval '1 second'
@@ -360,7 +361,9 @@ WHERE trigger_kind = ANY (%(trigger_kind)t::trigger_kind[])
       SELECT FROM lease_owners owner
       WHERE owner.lease_owner = monitors.lease_owner AND owner.expire_time > now()))
 RETURNING trigger_kind,
-    (SELECT true FROM orders WHERE resting AND orders.trigger_kind = monitors.trigger_kind LIMIT 1) IS NOT NULL;
+    (SELECT true FROM orders WHERE resting AND orders.trigger_kind = monitors.trigger_kind
+     ORDER BY input_mint COLLATE "C", output_mint COLLATE "C", side, trigger_size, trigger_level, order_id
+     LIMIT 1) IS NOT NULL;
 
 -- name: leave_monitor
 -- Leave it to the others at once.

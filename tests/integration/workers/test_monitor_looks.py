@@ -282,6 +282,29 @@ async def test_nothing_is_asked_of_groups_while_no_order_waits(
         assert len(asked) == count
 
 
+async def test_who_ends_while_it_asks_for_the_lead_leaves_it_all_the_same(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, answered = asyncio.Event(), asyncio.Event()
+    take = worker.store.take_monitor._perform
+
+    async def slowly(items: list[Any]) -> Any:
+        asked.set()
+        await answered.wait()
+        return await take(items)
+
+    monkeypatch.setattr(worker.store.take_monitor, "_perform", slowly)
+    running = asyncio.create_task(worker.monitors[PRICE].run())
+    await asked.wait()
+    running.cancel()
+    ending = asyncio.create_task(worker.monitors[PRICE].end())
+    await asyncio.sleep(0.05)
+    answered.set()
+    await ending
+    rival = await worker.store.start_lease_owner(3600)
+    assert await worker.store.take_monitor((PRICE, rival, 1.0)) is not None
+
+
 async def test_who_ends_no_tick_leaves_the_lead_to_another(
     settings: Settings, simnet: Simnet, wallet: Wallet, monkeypatch: pytest.MonkeyPatch, until: Any
 ) -> None:

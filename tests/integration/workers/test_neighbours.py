@@ -197,22 +197,31 @@ async def test_nobody_else_has_a_price_changed(two: list[Worker], settings: Sett
     one.neighbours.ended(UUID(int=1))
     key = await read_news_key(settings)
     news = [(ORDER_ID.bytes, swaps)]
-    await until(lambda: not other.market._expected)
+    genuine = sign(_encode((b"stranger", 1, news)), key)
     async with redis_py(settings) as redis:
         for message in (
             b"",
             b"x" * 40,
-            sign(_encode((b"stranger", news)), b"another key"),
-            sign(_encode((b"stranger", news)), key)[:-1],
+            sign(_encode((b"stranger", 1, news)), b"another key"),
+            genuine[:-1],
             sign(b"\xc1", key),
-            sign(_encode((b"stranger", [(b"short", None)])), key),
-            sign(_encode((b"stranger", [(ORDER_ID.bytes, "of a newer version")])), key),
+            sign(_encode((b"stranger", 1, [(b"short", None)])), key),
+            sign(_encode((b"stranger", 1, [(ORDER_ID.bytes, "of a newer version")])), key),
         ):
             await redis.publish(neighbours.CHANNEL, message)
-        assert quotes(other) == alone
-        await redis.publish(neighbours.CHANNEL, sign(_encode((b"stranger", news)), key))
-    await until(lambda: ORDER_ID in other.market._expected)
-    assert quotes(other) != alone
+        await redis.publish(neighbours.CHANNEL, sign(_encode((b"another", 1, [])), key))
+        await until(lambda: b"another" in other.neighbours._heard)
+        assert ORDER_ID not in other.market._expected
+        await redis.publish(neighbours.CHANNEL, genuine)
+        await until(lambda: ORDER_ID in other.market._expected)
+        assert quotes(other) != alone
+
+        # Recorded and sent again it is not heard.
+        other.market.expect_nothing(ORDER_ID)
+        await redis.publish(neighbours.CHANNEL, genuine)
+        await redis.publish(neighbours.CHANNEL, sign(_encode((b"a third", 1, [])), key))
+        await until(lambda: b"a third" in other.neighbours._heard)
+        assert ORDER_ID not in other.market._expected
 
 
 async def test_pools_that_are_not_traded_here_do_not_matter(two: list[Worker], until: Any) -> None:
@@ -229,15 +238,8 @@ async def test_without_another_worker_nothing_is_told(
     monkeypatch.setattr(neighbours, "_GREET_SECONDS", 0.05)
     monkeypatch.setattr(neighbours, "_SILENT_SECONDS", 0.3)
     async with worker_of(settings, simnet, wallet) as one:
-        published: list[Sequence[Any]] = []
-        publish = one.neighbours._publish
-
-        async def note(news: Sequence[Any]) -> list[None]:
-            published.append(news)
-            return await publish(news)
-
-        monkeypatch.setattr(one.neighbours._news, "_perform", note)
         begin(one)
+        assert not one.neighbours._unsent
         async with worker_of(settings, simnet, wallet) as other:
             await until(lambda: one.neighbours.are_there and other.neighbours.are_there)
             begin(one, UUID(int=1))
@@ -245,8 +247,46 @@ async def test_without_another_worker_nothing_is_told(
             assert ORDER_ID not in other.market._expected
         await until(lambda: not one.neighbours.are_there)
         begin(one, UUID(int=2))
-        await one.neighbours.aclose()
-        assert [order_id for news in published for order_id, _ in news] == [UUID(int=1).bytes]
+        assert not one.neighbours._unsent
+
+
+async def test_what_is_not_urgent_waits_for_what_is(two: list[Worker], until: Any) -> None:
+    one, other = two
+    sent: list[int] = []
+    send = one.neighbours._send
+
+    def counted() -> None:
+        sent.append(len(one.neighbours._unsent))
+        send()
+
+    one.neighbours._send = counted  # type: ignore[method-assign]
+    one.neighbours.landed(UUID(int=1), 10**9)
+    one.neighbours.ended(UUID(int=2))
+    begin(one)
+    await until(lambda: ORDER_ID in other.market._expected)
+    assert sent == [3]
+
+
+async def test_what_is_unsent_at_the_end_is_told(two: list[Worker], until: Any) -> None:
+    one, other = two
+    begin(one)
+    await until(lambda: ORDER_ID in other.market._expected)
+    one.neighbours.ended(ORDER_ID)
+    await one.neighbours.aclose()
+    await until(lambda: ORDER_ID not in other.market._expected)
+
+
+async def test_workers_hear_of_each_other_again_as_soon_as_redis_is_back(
+    two: list[Worker], settings: Settings, until: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(neighbours, "_GREET_SECONDS", 3600.0)
+    async with redis_py(settings) as redis:
+        for worker in two:
+            # Where it would wait for its next greeting, it would wait for ever.
+            worker.neighbours._is_greeting_due.set()
+        await redis.client_kill_filter(_type="pubsub")
+        await until(lambda: not any(worker.neighbours._heard for worker in two))
+        await until(lambda: all(worker.neighbours.are_there for worker in two))
 
 
 async def submit(worker: Worker, spec: OrderSpec) -> Order:

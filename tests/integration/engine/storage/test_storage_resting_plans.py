@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final
 from uuid import UUID
 
@@ -41,21 +41,24 @@ FROM (
 """
 
 
-async def fill(settings: Settings) -> None:
+MANY: Final = (
+    (1_000, "market", None, "confirmed"),
+    (CLOSED_COUNT // 2, "limit", "price", "confirmed"),
+    (500, "limit", "price", "cancelled"),
+    (RESTING, "limit", "price", "pending"),
+    (1_000, "sniper", "liquidity", "pending"),
+    (CLOSED_COUNT // 2, "market", None, "confirmed"),
+    (40, "market", None, "failed"),
+    (20, "market", None, "routing"),
+)
+
+
+async def fill(settings: Settings, orders: Sequence[tuple[int, str, str | None, str]] = MANY) -> None:
     """Orders almost alone: what is planned here reads no events, but those of the lowest levels are fired."""
     async with await psycopg.AsyncConnection.connect(settings.database, autocommit=True) as connection:
         await connection.execute("SET session_replication_role = replica")
         first = 1
-        for count, order_type, kind, status in (
-            (1_000, "market", None, "confirmed"),
-            (CLOSED_COUNT // 2, "limit", "price", "confirmed"),
-            (500, "limit", "price", "cancelled"),
-            (RESTING, "limit", "price", "pending"),
-            (1_000, "sniper", "liquidity", "pending"),
-            (CLOSED_COUNT // 2, "market", None, "confirmed"),
-            (40, "market", None, "failed"),
-            (20, "market", None, "routing"),
-        ):
+        for count, order_type, kind, status in orders:
             await connection.execute(
                 FILL.encode(),
                 {
@@ -149,6 +152,33 @@ async def test_a_statement_touches_a_few_of_many_orders(
     assert touched.buffers <= buffers, touched.plan
     # What is put in order are pages, never what rests.
     assert touched.sorted_rows <= 51 * 12, touched.plan
+
+
+@pytest.mark.parametrize(
+    ("order_type", "kind", "statement", "values"),
+    [
+        (order_type, kind, statement, values)
+        for order_type, kind in (("limit", "price"), ("sniper", "liquidity"))
+        for statement, values in (
+            (
+                "take_monitors",
+                {"trigger_kind": ["price", "liquidity"], "lease_owner": 7, "lease_seconds": 1.0},
+            ),
+            ("resting_groups", {"trigger_kind": "price"}),
+            ("resting_groups", {"trigger_kind": "liquidity"}),
+        )
+    ],
+)
+async def test_a_kind_of_which_none_rests_is_not_looked_for_among_the_others(
+    order_type: str, kind: str, statement: str, values: dict[str, Any], database: Settings
+) -> None:
+    """Where all that rest are of one kind, as PostgreSQL knows, any of their indexes looks as good."""
+    await fill(database, [(10_000, order_type, kind, "pending")])
+    connection = Connection(database.database, "test")
+    touched = await touched_by(connection, statement, **values)
+    await connection.close()
+    assert touched.rows <= GROUPS + 1, touched.plan
+    assert touched.buffers <= GROUPS * 8, touched.plan
 
 
 @pytest.mark.parametrize("order_type", ORDER_TYPES)
