@@ -76,7 +76,8 @@ class Neighbours:
         """Of the last message that was sent."""
         self._unsent: list[_News] = []
         self._timer: asyncio.TimerHandle | None = None
-        """Sends them."""
+        """Sends them, at `_send_time`."""
+        self._send_time = 0.0
         self._next_send = 0.0
         """The soonest that they are sent."""
         self._asking: asyncio.Task[None] | None = None
@@ -133,9 +134,10 @@ class Neighbours:
         loop = asyncio.get_running_loop()
         moment = max(loop.time() + within_seconds, self._next_send)
         if self._timer is not None:
-            if self._timer.when() <= moment:
+            if self._send_time <= moment:
                 return
             self._timer.cancel()
+        self._send_time = moment
         self._timer = loop.call_at(moment, self._send)
 
     async def _greet(self) -> None:
