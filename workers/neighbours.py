@@ -81,6 +81,8 @@ class Neighbours:
         self._next_send = 0.0
         """The soonest that they are sent."""
         self._asking: asyncio.Task[None] | None = None
+        self._is_late = False
+        """Something was to be sent meanwhile."""
         self._rest_until = 0.0
         self._heard: dict[bytes, float] = {}
         """When each was heard last, by the loop's clock."""
@@ -109,7 +111,7 @@ class Neighbours:
         """Tell what was handed in and close the connection."""
         if self._unsent:
             self._send()
-        if self._asking is not None:
+        while self._asking is not None:
             await asyncio.wait([self._asking])
         self._client.close()
 
@@ -158,9 +160,12 @@ class Neighbours:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        if self._asking is not None:
+            self._is_late = True
+            return
         self._next_send = now + _INTERVAL_SECONDS * len(self._heard)
         news, self._unsent = self._unsent, []
-        if now < self._rest_until or self._asking is not None:
+        if now < self._rest_until:
             return
         self._number += 1
         message = ("PUBLISH", CHANNEL, sign(_encode((self._name, self._number, news)), self._key))
@@ -168,7 +173,7 @@ class Neighbours:
             self._asking = asyncio.create_task(self._ask(message))
 
     async def _ask(self, message: Command) -> None:
-        """Send it and see that Redis takes it; what comes meanwhile is not told."""
+        """Send it and see that Redis takes it; what comes meanwhile waits."""
         try:
             await self._client.together([message], seconds=_PUBLISH_SECONDS)
         except REDIS_ERRORS as error:
@@ -177,6 +182,9 @@ class Neighbours:
             self._rest_until = asyncio.get_running_loop().time() + _REST_SECONDS
         finally:
             self._asking = None
+        if self._is_late:
+            self._is_late = False
+            self._send()
 
     # ---- What is heard
 

@@ -6,15 +6,16 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 import msgspec
 import pytest
+import uvloop
 
 from engine.domain.order import Order, OrderSpec, OrderStatus, Side
 from engine.domain.tokens import SOL, USDC
-from engine.market import SwapUnderWay
+from engine.market import Market, SwapUnderWay
 from engine.settings import Settings
 from engine.signing import sign
 from engine.solana.transactions import Wallet
@@ -24,6 +25,7 @@ from tests.integration.workers.executing import Worker, worker_of
 from tests.redis_py import redis_py
 from tests.simnet_process import Simnet
 from workers import neighbours
+from workers.neighbours import Neighbours
 
 ORDER_ID = UUID(int=0xAB)
 SPEC = OrderSpec(Side.SELL, 1_000 * 10**9, SOL, USDC)
@@ -265,6 +267,30 @@ async def test_what_is_not_urgent_waits_for_what_is(two: list[Worker], until: An
     begin(one)
     await until(lambda: ORDER_ID in other.market._expected)
     assert sent == [3]
+
+
+def test_it_tells_on_the_loop_that_the_processes_run_on(empty_valkey: Settings) -> None:
+    """Of what is due at once, uvloop makes another kind of handle than of what is due later."""
+
+    async def tell() -> list[bytes]:
+        told: list[bytes] = []
+        telling = Neighbours(empty_valkey, b"key", cast(Market, None))
+        telling._heard[b"another"] = 0.0
+        async with redis_py(empty_valkey) as redis, redis.pubsub() as channel:
+            await channel.subscribe(neighbours.CHANNEL)
+            for number in range(3):
+                telling.begun(UUID(int=number), [])
+                telling.landed(UUID(int=number), 1)
+                telling.ended(UUID(int=number))
+            async for message in channel.listen():
+                if message["type"] == "message":
+                    told += [order_id for order_id, _ in msgspec.msgpack.decode(message["data"][32:])[2]]
+                if len(told) == 9:
+                    break
+            await telling.aclose()
+        return told
+
+    assert uvloop.run(tell()) == [UUID(int=number).bytes for number in range(3) for _ in range(3)]
 
 
 async def test_what_is_unsent_at_the_end_is_told(two: list[Worker], until: Any) -> None:
