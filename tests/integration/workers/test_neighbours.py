@@ -45,6 +45,12 @@ def begin(worker: Worker, order_id: UUID = ORDER_ID) -> Sequence[SwapUnderWay]:
     return swaps
 
 
+@pytest.fixture(autouse=True)
+def for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What ends the count of a swap is what a test has told, and not that time passes."""
+    monkeypatch.setattr(neighbours, "_SWAP_SECONDS", 3600.0)
+
+
 @pytest.fixture
 async def two(settings: Settings, simnet: Simnet, wallet: Wallet, until: Any) -> AsyncIterator[list[Worker]]:
     async with AsyncExitStack() as stack:
@@ -53,10 +59,7 @@ async def two(settings: Settings, simnet: Simnet, wallet: Wallet, until: Any) ->
         yield workers
 
 
-async def test_swaps_of_another_worker_count_until_they_have_landed(
-    two: list[Worker], until: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(neighbours, "_SWAP_SECONDS", 3600.0)
+async def test_swaps_of_another_worker_count_until_they_have_landed(two: list[Worker], until: Any) -> None:
     one, other = two
     alone = quotes(other)
     begin(one)
@@ -69,10 +72,7 @@ async def test_swaps_of_another_worker_count_until_they_have_landed(
     await until(lambda: quotes(other) == alone)
 
 
-async def test_what_is_not_under_way_any_more_counts_no_longer(
-    two: list[Worker], until: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(neighbours, "_SWAP_SECONDS", 3600.0)
+async def test_what_is_not_under_way_any_more_counts_no_longer(two: list[Worker], until: Any) -> None:
     one, other = two
     alone = quotes(other)
     begin(one)
@@ -120,7 +120,6 @@ async def test_one_that_is_let_go_before_it_is_sent_is_told_to_be_over(
     two: list[Worker], until: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, other = two
-    monkeypatch.setattr(neighbours, "_SWAP_SECONDS", 3600.0)
     recording = asyncio.Event()
 
     async def hangs(*_: Any) -> Order:
