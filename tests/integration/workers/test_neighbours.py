@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from typing import Any, cast
@@ -46,9 +46,12 @@ def begin(worker: Worker, order_id: UUID = ORDER_ID) -> Sequence[SwapUnderWay]:
 
 
 @pytest.fixture(autouse=True)
-def for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+def for_long() -> Iterator[None]:
     """What ends the count of a swap is what a test has told, and not that time passes."""
-    monkeypatch.setattr(neighbours, "_SWAP_SECONDS", 3600.0)
+    # Not the test's own monkeypatch, which is to be undone before the workers end.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(neighbours, "_SWAP_SECONDS", 3600.0)
+        yield
 
 
 @pytest.fixture
