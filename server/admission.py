@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Iterator
+from contextlib import contextmanager
 from typing import Final
 
 import psycopg
@@ -23,6 +25,41 @@ _SILENT_SECONDS: Final = 5.0
 logger = logging.getLogger(__name__)
 
 
+class _Level:
+    """How many orders of a kind there are: those the record counted, and those it may not have seen yet.
+
+    An order that is being stored while the record counts may be among those counted or not. It is taken
+    for one that is not, until the next count: the limit may then be met a few orders early, never late.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.counted = 0
+        self._taken = 0
+        """Ever, like the two below."""
+        self._stored = 0
+        self._surely_counted = 0
+
+    def has_room(self, count: int) -> bool:
+        """Whether that many more may be taken. There is always room for none."""
+        return not count or self.counted + self._taken - self._surely_counted + count <= self.limit
+
+    @contextmanager
+    def take(self, count: int) -> Iterator[None]:
+        """Take that many, which are being stored until the block ends."""
+        self._taken += count
+        try:
+            yield
+        finally:
+            self._stored += count
+
+    async def count(self, answer: Awaitable[int]) -> None:
+        """Count anew: `answer` asks the record only once it is awaited."""
+        stored = self._stored
+        self.counted = await answer
+        self._surely_counted = stored
+
+
 class Admission:
     """Counts open orders now and then, and what was admitted since.
 
@@ -31,10 +68,8 @@ class Admission:
 
     def __init__(self, store: Store, max_open_orders: int, max_resting_orders: int) -> None:
         self._store = store
-        self._max_open = max_open_orders
-        self._max_resting = max_resting_orders
-        self._open_count = 0
-        self._resting_count = 0
+        self._open = _Level(max_open_orders)
+        self._resting = _Level(max_resting_orders)
         self._trouble = Trouble(logger, "open orders cannot be counted", "open orders are counted again")
         self._answered_time: float | None = None
         """When the record answered, by the loop's clock; None: it did not, the last time."""
@@ -45,24 +80,25 @@ class Admission:
         now = asyncio.get_running_loop().time()
         return self._answered_time is not None and now - self._answered_time < _SILENT_SECONDS
 
-    def admit(self, count: int, *, resting_count: int = 0) -> None:
-        """Take note of that many new orders, some of which rest.
+    @contextmanager
+    def admit(self, count: int, *, resting_count: int = 0) -> Iterator[None]:
+        """Take that many new orders, some of which rest, and store them inside the block.
 
         Raises TooManyOrders, and then none of them is counted.
         """
         open_count = count - resting_count
-        if open_count and self._open_count + open_count > self._max_open:
+        if not self._open.has_room(open_count):
             raise TooManyOrders(
-                f"{self._max_open} orders are open, which is as many as are taken; come back in a moment",
+                f"{self._open.limit} orders are open, which is as many as are taken; come back in a moment",
                 _RETRY_SECONDS,
             )
-        if resting_count and self._resting_count + resting_count > self._max_resting:
+        if not self._resting.has_room(resting_count):
             raise TooManyOrders(
-                f"{self._max_resting} orders wait for their trigger, which is as many as are kept",
+                f"{self._resting.limit} orders wait for their trigger, which is as many as are kept",
                 _RETRY_SECONDS,
             )
-        self._open_count += open_count
-        self._resting_count += resting_count
+        with self._open.take(open_count), self._resting.take(resting_count):
+            yield
 
     async def run(self) -> None:
         """Count once a second, for ever; what rests less often where there is much of it."""
@@ -71,7 +107,7 @@ class Admission:
         while True:
             try:
                 # Counting stops at the limit: beyond it the number makes no difference.
-                self._open_count = await self._store.open_orders_count(self._max_open)
+                await self._open.count(self._store.open_orders_count(self._open.limit))
                 if (start := now()) >= due:
                     await self._count_resting()
                     due = now() + (now() - start) / _RESTING_PART
@@ -82,12 +118,15 @@ class Admission:
                 self._trouble.fails(error)
             else:
                 self._trouble.works()
-                open_orders.labels("open").set(self._open_count)
+                open_orders.labels("open").set(self._open.counted)
             await asyncio.sleep(_COUNT_SECONDS)
 
     async def _count_resting(self) -> None:
-        resting = await self._store.resting_orders_count()
-        self._resting_count = sum(resting.values())
-        for name in ORDER_TYPES:
-            if name != MARKET.name:
-                resting_orders.labels(name).set(resting.get(name, 0))
+        async def count() -> int:
+            resting = await self._store.resting_orders_count()
+            for name in ORDER_TYPES:
+                if name != MARKET.name:
+                    resting_orders.labels(name).set(resting.get(name, 0))
+            return sum(resting.values())
+
+        await self._resting.count(count())

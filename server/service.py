@@ -156,16 +156,16 @@ class OrderService(orders_pb2_grpc.OrderServiceServicer):
                 # What the chain was not asked about is not the client's mistake.
                 results.append(unanswered if unanswered and self._names_unknown(request.spec) else error)
         try:
-            self._admission.admit(
+            with self._admission.admit(
                 len(orders), resting_count=sum(order.spec.waits for order in orders.values())
-            )
+            ):
+                stored = await self._store.submit.many(list(orders.values()))
         except TooManyOrders as refusal:
             # What was accepted before stays accepted: a repeated request is answered, full or not.
             replays = await self._store.replays(list(orders.values()))
             for index, order in orders.items():
                 results[index] = replays.get(order.order_id, refusal)
         else:
-            stored = await self._store.submit.many(list(orders.values()))
             new: list[Order] = []
             for index, answer in zip(orders, stored, strict=True):
                 results[index] = answer

@@ -33,6 +33,11 @@ async def counting(store: Store, until: Until, max_open: int, max_resting: int) 
         task.cancel()
 
 
+def take(admission: Admission, count: int, *, resting_count: int = 0) -> None:
+    with admission.admit(count, resting_count=resting_count):
+        pass
+
+
 async def test_orders_that_rest_take_no_room_of_those_to_be_executed_nor_the_other_way_round(
     database: Settings, until: Until
 ) -> None:
@@ -44,26 +49,65 @@ async def test_orders_that_rest_take_no_room_of_those_to_be_executed_nor_the_oth
         await stored(store, OrderStatus.CANCELLED, type=LIMIT)
         async with counting(store, until, 2, 4) as admission:
             with pytest.raises(TooManyOrders, match="2 orders are open"):
-                admission.admit(1)
-            admission.admit(1, resting_count=1)
+                take(admission, 1)
+            take(admission, 1, resting_count=1)
             with pytest.raises(TooManyOrders, match="4 orders wait for their trigger"):
-                admission.admit(1, resting_count=1)
+                take(admission, 1, resting_count=1)
         async with counting(store, until, 3, 3) as admission:
             with pytest.raises(TooManyOrders, match="3 orders wait for their trigger"):
-                admission.admit(2, resting_count=1)
-            admission.admit(1)
+                take(admission, 2, resting_count=1)
+            take(admission, 1)
             with pytest.raises(TooManyOrders, match="3 orders are open"):
-                admission.admit(1)
+                take(admission, 1)
 
 
 async def test_what_is_refused_is_not_counted(database: Settings, until: Until) -> None:
     async with Store(database) as store, counting(store, until, 3, 3) as admission:
         for _ in range(2):
             with pytest.raises(TooManyOrders):
-                admission.admit(6, resting_count=4)
+                take(admission, 6, resting_count=4)
             with pytest.raises(TooManyOrders):
-                admission.admit(6, resting_count=2)
-        admission.admit(6, resting_count=3)
+                take(admission, 6, resting_count=2)
+        take(admission, 6, resting_count=3)
+
+
+@pytest.mark.parametrize("admitted_first", [True, False])
+@pytest.mark.parametrize("resting_count", [0, 1])
+async def test_an_order_that_is_being_stored_while_the_record_counts_takes_room(
+    database: Settings, until: Until, resting_count: int, admitted_first: bool
+) -> None:
+    asked, answer = asyncio.Event(), asyncio.Event()
+
+    class SlowStore(Store):
+        """A record that has counted, and whose answer takes its time."""
+
+        async def open_orders_count(self, limit: int) -> int:
+            count = await super().open_orders_count(limit)
+            if not resting_count:
+                asked.set()
+                await answer.wait()
+            return count
+
+        async def resting_orders_count(self) -> dict[str, int]:
+            counts = await super().resting_orders_count()
+            asked.set()
+            await answer.wait()
+            return counts
+
+    async with SlowStore(database) as store:
+        admission = Admission(store, 1, 1)
+        counting = asyncio.create_task(admission.run()) if not admitted_first else None
+        if counting:
+            await asked.wait()
+        with admission.admit(1, resting_count=resting_count):
+            counting = counting or asyncio.create_task(admission.run())
+            await asked.wait()
+            await (stored(store, type=LIMIT) if resting_count else stored(store))
+        answer.set()
+        await until(lambda: admission.store_up)
+        with pytest.raises(TooManyOrders):
+            take(admission, 1, resting_count=resting_count)
+        counting.cancel()
 
 
 async def test_counting_goes_on_after_an_error_that_nobody_expected(

@@ -174,8 +174,7 @@ async def test_as_many_orders_rest_as_the_setting_allows_and_others_are_still_ta
 ) -> None:
     settings = replace(with_grpc_port(settings, free_port), max_resting_orders=2)
     async with order_server(settings), stub_of(settings) as stub:
-        for _ in range(2):
-            await stub.SubmitOrder(submit(**LIMIT))
+        await stub.BatchSubmitOrders(pb.BatchSubmitOrdersRequest(requests=[submit(**LIMIT)] * 2))
         said = await refusal(stub.SubmitOrder(submit(**LIMIT)))
         assert (said.code, said.reason) == ("RESOURCE_EXHAUSTED", "TOO_MANY_ORDERS")
         assert said.retry_seconds
