@@ -34,6 +34,8 @@ SERVICE = orders_pb2.DESCRIPTOR.services_by_name["OrderService"].full_name
 _FINISH_SECONDS = 8.0
 """How long calls under way may take when the process is to stop."""
 _HEALTH_SECONDS = 1.0
+_READY_SECONDS = 0.05
+"""The same while it is not ready: somebody waits for it."""
 
 _OPTIONS = (
     # Two servers on one port would each get some of the calls; a port in use is to be an error.
@@ -120,15 +122,16 @@ def _probes(settings: Settings, not_ready: Callable[[], str | None]) -> ProbeSer
 
 async def _tell_health(servicer: health.aio.HealthServicer, not_ready: Callable[[], str | None]) -> None:
     """Keep the standard health service in step with what /healthz says, for ever."""
-    told = None
+    told: bool | None = None
     while True:
-        status = (
-            health_pb2.HealthCheckResponse.SERVING
-            if not_ready() is None
-            else health_pb2.HealthCheckResponse.NOT_SERVING
-        )
-        if status is not told:
+        ready = not_ready() is None
+        if ready is not told:
+            status = (
+                health_pb2.HealthCheckResponse.SERVING
+                if ready
+                else health_pb2.HealthCheckResponse.NOT_SERVING
+            )
             for name in ("", SERVICE):
                 await servicer.set(name, status)
-            told = status
-        await asyncio.sleep(_HEALTH_SECONDS)
+            told = ready
+        await asyncio.sleep(_HEALTH_SECONDS if ready else _READY_SECONDS)
