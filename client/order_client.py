@@ -20,6 +20,7 @@ from orders.v1 import orders_pb2_grpc
 
 from client.backoff import Backoff
 from client.convert import (
+    DetailsMessage,
     check_order_id,
     check_request_id,
     check_sendable,
@@ -331,8 +332,12 @@ class OrderClient:
 
         Raises InvalidOrder for what is no order_id, OrderNotFound, Unavailable.
         """
+        return details_of(await self.get_message(order_id))
+
+    async def get_message(self, order_id: str) -> DetailsMessage:
+        """Return what `get` returns as it came, for one who passes it on (`client.json_text`)."""
         check_order_id(order_id)
-        return details_of(await self._bounded(lambda: self._gets(order_id)))
+        return await self._bounded(lambda: self._gets(order_id))
 
     async def _get_batch(self, order_ids: list[str]) -> Sequence[pb.GetOrderResponse | Exception]:
         batch = pb.BatchGetOrdersRequest(order_ids=order_ids)

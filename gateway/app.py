@@ -17,14 +17,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from client import OrderClient, OrderError
 from engine.telemetry import open_watches, open_websockets, render_metrics
+from gateway import lookups, submits
 from gateway.figures import tell_answer
 from gateway.openapi import openapi_body
-from gateway.origins import Origins
+from gateway.origins import EXPOSED_HEADERS, Origins
 from gateway.pages import page_routes
 from gateway.problems import API_HEADERS, HttpRefusal, code_of, problem, problem_of_error, problem_of_refusal
 from gateway.rest import Rest
 from gateway.sockets import Sockets
-from gateway.submits import EXPOSED_HEADERS, ROUTE
 
 log = logging.getLogger(__name__)
 
@@ -49,11 +49,12 @@ def make_app(client: OrderClient, sockets: Sockets, origins: Origins) -> ASGIApp
         return Response(openapi_body(), media_type="application/json")
 
     routes: list[BaseRoute] = [
-        # Ahead of this application: a POST is answered in gateway/submits.py, a WebSocket in sockets.py.
-        Route(ROUTE, _answered_ahead, methods=["POST"]),
+        # Ahead of this application: a POST is answered in submits.py, a WebSocket in sockets.py, and most
+        # of those who look up an order in lookups.py.
+        Route(submits.ROUTE, _answered_ahead, methods=["POST"]),
         Route("/api/orders/{orderId}/ws", _upgrade_required, methods=["GET"]),
         Route("/api/orders/{orderId}/cancel", rest.cancel, methods=["POST"]),
-        Route("/api/orders/{orderId}", rest.get, methods=["GET"]),
+        Route(lookups.ROUTE, rest.get, methods=["GET"]),
         Route("/api/orders", rest.list, methods=["GET"]),
         Route("/api/quote", rest.quote, methods=["GET"]),
         Route("/healthz", healthz, methods=["GET"]),

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from ipaddress import ip_address
+from typing import Final
 from urllib.parse import urlsplit
 
 from client.convert import shown
 from gateway.problems import HttpRefusal
+
+EXPOSED_HEADERS: Final = ("Idempotent-Replayed", "Location", "Retry-After")
+"""What pages of other sites may read of an answer, besides its body."""
 
 Headers = Sequence[tuple[bytes, bytes]]
 """Names in lower case."""
@@ -21,6 +25,7 @@ class Origins:
     def __init__(self, allowed: Collection[str], host: str) -> None:
         """`allowed`: "https://desk.example.com", besides the gateway's own. `host`: what it is bound to."""
         self.allowed = frozenset(allowed)
+        self._encoded = frozenset(origin.encode() for origin in self.allowed)
         self._names = {"localhost", host.lower(), *(urlsplit(origin).hostname for origin in self.allowed)}
 
     def refusal(self, headers: Headers) -> HttpRefusal | None:
@@ -39,6 +44,19 @@ class Origins:
                     f'pages of "{shown(origin)}" may not use this gateway; see its ALLOWED_ORIGINS',
                 )
         return None
+
+    def readable_by(self, headers: Headers) -> Headers:
+        """Return what lets the page that sent these headers, if it is of another site, read the answer."""
+        if not self._encoded:
+            return ()
+        origin = dict(headers).get(b"origin")
+        if origin not in self._encoded:
+            return ()
+        return (
+            (b"access-control-allow-origin", origin),
+            (b"access-control-expose-headers", ", ".join(EXPOSED_HEADERS).encode()),
+            (b"vary", b"Origin"),
+        )
 
     def _is_own(self, origin: str, host: str) -> bool:
         try:

@@ -1,7 +1,7 @@
 """uvicorn's HTTP protocol with what it leaves open: how long and how large a request's head may be.
 
-Orders and WebSockets leave it as soon as they are known as such: a POST of an order becomes a Submit, an
-upgrade a Socket. Only what goes to the application has an ASGI scope made for it.
+What comes most leaves it as soon as it is known as such: a POST of an order becomes a Submit, a GET of one a
+Lookup, an upgrade a Socket. Only what goes to the application has an ASGI scope made for it.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.utils import get_local_addr, get_remote_addr
 
+from gateway.cycle import Cycle
+from gateway.lookups import Lookup, Lookups, plain_order_id
 from gateway.problems import CODE_OF, problem, raw
 from gateway.sockets import Socket, Sockets
 from gateway.submits import ROUTE, Submit, Submits
@@ -29,17 +31,18 @@ _SUBMIT_PATH: Final = ROUTE.encode()
 class HttpProtocol(HttpToolsProtocol):
     """HTTP/1.1 with a limit on each request's head, in time and in size."""
 
-    def __init__(self, sockets: Sockets, submits: Submits, **options: Any) -> None:
+    def __init__(self, sockets: Sockets, submits: Submits, lookups: Lookups, **options: Any) -> None:
         super().__init__(**options)
         self._sockets = sockets
         self._submits = submits
+        self._lookups = lookups
         self._method = b""
         self._head_bytes = 0
         """Received since the last head, or piece of a body, was complete."""
         self._header_bytes = 0
         self._in_head = True
         self._head_timer: asyncio.TimerHandle | None = None
-        self._unread: Submit | None = None
+        self._unread: Cycle | None = None
         """Answered, while the client has yet to read answers."""
 
     # ---- The connection --------------------------------------------------------------------------
@@ -54,7 +57,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_head_timer()
-        if isinstance(self.cycle, Submit):
+        if isinstance(self.cycle, Cycle):
             self.cycle.stop_waiting()
             self.cycle = None  # type: ignore[assignment]
         super().connection_lost(exc)
@@ -72,7 +75,7 @@ class HttpProtocol(HttpToolsProtocol):
         if self._in_head:
             if self._head_timer is None:
                 self._head_timer = self.loop.call_later(HEAD_SECONDS, self._give_up)
-        elif isinstance(self.cycle, Submit) and self.cycle.more_body:
+        elif isinstance(self.cycle, Cycle) and self.cycle.more_body:
             self.cycle.wait_for_body()
         # One header without an end never reaches on_header. A trailer, after the body, may hold it too.
         if self._head_bytes > 2 * MAX_HEAD_BYTES and not self.transport.is_closing():
@@ -93,8 +96,8 @@ class HttpProtocol(HttpToolsProtocol):
     def resume_writing(self) -> None:
         super().resume_writing()
         if self._unread is not None:
-            submit, self._unread = self._unread, None
-            self.on_submit_answered(submit)
+            cycle, self._unread = self._unread, None
+            self.on_answered(cycle)
 
     def _parse(self, data: bytes | memoryview) -> None:
         while True:
@@ -145,7 +148,16 @@ class HttpProtocol(HttpToolsProtocol):
                 raise ValueError("this is not a proxy")
             return
         if self._method == b"POST" and self._is_submit():
-            self._begin_submit()
+            submit = Submit(
+                self._submits,
+                self,
+                self.headers,
+                keep_alive=self._keeps_alive(),
+                expects_100_continue=self.expect_100_continue,
+            )
+            self._begin(submit)
+        elif self._method == b"GET" and (order_id := plain_order_id(self.url, self.headers)) is not None:
+            self._begin(Lookup(self._lookups, self, self.headers, order_id, keep_alive=self._keeps_alive()))
         else:
             self._make_scope()
             super().on_headers_complete()
@@ -156,13 +168,13 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         self._head_bytes = 0
-        if isinstance(self.cycle, Submit):
+        if isinstance(self.cycle, Cycle):
             self.cycle.on_body(body)
         else:
             super().on_body(body)
 
     def on_message_complete(self) -> None:
-        if isinstance(self.cycle, Submit):
+        if isinstance(self.cycle, Cycle):
             self.cycle.on_message_complete()
         elif not self.parser.should_upgrade():
             super().on_message_complete()
@@ -182,39 +194,36 @@ class HttpProtocol(HttpToolsProtocol):
         path: bytes = parse_url(self.url).path
         return unquote_to_bytes(path) == _SUBMIT_PATH
 
-    def _begin_submit(self) -> None:
+    def _keeps_alive(self) -> bool:
+        keeps: bool = self.parser.should_keep_alive() and self.parser.get_http_version() != "1.0"
+        return keeps
+
+    def _begin(self, cycle: Cycle) -> None:
         before = self.cycle
-        submit = Submit(
-            self._submits,
-            self,
-            self.headers,
-            keep_alive=self.parser.should_keep_alive() and self.parser.get_http_version() != "1.0",
-            expects_100_continue=self.expect_100_continue,
-        )
-        self.cycle = submit  # type: ignore[assignment]
+        self.cycle = cycle  # type: ignore[assignment]
         if before is None or before.response_complete:
-            submit.take_turn()
+            cycle.take_turn()
         else:
             # As uvicorn does with requests that do not wait for the answer to the one before.
             self.flow.pause_reading()
-            self.pipeline.appendleft((submit, self.app))  # type: ignore[arg-type]
+            self.pipeline.appendleft((cycle, self.app))  # type: ignore[arg-type]
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
-        if isinstance(cycle, Submit):
+        if isinstance(cycle, Cycle):
             cycle.take_turn()
             if cycle.more_body:
                 cycle.wait_for_body()
         else:
             super()._start_asgi_task(cycle, app)
 
-    def on_submit_answered(self, submit: Submit) -> None:
+    def on_answered(self, cycle: Cycle) -> None:
         """The connection is free for the next request, unless its client does not read the answers."""
         if self.flow.write_paused and not self.transport.is_closing():
             self.flow.pause_reading()
-            self._unread = submit
+            self._unread = cycle
             return
-        submit.response_complete = True
-        if not submit.keep_alive:
+        cycle.response_complete = True
+        if not cycle.keep_alive:
             self.transport.close()
         self.on_response_complete()
 
@@ -233,7 +242,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _refuse(self, reason: str, message: str) -> None:
         """Answer what cannot be read on, in its turn, and close."""
-        if isinstance(self.cycle, Submit) and self.cycle.more_body:
+        if isinstance(self.cycle, Cycle) and self.cycle.more_body:
             self.cycle.refuse(reason, message)
         elif self.cycle is None or self.cycle.response_complete:
             headers = {"Connection": "close"}

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from client import OrderClient
-from client.json_text import decision_json, details_json, json_bytes, page_json
+from client.json_text import decision_json, details_bytes, json_bytes, page_json
 from gateway.origins import Origins
 from gateway.parse import parse_page, parse_quote
 
@@ -24,7 +24,8 @@ class Rest:
         """GET /api/orders/{orderId}"""
         if request.path_params["orderId"] == "execute":
             raise HTTPException(405, headers={"Allow": "POST"})
-        return _json(details_json(await self._client.get(request.path_params["orderId"])))
+        details = await self._client.get_message(request.path_params["orderId"])
+        return Response(details_bytes(details), media_type="application/json")
 
     async def list(self, request: Request) -> Response:
         """GET /api/orders"""

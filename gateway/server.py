@@ -21,6 +21,7 @@ from engine.process import StartupError
 from engine.settings import Settings
 from engine.telemetry import observe_batch
 from gateway.app import make_app
+from gateway.lookups import Lookups
 from gateway.origins import Origins
 from gateway.protocols import HttpProtocol
 from gateway.sockets import Sockets
@@ -55,7 +56,9 @@ async def serve(
             sockets = Sockets(client, origins)
             config = uvicorn.Config(
                 make_app(client, sockets, origins),
-                http=partial(HttpProtocol, sockets, Submits(client, origins)),  # type: ignore[arg-type]
+                http=partial(  # type: ignore[arg-type]
+                    HttpProtocol, sockets, Submits(client, origins), Lookups(client, origins)
+                ),
                 lifespan="off",
                 log_config=None,
                 # At INFO it writes a line for each connection.

@@ -1,63 +1,29 @@
-"""POST /api/orders/execute, answered on uvicorn's connections themselves.
-
-It is most of what the gateway is asked, so neither uvicorn's ASGI cycle nor Starlette stands in between.
-Every other request goes through them.
-"""
+"""POST /api/orders/execute, answered on uvicorn's connections themselves."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Final, Protocol
-
-from starlette.responses import Response
-from uvicorn.server import ServerState
+from typing import Final
 
 from client import OrderClient, OrderError, OrderSpec, Receipt, TooManyOrders
 from client.json_text import json_bytes
-from gateway.figures import tell_answer
+from gateway.cycle import Connection, Cycle
 from gateway.origins import Headers, Origins
 from gateway.parse import MAX_BODY_BYTES, parse_body, parse_request_id
-from gateway.problems import (
-    API_HEADERS,
-    HttpRefusal,
-    code_of,
-    problem,
-    problem_of_error,
-    problem_of_refusal,
-    raw,
-)
+from gateway.problems import HttpRefusal, code_of, problem, problem_of_error, problem_of_refusal
 
 ROUTE: Final = "/api/orders/execute"
 BODY_SECONDS: Final = 10.0
 """How long a body may take to arrive."""
 MAX_WAITING_SUBMITS: Final = 10_000
 """POSTs that wait for the order service, before more are refused. Bounds memory while it is away."""
-EXPOSED_HEADERS: Final = ("Idempotent-Replayed", "Location", "Retry-After")
-"""What pages of other sites may read of an answer."""
 
-_ANSWER: Final = (
-    b"HTTP/1.1 %b\r\n%bcontent-length: %d\r\ncontent-type: application/json\r\nlocation: "
-    + ROUTE.rpartition("/")[0].encode()
-    + b"/%b\r\n"
-    + b"".join(b"%b: %b\r\n" % header for header in API_HEADERS)
-    + b"\r\n%b"
-)
+_LOCATION: Final = ROUTE.rpartition("/")[0].encode() + b"/"
 
 log = logging.getLogger(__name__)
-
-
-class Connection(Protocol):
-    """What a Submit needs of the connection it came on."""
-
-    loop: asyncio.AbstractEventLoop
-    transport: asyncio.Transport
-    server_state: ServerState
-
-    def on_submit_answered(self, submit: Submit) -> None: ...
 
 
 class Submits:
@@ -66,7 +32,6 @@ class Submits:
     def __init__(self, client: OrderClient, origins: Origins) -> None:
         self._client = client
         self.origins = origins
-        self._allowed_origins = frozenset(origin.encode() for origin in origins.allowed)
         self.waiting_count = 0
 
     def submit(
@@ -78,37 +43,18 @@ class Submits:
         self._client.submit_then(spec, then, request_id=request_id)
         self.waiting_count += 1
 
-    def cross_origin(self, headers: Headers) -> Headers:
-        """Return what lets a page of another site read the answer, if it may."""
-        if not self._allowed_origins:
-            return ()
-        origin = dict(headers).get(b"origin")
-        if origin not in self._allowed_origins:
-            return ()
-        return (
-            (b"access-control-allow-origin", origin),
-            (b"access-control-expose-headers", ", ".join(EXPOSED_HEADERS).encode()),
-            (b"vary", b"Origin"),
-        )
 
-
-class Submit:
-    """One request, in the place of uvicorn's RequestResponseCycle: from its headers to its answer."""
+class Submit(Cycle):
+    """One order that is submitted."""
 
     __slots__ = (
         "_body",
         "_body_timer",
-        "_connection",
         "_expects_100_continue",
         "_has_turn",
-        "_headers",
         "_refusal",
-        "_start",
         "_started",
         "_submits",
-        "keep_alive",
-        "more_body",
-        "response_complete",
     )
 
     def __init__(
@@ -120,24 +66,20 @@ class Submit:
         keep_alive: bool,
         expects_100_continue: bool,
     ) -> None:
-        self._start = time.perf_counter()
+        super().__init__(
+            "POST", ROUTE, connection, headers, submits.origins, keep_alive=keep_alive, more_body=True
+        )
         self._submits = submits
-        self._connection = connection
-        self._headers = headers
         self._expects_100_continue = expects_100_continue
         self._body = b""
         self._body_timer: asyncio.TimerHandle | None = None
         self._refusal: HttpRefusal | None = None
         self._has_turn = False
         self._started = False
-        self.keep_alive = keep_alive
-        self.more_body = True
-        self.response_complete = False
 
     # ---- Called by the connection ----------------------------------------------------------------
 
     def take_turn(self) -> None:
-        """The requests before it on this connection are answered."""
         self._has_turn = True
         self._proceed()
 
@@ -170,7 +112,6 @@ class Submit:
             self._body_timer = None
 
     def refuse(self, reason: str, message: str) -> None:
-        """Answer without the rest of the body, which the connection cannot be used past."""
         if self._refusal is None:
             self._refusal = HttpRefusal(reason, message)
             self.keep_alive = False
@@ -212,34 +153,14 @@ class Submit:
 
     def _answer_receipt(self, receipt: Receipt) -> None:
         code, status_line, message = 202, b"202 Accepted", "Order queued successfully"
-        headers = self._answer_headers()
+        headers = [(b"location", _LOCATION + receipt.order_id.encode())]
         if receipt.deduplicated:
             code, status_line, message = 200, b"200 OK", "Order had been accepted before"
             headers.append((b"idempotent-replayed", b"true"))
         body = json_bytes(
             {"success": True, "orderId": receipt.order_id, "status": receipt.status.value, "message": message}
         )
-        lines = b"".join([b"%b: %b\r\n" % header for header in headers])
-        self._answer(code, _ANSWER % (status_line, lines, len(body), receipt.order_id.encode(), body))
-
-    def _answer_problem(self, answer: Response) -> None:
-        self._answer(answer.status_code, raw(answer, self._answer_headers()))
-
-    def _answer_headers(self) -> list[tuple[bytes, bytes]]:
-        headers = [
-            *self._connection.server_state.default_headers,
-            *self._submits.cross_origin(self._headers),
-        ]
-        if not self.keep_alive:
-            headers.append((b"connection", b"close"))
-        return headers
-
-    def _answer(self, code: int, answer: bytes) -> None:
-        tell_answer("POST", ROUTE, code, time.perf_counter() - self._start)
-        if not self._connection.transport.is_closing():
-            # In one piece: each write is a system call.
-            self._connection.transport.write(answer)
-        self._connection.on_submit_answered(self)
+        self._answer_json(code, status_line, body, headers)
 
 
 def _read(headers: Headers, body: bytes, origins: Origins) -> tuple[OrderSpec, str | None]:

@@ -261,6 +261,31 @@ async def test_an_order_reads_back_with_how_it_was_routed(
     assert [quote.get("refusal") for quote in decision["quotes"]] == [None, "the pool is disabled"]
 
 
+async def test_an_order_reads_the_same_however_it_is_asked_for(
+    http: aiohttp.ClientSession, worker: Worker
+) -> None:
+    """Spelled plainly it is answered ahead of the application, which answers all others."""
+    order_id = (await post(http, BUY))[1]["orderId"]
+    await worker.execute(order_id)
+    for known, code in ((order_id, 200), (UNKNOWN, 404)):
+        answers = []
+        for method, path in (
+            ("GET", f"/api/orders/{known}"),
+            ("GET", f"/api/orders/{known}?x=1"),
+            ("GET", f"/api/orders/{known.upper()}"),
+            ("HEAD", f"/api/orders/{known}"),
+        ):
+            async with http.request(method, path, headers={"Origin": "https://desk.example.com"}) as answer:
+                assert answer.status == code
+                headers = {
+                    name.lower(): value for name, value in answer.headers.items() if name.lower() != "date"
+                }
+                answers.append((headers, await answer.read()))
+        (headers, body), *others = answers
+        assert [head for head, _ in others] == [headers] * 3
+        assert [text.lower() for _, text in others] == [body.lower(), body.lower(), b""]
+
+
 async def test_orders_are_listed_in_pages(http: aiohttp.ClientSession) -> None:
     ids = [(await post(http, BUY))[1]["orderId"] for _ in range(3)]
     async with http.get("/api/orders", params={"limit": "2"}) as answer:

@@ -22,10 +22,11 @@ from client import (
     RoutingDecision,
     Side,
 )
-from client.convert import event_of
+from client.convert import details_of, event_of
 from client.json_text import (
     EVENT_FIELDS,
     camel,
+    details_bytes,
     details_json,
     event_text,
     json_bytes,
@@ -159,3 +160,82 @@ def test_an_event_is_written_in_the_documented_order() -> None:
 @pytest.mark.parametrize(("name", "key"), [("status", "status"), ("last_valid_slot", "lastValidSlot")])
 def test_keys_are_camelled_mechanically(name: str, key: str) -> None:
     assert camel(name) == key
+
+
+QUOTE: dict[str, Any] = {
+    "venue": "Raydium",
+    "kind": "raydium_clmm",
+    "pool": "7YttLkHDoNj9wyDur5pM1ejNaAvT9X4eqaYcHQqtj2G5",
+    "input_amount": "1.5",
+    "output_amount": "157.685185",
+    "price": "105.123456789012345678",
+    "fee_ppm": 0,
+    "price_impact_ppm": 12,
+    "fee_amount": "0",
+    "fee_token": "SOL",
+}
+REFUSED: dict[str, Any] = {
+    "venue": "Meteora",
+    "kind": "meteora_dlmm",
+    "pool": "p",
+    "refusal": "no \u2028 liquidity",
+}
+LEG = QUOTE | {"input_token": "SOL", "output_token": "USDC", "threshold_amount": "156"}
+LEG.pop("price")
+ROUTE: dict[str, Any] = {
+    "legs": [LEG, LEG | {"price_impact_ppm": 0}],
+    "input_amount": "1.5",
+    "output_amount": "157.685185",
+    "price": "105.123456789012345678",
+    "threshold_amount": "156",
+}
+DETAILS: list[dict[str, Any]] = [
+    {},
+    {"routing_decisions": [{"slot": 0, "reason": "no pool"}]},
+    {
+        "routing_decisions": [
+            {"attempt": 1, "slot": 7, "quotes": [QUOTE, REFUSED], "route": ROUTE, "reason": "best"},
+            {
+                "attempt": 2,
+                "slot": 8,
+                "quotes": [REFUSED],
+                "route": ROUTE | {"gap_amount": "0.1", "gap_ppm": 3, "middle_token": "BONK"},
+                "reason": "",
+            },
+        ],
+        "realised_slippage_ppm": 0,
+    },
+    {"realised_slippage_ppm": -3},
+]
+
+
+def details_message(details: dict[str, Any]) -> pb.GetOrderResponse:
+    order = pb.Order(
+        order_id=ORDER.order_id,
+        spec=pb.OrderSpec(side=pb.SIDE_BUY, amount="1", input_token="SOL", output_token="USDC"),
+        status=pb.ORDER_STATUS_FAILED,
+        sequence=4,
+        attempt=2,
+        failure_reason=pb.FAILURE_REASON_NO_ROUTE,
+        create_time=Timestamp(seconds=1, nanos=5000),
+    )
+    return pb.GetOrderResponse(order=order, **details)
+
+
+@pytest.mark.parametrize("details", DETAILS)
+def test_details_as_they_came_have_the_same_text(details: dict[str, Any]) -> None:
+    message = details_message(details)
+    assert details_bytes(message) == json_bytes(details_json(details_of(message)))
+
+
+def test_what_a_decision_does_not_know_is_left_out_and_zeroes_are_not() -> None:
+    message = details_message(DETAILS[2])
+    first, second = json.loads(details_bytes(message), parse_float=str)["routingDecisions"]
+    assert first["quotes"][0] == {camel(name): value for name, value in QUOTE.items()}
+    assert set(first["quotes"][1]) == {"venue", "kind", "pool", "refusal", "feePpm", "priceImpactPpm"}
+    assert first["route"]["legs"][1] == {camel(name): value for name, value in LEG.items()} | {
+        "priceImpactPpm": 0
+    }
+    assert "gapAmount" not in first["route"]
+    assert (first["route"]["gapPpm"], second["route"]["gapPpm"]) == (0, 3)
+    assert (second["route"]["middleToken"], second["reason"], second["attempt"]) == ("BONK", "", 2)

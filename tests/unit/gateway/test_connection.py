@@ -1,4 +1,4 @@
-"""POSTs on one connection: one after the other however they come, and bounded in size and time."""
+"""Requests on one connection: one after the other however they come, and bounded in size and time."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 import uvicorn
+from orders.v1 import orders_pb2 as pb
 from starlette.responses import PlainTextResponse
 from uvicorn.server import ServerState
 
 import gateway.submits
-from client import InternalError, OrderSpec, OrderStatus, Receipt, ServerUnavailable
+from client import InternalError, OrderNotFound, OrderSpec, OrderStatus, Receipt, ServerUnavailable
+from gateway.lookups import Lookups
 from gateway.openapi import openapi
 from gateway.origins import Origins
 from gateway.protocols import HttpProtocol
@@ -96,6 +98,7 @@ class Orders:
 
     def __init__(self) -> None:
         self.asked: list[tuple[OrderSpec, str | None]] = []
+        self.looked_up: list[tuple[str, asyncio.Future[pb.GetOrderResponse]]] = []
         self._waiting: list[Callable[[Receipt | Exception], None]] = []
 
     def submit_then(
@@ -103,6 +106,11 @@ class Orders:
     ) -> None:
         self.asked.append((spec, request_id))
         self._waiting.append(then)
+
+    async def get_message(self, order_id: str) -> pb.GetOrderResponse:
+        future: asyncio.Future[pb.GetOrderResponse] = asyncio.get_running_loop().create_future()
+        self.looked_up.append((order_id, future))
+        return await future
 
     def answer(self, found: Receipt | Exception | None = None) -> None:
         self._waiting.pop(0)(found or Receipt(ORDER_ID, OrderStatus.PENDING))
@@ -128,6 +136,7 @@ class Connection:
         self.protocol = HttpProtocol(
             Sockets(self.orders, origins),  # type: ignore[arg-type]
             Submits(self.orders, origins),  # type: ignore[arg-type]
+            Lookups(self.orders, origins),  # type: ignore[arg-type]
             config=config,
             server_state=self.state,
             app_state={},
@@ -478,4 +487,163 @@ async def test_what_fails_is_told_and_the_connection_goes_on(
     assert problem["reason"] == reason
     assert "defect" not in json.dumps(problem)
     assert bool(caplog.records) is (code == 500)
+    connection.protocol.connection_lost(None)
+
+
+# ---- Orders that are looked up -------------------------------------------------------------------------
+
+
+def get(path: str = f"/api/orders/{ORDER_ID}", *headers: str, version: str = "1.1") -> bytes:
+    return "\r\n".join([f"GET {path} HTTP/{version}", "Host: localhost", *headers, "", ""]).encode()
+
+
+DETAILS = pb.GetOrderResponse(
+    order=pb.Order(
+        order_id=ORDER_ID,
+        spec=pb.OrderSpec(side=pb.SIDE_SELL, amount="1", input_token="SOL", output_token="USDC"),
+        status=pb.ORDER_STATUS_PENDING,
+        sequence=1,
+    )
+)
+
+
+async def asked(connection: Connection, count: int = 1) -> None:
+    """Let that many orders be looked up."""
+    await _until(lambda: len(connection.orders.looked_up) >= count)
+
+
+async def answered(connection: Connection, count: int = 1) -> None:
+    await _until(lambda: len(connection.transport.answers()) >= count)
+
+
+async def _until(happened: Callable[[], bool]) -> None:
+    for _ in range(20):
+        if happened():
+            return
+        await asyncio.sleep(0)
+    raise AssertionError("it has not happened")
+
+
+async def test_an_order_is_looked_up_past_the_application() -> None:
+    connection = Connection((SITE,))
+    connection.receive(get(f"/api/orders/{ORDER_ID}", f"Origin: {SITE}"))
+    await asked(connection)
+    ((order_id, future),) = connection.orders.looked_up
+    assert order_id == ORDER_ID
+    future.set_result(DETAILS)
+    await answered(connection)
+    ((code, headers, body),) = connection.transport.answers()
+    assert code == 200
+    assert json.loads(body)["orderId"] == ORDER_ID
+    assert headers == {
+        "date": "today",
+        "content-length": str(len(body)),
+        "content-type": "application/json",
+        "x-content-type-options": "nosniff",
+        "cache-control": "no-store",
+        "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
+        "access-control-allow-origin": SITE,
+        "access-control-expose-headers": "Idempotent-Replayed, Location, Retry-After",
+        "vary": "Origin",
+    }
+    connection.protocol.connection_lost(None)
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        get(f"/api/orders/{ORDER_ID}?x=1"),
+        get("/api/orders/01890000-0000-7000-8000-00000000000A"),
+        get(f"/api/orders/{ORDER_ID}/"),
+        get("/api/orders/execute"),
+        get("/api/orders"),
+        get(f"http://localhost/api/orders/{ORDER_ID}"),
+        get().replace(b"GET", b"HEAD"),
+        get(f"/api/orders/{ORDER_ID}", "Content-Length: 2") + b"{}",
+    ],
+)
+async def test_what_is_not_plainly_one_order_is_for_the_application(request_bytes: bytes) -> None:
+    connection = Connection()
+    connection.receive(request_bytes)
+    await asyncio.gather(*connection.state.tasks)
+    assert connection.orders.looked_up == []
+    assert connection.transport.codes() == [200]
+    connection.protocol.connection_lost(None)
+
+
+async def test_lookups_take_their_turn_among_all_requests_of_a_connection() -> None:
+    connection = Connection()
+    other = b"GET /anything HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    connection.receive(get() + post() + get() + other + get())
+    await asked(connection)
+    assert connection.orders.asked == []
+    connection.orders.looked_up[0][1].set_result(DETAILS)
+    await answered(connection)
+    assert len(connection.orders.asked) == 1
+    connection.orders.answer()
+    await asked(connection, 2)
+    connection.orders.looked_up[1][1].set_result(DETAILS)
+    await asked(connection, 3)
+    connection.orders.looked_up[2][1].set_result(DETAILS)
+    await answered(connection, 5)
+    assert connection.transport.codes() == [200, 202, 200, 200, 200]
+    assert connection.transport.answers()[3][2] == b"the application"
+    connection.protocol.connection_lost(None)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "reason"), [*FAILURES, (OrderNotFound("no order"), 404, "ORDER_NOT_FOUND")]
+)
+async def test_a_lookup_that_fails_is_told_and_the_connection_goes_on(
+    error: Exception, code: int, reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    connection = Connection()
+    connection.receive(get())
+    await asked(connection)
+    connection.orders.looked_up[0][1].set_exception(error)
+    await answered(connection)
+    connection.receive(post())
+    connection.orders.answer()
+    assert connection.transport.codes() == [code, 202]
+    problem: dict[str, Any] = json.loads(connection.transport.answers()[0][2])
+    assert problem["reason"] == reason
+    assert "defect" not in json.dumps(problem)
+    assert bool(caplog.records) is (code == 500)
+    connection.protocol.connection_lost(None)
+
+
+@pytest.mark.parametrize(("version", "header"), [("1.0", "X: y"), ("1.1", "Connection: close")])
+async def test_a_connection_ends_after_a_lookup_where_the_client_says_so(version: str, header: str) -> None:
+    connection = Connection()
+    connection.receive(get(f"/api/orders/{ORDER_ID}", header, version=version))
+    await asked(connection)
+    connection.orders.looked_up[0][1].set_result(DETAILS)
+    await answered(connection)
+    assert connection.transport.answers()[0][1]["connection"] == "close"
+    assert connection.transport.closed
+    connection.protocol.connection_lost(None)
+
+
+async def test_a_lookup_ends_quietly_whose_client_has_gone() -> None:
+    connection = Connection()
+    connection.receive(get())
+    await asked(connection)
+    connection.transport.close()
+    connection.protocol.connection_lost(None)
+    connection.orders.looked_up[0][1].set_result(DETAILS)
+    await asyncio.sleep(0)
+    assert connection.transport.written == b""
+    assert connection.state.connections == set()
+
+
+@pytest.mark.parametrize("rest", [b"0", b"GET /\xff HTTP/1.1\r\n\r\n"])
+async def test_what_cannot_be_read_after_a_lookup_is_not_taken_for_its_answer(rest: bytes) -> None:
+    connection = Connection()
+    connection.receive(get() + rest)
+    await asked(connection)
+    assert connection.transport.written == b""
+    connection.orders.looked_up[0][1].set_result(DETAILS)
+    await answered(connection)
+    assert connection.transport.codes() == [200]
+    assert connection.transport.closed
     connection.protocol.connection_lost(None)
