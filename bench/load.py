@@ -263,8 +263,8 @@ class Run:
             for index in self._indexes():
                 # Each at another moment of its interval, or all would come at the same moment of a slot.
                 due = self.started + (index + index * _GOLDEN % 1) / self.scenario.rate
-                wait = due - time.perf_counter()
-                if wait > 0:
+                # uvloop counts in milliseconds, and may wake up to one too early.
+                while (wait := due - time.perf_counter()) > 0:  # noqa: ASYNC110
                     await asyncio.sleep(wait)
                 group.create_task(client(index, due))
 

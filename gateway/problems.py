@@ -49,6 +49,7 @@ API_HEADERS: Final = (
 """For every answer that is not a page; pages bring their own."""
 
 _FIELD_NAMES: Final = {
+    "afterSequence": "after",
     "requestId": "Idempotency-Key",
     "pageSize": "limit",
     "statuses": "status",
@@ -59,6 +60,7 @@ _FIELD_NAMES: Final = {
 _CONTRACT_NAME: Final = re.compile(r'"[^"]*"|\b[a-z]+(?:_[a-z]+)+\b')
 """In a text; what is quoted there is the client's own."""
 _CONTRACT_NAMES: Final = frozenset(field.name for field in fields(OrderSpec)) | {
+    "after_sequence",
     "next_page_token",
     "order_id",
     "page_size",
@@ -110,8 +112,8 @@ def problem_of_error(error: OrderError) -> Response:
         extra["requestId"] = error.request_id
     message, lines = error.message, [(line.field, line.description) for line in error.violations]
     if not isinstance(error, InvalidFields):
-        lines = [(_field_name(name), _in_own_names(text)) for name, text in lines]
-        message = "; ".join(f"{name} {text}" for name, text in lines) or _in_own_names(message)
+        lines = [(_field_name(name), in_own_names(text)) for name, text in lines]
+        message = "; ".join(f"{name} {text}" for name, text in lines) or in_own_names(message)
     if lines:
         extra["errors"] = [{"field": name, "message": text} for name, text in lines]
     return problem(code, error.reason, message, headers, extra)
@@ -159,8 +161,11 @@ def _field_name(field: str) -> str:
     return _FIELD_NAMES.get(name, name)
 
 
-def _in_own_names(text: str) -> str:
-    """ "send the order again with the same request_id" -> "... with the same Idempotency-Key"."""
+def in_own_names(text: str) -> str:
+    """Return a text of the order service's with the names that REST has for what it names.
+
+    "send the order again with the same request_id" -> "... with the same Idempotency-Key".
+    """
     return _CONTRACT_NAME.sub(
         lambda found: _field_name(found[0]) if found[0] in _CONTRACT_NAMES else found[0], text
     )

@@ -29,7 +29,7 @@ from client.watches import Listener
 from engine.telemetry import events_sent_total
 from gateway.origins import Headers, Origins
 from gateway.parse import parse_watch
-from gateway.problems import code_of, problem, problem_of_refusal, raw
+from gateway.problems import code_of, in_own_names, problem, problem_of_refusal, raw
 
 MAX_SOCKETS: Final = 20_000
 MAX_INBOUND_BYTES: Final = 4096
@@ -220,7 +220,7 @@ class Socket(asyncio.Protocol):
         elif isinstance(error, OrderNotFound):
             self._close(UNKNOWN_ORDER, error.message)
         elif isinstance(error, SequenceAhead):
-            self._close(BAD_QUERY, error.message)
+            self._close(BAD_QUERY, in_own_names(error.message))
         else:
             if code_of(error) == 500:
                 log.error("watch failed: %s", error, extra={"order_id": self._order_id})

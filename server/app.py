@@ -34,8 +34,9 @@ SERVICE = orders_pb2.DESCRIPTOR.services_by_name["OrderService"].full_name
 _FINISH_SECONDS = 8.0
 """How long calls under way may take when the process is to stop."""
 _HEALTH_SECONDS = 1.0
+"""How often it is looked whether the server is ready still,"""
 _READY_SECONDS = 0.05
-"""The same while it is not ready: somebody waits for it."""
+"""and whether it is at last: somebody waits for that."""
 
 _OPTIONS = (
     # Two servers on one port would each get some of the calls; a port in use is to be an error.

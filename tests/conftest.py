@@ -19,11 +19,14 @@ from uuid import uuid4
 import psycopg
 import pytest
 import redis
+import uvloop
 from psycopg import sql
 
 from cli.embedded import Postgres, Valkey
 from engine.settings import Settings, load_settings
 from engine.storage.migrate import migrate
+
+_TESTS = Path(__file__).parent
 
 # Fast, and unsafe when the machine crashes: the session's database is thrown away. Tests that kill a
 # PostgreSQL start one of their own, with its real settings.
@@ -41,6 +44,17 @@ _THROW_AWAY = {
 def pytest_xdist_auto_num_workers() -> int | None:
     """Return how many processes run tests, None for as many as there are cores: all would empty one Redis."""
     return 1 if load_settings(env_file=None).redis_host else None
+
+
+def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Run each test on the kind of loop that its subject runs on.
+
+    The processes run on uvloop; the launcher, the commands and programs that use the client on asyncio's own.
+    Those of whole processes use some of these.
+    """
+    if {"cli", "client", "e2e"} & set(item.path.relative_to(_TESTS).parts):
+        return {"asyncio": asyncio.new_event_loop}
+    return {"uvloop": uvloop.new_event_loop}
 
 
 @pytest.fixture(scope="session")

@@ -883,7 +883,7 @@ class _Announcements:
             self._passed.set()
             self._passed.clear()
         now = asyncio.get_running_loop().time()
-        if not self._waiting_count and now - self._left_time > _UNHEARD_SECONDS:
+        if not self._waiting_count and now - self._left_time >= _UNHEARD_SECONDS:
             self._wanted.clear()
 
 

@@ -136,6 +136,7 @@ async def test_a_query_is_read_as_strictly_as_rest_reads_one(base: str) -> None:
         ("afer=3", "afer is not a parameter; there is after"),
         ("after=0&status=pending", "status is not a parameter; there is after"),
         ("after=", 'after was ""; must be a whole number from 0 to 999999999'),
+        ("after=7", f"after was 7, but the last event of order {order_id} is 1"),
     ):
         async with connect(path(base, order_id, f"?{query}")) as socket:
             assert await messages(socket) == []

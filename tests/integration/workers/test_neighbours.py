@@ -11,7 +11,6 @@ from uuid import UUID
 
 import msgspec
 import pytest
-import uvloop
 
 from engine.domain.order import Order, OrderSpec, OrderStatus, Side
 from engine.domain.tokens import SOL, USDC
@@ -271,21 +270,17 @@ async def test_what_is_not_urgent_waits_for_what_is(two: list[Worker], until: An
     assert sent == [3]
 
 
-def test_it_tells_on_the_loop_that_the_processes_run_on(empty_valkey: Settings) -> None:
+async def test_what_is_urgent_takes_along_what_is_not_yet_sent(empty_valkey: Settings) -> None:
     """Of what is due at once, uvloop makes another kind of handle than of what is due later."""
-
-    async def tell() -> int:
-        telling = Neighbours(empty_valkey, b"key", cast(Market, None))
-        telling._heard[b"another"] = 0.0
-        sent = asyncio.Event()
-        telling._send = sent.set  # type: ignore[method-assign]
-        telling.begun(ORDER_ID, [])
-        telling.landed(ORDER_ID, 1)
-        telling.ended(ORDER_ID)
-        await sent.wait()
-        return len(telling._unsent)
-
-    assert uvloop.run(tell()) == 3
+    telling = Neighbours(empty_valkey, b"key", cast(Market, None))
+    telling._heard[b"another"] = 0.0
+    sent = asyncio.Event()
+    telling._send = sent.set  # type: ignore[method-assign]
+    telling.begun(ORDER_ID, [])
+    telling.landed(ORDER_ID, 1)
+    telling.ended(ORDER_ID)
+    await sent.wait()
+    assert len(telling._unsent) == 3
 
 
 async def test_what_is_unsent_at_the_end_is_told(two: list[Worker], until: Any) -> None:

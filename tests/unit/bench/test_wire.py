@@ -278,16 +278,18 @@ async def test_a_refused_upgrade_is_told_by_its_http_status(listener: Listener) 
 
 
 async def test_leaving_is_silent_for_us_and_clean_for_the_server(listener: Listener, serving: Serve) -> None:
-    left = asyncio.get_running_loop().create_future()
+    came, left = asyncio.Event(), asyncio.Event()
 
     async def handle(connection: ServerConnection) -> None:
+        came.set()
         try:
             await connection.recv()
         except websockets.ConnectionClosed:
-            left.set_result(None)
+            left.set()
 
     socket = listener.socket(await serving(handle))
     await socket.open()
+    await came.wait()
     socket.close()
-    await left
+    await left.wait()
     assert not listener.ended.done()
