@@ -131,6 +131,7 @@ class _Listing:
         "accounts",
         "address",
         "expected",
+        "is_known",
         "keys",
         "leg_lamports",
         "mints",
@@ -149,6 +150,8 @@ class _Listing:
         self.mints = (str(keys.mint_a), str(keys.mint_b))
         self.accounts: tuple[Pubkey, ...] = ()
         """What is read of it; changes where the price decides which tick or bin arrays are next."""
+        self.is_known = True
+        """Whether these are what it takes to quote it; False while what was read last does not say."""
         self.offers: tuple[PoolOffer, PoolOffer] | None = None
         """b to a, and a to b; None while the pool cannot be read."""
         self.expected: tuple[PoolOffer, PoolOffer] | None = None
@@ -177,21 +180,33 @@ class _Listing:
 
     def wanted(self, known: Mapping[Pubkey, bytes]) -> tuple[Pubkey, ...]:
         """Return what is to be read of it, by what is known of it."""
-        accounts = self.venue.quote_accounts(self.keys, known)
+        try:
+            accounts = self.venue.quote_accounts(self.keys, known)
+        except Exception as error:
+            self.is_known = False
+            self._fail(error)
+            return self.accounts or (self.keys.pool,)
+        self.is_known = True
         if not self.reads_vaults:
             return accounts
         return tuple(dict.fromkeys((*accounts, self.keys.vault_a, self.keys.vault_b)))
 
     def read(self, accounts: Mapping[Pubkey, bytes]) -> None:
         """Take over the pool's accounts as they are now."""
-        try:
-            pool = self.venue.pool(self.keys, accounts)
-        except (KeyError, ValueError, IndexError) as error:
-            # Closed since, or changed by a newer program into something we do not know.
-            logger.warning("pool %s of %s cannot be read: %r", self.address, self.venue.kind, error)
-            self.offers = None
+        if not self.is_known:
             return
-        self.offers = self._offers_of(pool)
+        try:
+            self.offers = self._offers_of(self.venue.pool(self.keys, accounts))
+        except Exception as error:
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        """Offer nothing until it can be read again: one pool, whatever is in it, is not to stop the others.
+
+        It was closed, or changed by a newer program into something we do not know.
+        """
+        logger.warning("pool %s of %s cannot be read: %r", self.address, self.venue.kind, error)
+        self.offers = None
 
     def add_expected(self, swap: SwapUnderWay) -> None:
         """Note a swap that is under way."""
@@ -1058,7 +1073,8 @@ class Market:
                 if self._wallet is not None and address == self._wallet:
                     self._lamports = 0 if account is None else account.lamports
                     continue
-                if account is not None:
+                # One without data is none: anybody can send lamports to where a pool has no account yet.
+                if account is not None and account.encoded[0]:
                     self._texts[address] = account.data_base64
                     self._data[address] = account.data
                 elif self._texts.pop(address, None) is not None:

@@ -38,6 +38,7 @@ from engine.solana.transactions import FEE_RESERVE, Blockhash, Wallet, build_swa
 from engine.venues import VENUE_BY_KIND, VENUES
 from engine.venues.meteora_damm_v2 import POOL
 from engine.venues.raydium_clmm import (
+    BITMAP_EXTENSION,
     POOL_STATE,
     TICK_ARRAY,
     TICKS_PER_ARRAY,
@@ -247,6 +248,54 @@ async def test_pool_that_cannot_be_read_does_not_disturb_the_others(chain: Chain
     chain.add(odd, NewAccount(account.owner, account.data[:389] + b"\x09" + account.data[390:]))
     async with _running(chain) as market:
         assert [offer.pool for offer in market.decide(ONE_SOL, 1, 50).quotes] == [str(stays)]
+
+
+@pytest.mark.parametrize("venue", VENUES, ids=lambda venue: venue.kind)
+async def test_a_pool_that_becomes_unreadable_is_not_quoted_until_it_can_be_read_again(
+    chain: Chain, venue: Venue[Any]
+) -> None:
+    odd, stays = chain.add_pool(venue), chain.add_pool(METEORA, index=1)
+    account = chain.accounts[str(odd)]
+    async with _running(chain) as market:
+        quoted = {quote.pool for quote in market.decide(ONE_SOL, 1, 50).quotes}
+        for data in (account.data[:100], b"\0"):
+            chain.add(odd, NewAccount(account.owner, data))
+            await _see_slot(market, chain)
+            assert [quote.pool for quote in market.decide(ONE_SOL, 1, 50).quotes] == [str(stays)]
+            chain.add(odd, account)
+            await _see_slot(market, chain)
+            assert (
+                {quote.pool for quote in market.decide(ONE_SOL, 1, 50).quotes}
+                == quoted
+                == {str(odd), str(stays)}
+            )
+
+
+@pytest.mark.parametrize("venue", VENUES, ids=lambda venue: venue.kind)
+async def test_lamports_at_an_address_that_has_no_account_change_nothing(
+    chain: Chain, venue: Venue[Any]
+) -> None:
+    """Anybody can send them: to a bitmap extension that a pool does not need, to arrays it has not yet."""
+    chain.add_pool(venue)
+    if venue is CLMM:
+        # As those pools are that are older than their extension.
+        for address, account in list(chain.accounts.items()):
+            if account.data[:8] == BITMAP_EXTENSION.discriminator:
+                del chain.accounts[address]
+    async with _running(chain) as market:
+        quotes = market.decide(ONE_SOL, 1, 50).quotes
+        read = {address for request in chain.node.requests for call in request for address in _asked(call)}
+        missing = read - chain.accounts.keys() - {str(WALLET.pubkey), str(CLOCK_SYSVAR)}
+        chain.lamports |= dict.fromkeys(missing, 890_880)
+        for _ in range(2):
+            await _see_slot(market, chain)
+            assert market.decide(ONE_SOL, 1, 50).quotes == quotes
+            assert market.wallet_balance(USDC) == 0
+    assert str(associated_token_account(WALLET.pubkey, _mint(USDC))) in missing
+    # Where it stood before anybody looked.
+    async with _running(chain) as market:
+        assert market.decide(ONE_SOL, 1, 50).quotes == quotes
+        assert market.wallet_balance(USDC) == 0
 
 
 # ---- Following -----------------------------------------------------------------------------------
