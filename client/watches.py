@@ -493,13 +493,13 @@ class Watches:
                     progress = True
         for ended in response.ended:
             feed = self._feeds.get(ended.order_id)
-            if feed is None:
-                self._asked.discard(ended.order_id)
-            else:
+            if feed is not None:
                 feed.active = False
                 count = len(feed.watchers)
                 self._end(feed, ended.status)
                 progress |= len(feed.watchers) < count
+            if ended.order_id not in self._feeds:
+                self._asked.discard(ended.order_id)
         return progress
 
     def _end(self, feed: Feed, status: status_pb2.Status) -> None:

@@ -147,6 +147,27 @@ async def test_an_unknown_order_is_refused() -> None:
     await watches.close()
 
 
+async def test_nothing_is_kept_of_orders_that_are_not_watched_any_more() -> None:
+    record = Record({"closes": 1, "is left": 2, "ahead": 2})
+    watches = make(record)
+    kept = watches.join("is left", 0)
+    for order_id in ("unknown 1", "unknown 2"):
+        with pytest.raises(OrderNotFound):
+            await rest(watches.join(order_id, 0))
+    with pytest.raises(SequenceAhead):
+        await rest(watches.join("ahead", 7))
+    record.emit("closes")
+    assert await rest(watches.join("closes", 0)) == [1]
+    await turn(20)
+    assert watches._asked == {"is left"}
+    kept.close()
+    await turn(20)
+    assert not watches._asked
+    assert not watches._to_write
+    assert not watches._feeds
+    await watches.close()
+
+
 async def test_a_cursor_beyond_the_record_is_refused() -> None:
     record = Record({"a": 3}, happened={"a": 1})
     watches = make(record)
