@@ -266,7 +266,8 @@ class RoutingDecision:
 class OrderDetails:
     order: Order
     routing_decisions: tuple[RoutingDecision, ...]
-    """One for each attempt that was routed, oldest first. The last one's route is what was quoted."""
+    """One for each attempt that was routed, the latest 500, oldest first. The last one's route is what was
+    quoted."""
     realised_slippage_ppm: int | None = None
     """How much worse than quoted a CONFIRMED order was filled, in millionths; None until then."""
 

@@ -37,7 +37,7 @@ from engine.domain.errors import (
 from engine.domain.lifecycle import CLOSED
 from engine.domain.order import Order, OrderEvent, WatchedEvent, watched
 from engine.hints import Hints, events_told
-from engine.storage.postgres import Store
+from engine.storage.postgres import MOST_EVENTS, Store
 from engine.telemetry import Trouble, open_watches
 
 Answer = TypeVar("Answer")
@@ -59,6 +59,9 @@ _MOST_UNHEARD_BYTES: Final = 16 << 20
 them all would wait for ever if they did not."""
 _RETRY_SECONDS: Final = 1.0
 """When a stream that watches too many orders may ask again; it is for its client to watch fewer."""
+
+_MOST_TOLD: Final = 2_000
+"""Events of one message, of up to 1.2 kB: a client that sets no limit of its own takes 4 MB."""
 
 _LEAST_INTERVAL_SECONDS: Final = 0.002
 _MOST_REST_SECONDS: Final = 0.02
@@ -340,6 +343,9 @@ class Subscription:
             refused, self._refused = self._refused, []
             start = loop.time()
             events, ended = await self._read([self._watched[key] for key in keys])
+            while len(events) > _MOST_TOLD:
+                yield events[:_MOST_TOLD], []
+                events = events[_MOST_TOLD:]
             if events or ended or refused:
                 yield events, refused + ended
             end = loop.time()
@@ -388,6 +394,9 @@ class Subscription:
                 events += news
                 if news[-1].event.status in CLOSED:
                     closed.append(watch)
+                elif len(news) >= MOST_EVENTS:
+                    # There may be more of an order that is tried again and again for days.
+                    self.look(watch.order_id.bytes)
             elif not watch.verified:
                 silent.append(watch)
         ended += [self._end(watch) for watch in closed]

@@ -49,6 +49,11 @@ Result = TypeVar("Result")
 
 _LOCK_CLASS: Final = 0x6F726472  # "ordr": the first half of a worker's advisory lock
 _MAX_BATCH: Final = 256
+MOST_EVENTS: Final = 100
+"""Of one order that are read at a time."""
+MOST_DECISIONS: Final = 500
+"""Of one order that are told of, as the contract says: an order that waits for its price may be tried again for
+days, and what each try takes, 1 to 5 kB, has to fit a message."""
 _INTERVAL_SECONDS: Final = 0.003
 """Between two writes over one edge: a statement costs as much as ten of the orders in it. At 1 ms the slowest
 answers come a tenth sooner at 100 orders/s, and an order costs a fortieth more where many come."""
@@ -95,7 +100,7 @@ class Submitted:
 class OrderDetails:
     order: Order
     decisions: Sequence[RoutingDecision]
-    """Every routing decision, oldest first."""
+    """The latest MOST_DECISIONS, oldest first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -349,14 +354,14 @@ class Store:
         return [found.get(order_id) for order_id in order_ids]
 
     async def _details(self, order_ids: list[UUID]) -> Sequence[OrderDetails | OrderNotReadable | None]:
-        values = {"order_id": list(set(order_ids)), "decisions": True}
+        values = {"order_id": list(set(order_ids)), "decisions": MOST_DECISIONS}
         rows = await self._read("read", "get_orders", values)
         details = self._rows.read(rows, _details_from_row)
         found = {row[0]: each for row, each in zip(rows, details, strict=True)}
         return [found.get(order_id) for order_id in order_ids]
 
     async def _read_orders(self, edge: str, order_ids: Iterable[UUID]) -> list[Order | OrderNotReadable]:
-        values = {"order_id": list(set(order_ids)), "decisions": False}
+        values = {"order_id": list(set(order_ids)), "decisions": 0}
         rows = await self._read(edge, "get_orders", values)
         return self._rows.read(rows, lambda row: order_from_row(row[:-1]))
 
@@ -419,18 +424,19 @@ class Store:
     async def _events_after(
         self, cursors: list[tuple[UUID, int]]
     ) -> Sequence[Sequence[WatchedEvent] | OrderNotReadable]:
-        rows = await self._read("watch", "events_after", {"watched": list(set(cursors))})
+        values = {"watched": list(set(cursors)), "limit": MOST_EVENTS}
+        rows = await self._read("watch", "events_after", values)
         events: dict[UUID, dict[int, WatchedEvent | OrderNotReadable]] = {}
         for row, watched in zip(rows, self._rows.read(rows, _watched_from_row), strict=True):
             events.setdefault(row[0], {})[row[1]] = watched
         results = []
         for order_id, after_sequence in cursors:
             found = events.get(order_id, {})
-            results.append(
-                _up_to_not_readable(
-                    [found[sequence] for sequence in sorted(found) if sequence > after_sequence]
-                )
-            )
+            news: list[WatchedEvent | OrderNotReadable] = []
+            # Not all that were found: some may be those after another watcher's cursor, behind a gap.
+            while (each := found.get(after_sequence + len(news) + 1)) is not None:
+                news.append(each)
+            results.append(_up_to_not_readable(news))
         return results
 
     async def _position(self, order_ids: list[UUID]) -> Sequence[Position | None]:

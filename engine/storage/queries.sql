@@ -29,19 +29,24 @@ FROM orders
 WHERE request_id = ANY (%(request_id)t::text[]);
 
 -- name: get_orders
--- Orders as they stand: spec, position, and what their latest event knows; where asked for, also every routing
--- decision, oldest first.
+-- Orders as they stand: spec, position, and what their latest event knows; and so many of the latest routing
+-- decisions, oldest first.
 SELECT o.order_id, o.type, o.terms::text, o.side, o.amount, o.input_mint, o.input_decimals, o.output_mint,
     o.output_decimals, o.slippage_bps, o.expire_time, o.status, o.sequence, o.attempt, o.forgiven_attempts,
     o.create_time, o.update_time,
     e.venue, e.input_amount, e.output_amount, e.tx_hash, e.failure_reason, e.failure_message,
     CASE WHEN o.status = 'building' THEN coalesce(e.decision::text, e.jsonb_decision::text) END,
     a.tx_hash, a.raw_transaction, a.last_valid_block_height,
-    CASE WHEN %(decisions)b::boolean THEN ARRAY(
-        SELECT coalesce(d.decision::text, d.jsonb_decision::text)
-        FROM order_events d
-        WHERE d.order_id = o.order_id AND (d.decision IS NOT NULL OR d.jsonb_decision IS NOT NULL)
-        ORDER BY d.sequence
+    CASE WHEN %(decisions)b::bigint > 0 THEN ARRAY(
+        SELECT latest.decision
+        FROM (
+            SELECT sequence, coalesce(decision::text, jsonb_decision::text) AS decision
+            FROM order_events
+            WHERE order_id = o.order_id AND (decision IS NOT NULL OR jsonb_decision IS NOT NULL)
+            ORDER BY sequence DESC
+            LIMIT %(decisions)b::bigint
+        ) AS latest
+        ORDER BY latest.sequence
     ) END
 FROM unnest(%(order_id)t::uuid[]) AS wanted (order_id)
 JOIN orders o ON o.order_id = wanted.order_id
@@ -112,8 +117,8 @@ FROM orders
 WHERE order_id = ANY (%(order_id)t::uuid[]);
 
 -- name: events_after
--- The events of many orders, each after its watcher's cursor, in sequence per order. Those that a route was
--- chosen with have it; every pool's quote is for those who ask for the order.
+-- The events of many orders, each after its watcher's cursor, in sequence per order, the first so many of each.
+-- Those that a route was chosen with have it; every pool's quote is for those who ask for the order.
 SELECT e.order_id, e.sequence, e.status, e.attempt, e.create_time, e.venue, e.input_amount, e.output_amount,
     e.tx_hash, e.failure_reason, e.failure_message, o.input_mint, o.input_decimals, o.output_mint,
     o.output_decimals, o.side,
@@ -126,6 +131,7 @@ CROSS JOIN LATERAL (
     FROM order_events
     WHERE order_id = watched.order_id AND sequence > watched.after_sequence
     ORDER BY sequence
+    LIMIT %(limit)b::bigint
 ) AS e;
 
 -- name: moved_orders

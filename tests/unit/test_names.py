@@ -81,7 +81,7 @@ NOT_COLUMNS = {
     "part_level": "up to which trigger_level, for each part of a group's amounts",
     "least_amount": "RestingGroup.least_amount: where the first part begins",
     "expected_sequence": "the sequence that a move was decided from",
-    "decisions": "whether routing decisions are wanted",
+    "decisions": "how many routing decisions are wanted",
     "rests": "whether nobody is to hold the order for now",
     "delay_seconds": "Transition.delay_seconds",
     "hint_seconds": "how long a new order is left to its hint",

@@ -874,7 +874,7 @@ class GetOrderResponse(_message.Message):
     def order(self) -> Global___Order: ...
     @_builtins.property
     def routing_decisions(self) -> _containers.RepeatedCompositeFieldContainer[Global___RoutingDecision]:
-        """One for each attempt that was routed, oldest first. The last one's route is what was
+        """One for each attempt that was routed, the latest 500, oldest first. The last one's route is what was
         quoted; once the order is CONFIRMED, its own amounts are what was realised.
         """
 

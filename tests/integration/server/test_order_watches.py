@@ -539,3 +539,36 @@ async def none_of_them(hints: Hints, *_: object) -> None:
     """Hints that are all lost, while Redis is there."""
     hints.up = True
     await asyncio.Event().wait()
+
+
+# ---- Long histories --------------------------------------------------------------------------------
+
+
+async def test_a_long_history_is_told_whole_in_messages_that_can_be_sent(
+    stub: Stub, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.storage.postgres.MOST_EVENTS", 2)
+    monkeypatch.setattr("server.watches.MOST_EVENTS", 2)
+    monkeypatch.setattr("server.watches._MOST_TOLD", 3)
+    # From the record alone.
+    monkeypatch.setattr("server.watches.Watches.known_events", lambda *_: None)
+    order_ids = [await new_order(stub) for _ in range(4)]
+    for order_id in order_ids:
+        await worker.execute(order_id)
+    assert await watched(stub, order_ids[0]) == [1, 2, 3, 4, 5]
+    told: dict[str, list[int]] = {order_id: [] for order_id in order_ids}
+    ended: set[str] = set()
+    stream = stub.WatchOrders()
+    await stream.write(
+        pb.WatchOrdersRequest(watch=[pb.WatchOrderRequest(order_id=order_id) for order_id in order_ids])
+    )
+    async with asyncio.timeout(10):
+        while len(ended) < len(order_ids):
+            response = await stream.read()
+            assert len(response.events) <= 3
+            for event in response.events:
+                assert event.order_id not in ended
+                told[event.order_id].append(event.sequence)
+            ended |= {each.order_id for each in response.ended}
+    stream.cancel()
+    assert list(told.values()) == [[1, 2, 3, 4, 5]] * 4

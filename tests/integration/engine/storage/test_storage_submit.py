@@ -187,6 +187,27 @@ async def test_every_routing_decision_is_kept_with_all_its_quotes(store: Store) 
     assert await decisions_of(store, order.order_id) == [refused.decision, second]
 
 
+async def test_of_many_routing_decisions_the_latest_are_told(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.storage.postgres.MOST_DECISIONS", 2)
+    order = await stored(store, S.ROUTING)
+    last = replace(decision("it is cheapest now"), attempt=3)
+    await advance(store, order, no_route(1), second := no_route(2), Routed(last))
+    assert await decisions_of(store, order.order_id) == [second.decision, last]
+
+
+async def test_of_a_long_history_so_many_events_are_read_at_a_time_and_none_is_left_out(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.storage.postgres.MOST_EVENTS", 2)
+    order = await stored(store, S.CONFIRMED)
+    cursors = [(order.order_id, after_sequence) for after_sequence in (0, 3, 5)]
+    found = await asyncio.gather(*map(store.events_after, cursors))
+    # The first two and the fourth and fifth are there; the third, which the first watcher needs next, is not.
+    assert [[watched.event.sequence for watched in events] for events in found] == [[1, 2], [4, 5], []]
+
+
 async def test_events_come_after_each_watcher_s_cursor(store: Store) -> None:
     order = await stored(store, S.CONFIRMED)
     other = await stored(store)
