@@ -13,7 +13,8 @@ that is final):
 Nothing else proves anything: no answer, an error of the node, time; nor what a node has not seen that lags
 behind, as one of several at one address may, or that was put back from a snapshot since. Until there is
 proof the same bytes are sent again, which the network takes once. A node that can tells of what landed by
-itself; what it has not told is looked up, all of a process's transactions together, once a slot.
+itself; what it has not told is looked up, all of a process's transactions together, once a slot. Where the
+node has not answered this process for a while, it may answer another: its orders are left to that one.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from dataclasses import dataclass, field
 from typing import Final
 from uuid import UUID
 
-from engine.domain.errors import EngineError
+from engine.domain.errors import EngineError, NodeUnavailable
 from engine.domain.lifecycle import Landed, Lapsed, Reverted
 from engine.domain.order import Attempt, FailureReason, Order
 from engine.market import explain_error
@@ -50,6 +51,8 @@ _CONFIRMED_SLOTS: Final = 2
 _TOLD_SLOTS: Final = 4
 """So many more are left to a node that tells what landed, which waits for votes, and then for the block to be
 written."""
+_AWAY_SECONDS: Final = 10.0
+"""How long the node may leave everything unanswered before what is open is left to other workers."""
 
 Outcome = Landed | Reverted | Lapsed
 
@@ -143,7 +146,7 @@ class Settlement:
 
         `on_sent` is told the order's id if the node takes it at the first try.
         Waits for as long as that takes. Leaving early, by cancellation, leaves the transaction on its way
-        and on record.
+        and on record. Raises NodeUnavailable once the node has not been heard of for a while, with the same.
         """
         attempt = order.open_attempt
         if attempt is None:
@@ -174,14 +177,21 @@ class Settlement:
     async def run(self) -> None:
         """Look up what is open once a slot, for ever; failures of the node are waited out."""
         loop, slot = asyncio.get_running_loop(), None
+        heard_time = loop.time()
         while True:
             # Slots that pass while a look-up is under way are worth one more together.
-            slot = await self._node.next_slot(slot)
+            try:
+                async with asyncio.timeout(_AWAY_SECONDS):
+                    slot = await self._node.next_slot(slot)
+            except TimeoutError:
+                self._leave_open()
+                continue
             if not self._open:
                 self._has_open.clear()
                 await self._has_open.wait()
                 # What is only being sent is not looked up for a slot that has passed.
                 slot = None
+                heard_time = loop.time()
                 continue
             now = loop.time()
             told_slots = _TOLD_SLOTS if self._node.tells_landed else 0
@@ -191,6 +201,20 @@ class Settlement:
                     await self._look_up(entries, now)
             except EngineError as error:
                 logger.warning("open transactions cannot be looked up: %s", error)
+                if loop.time() - heard_time > _AWAY_SECONDS:
+                    self._leave_open()
+            else:
+                heard_time = loop.time()
+
+    def _leave_open(self) -> None:
+        """Leave everything to whoever takes it up next. It is on record, with the bytes to be sent again."""
+        entries = [entry for entry in self._open.values() if not entry.outcome.done()]
+        if not entries:
+            return
+        reason = f"the Solana node has not been heard of for {_AWAY_SECONDS:g} s"
+        logger.warning("%d open transactions are left to other workers: %s", len(entries), reason)
+        for entry in entries:
+            entry.outcome.set_exception(NodeUnavailable(reason))
 
     def _on_landed(self, tx_hash: str, record: TransactionRecord) -> None:
         """Take what the node tells of an open transaction: what it would answer at the commitment."""

@@ -52,7 +52,7 @@ _MAX_BATCH: Final = 256
 MOST_EVENTS: Final = 100
 """Of one order that are read at a time."""
 MOST_DECISIONS: Final = 500
-"""Of one order that are told of, as the contract says: an order that waits for its price may be tried again for
+"""Of one order that are told of, as the contract says: one that waits for its price may be tried again for
 days, and what each try takes, 1 to 5 kB, has to fit a message."""
 _INTERVAL_SECONDS: Final = 0.003
 """Between two writes over one edge: a statement costs as much as ten of the orders in it. At 1 ms the slowest

@@ -8,13 +8,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
+from typing import Never
 from uuid import UUID
 
 import psycopg
 import pytest
 
 from engine.coalesce import Coalescer
-from engine.domain.errors import StoreUnavailable
+from engine.domain.errors import NodeUnavailable, StoreUnavailable
 from engine.domain.lifecycle import CANCELLABLE, Cancelled, Transition
 from engine.domain.order import FailureReason, Order, OrderSpec, OrderStatus, RoutingDecision, Side
 from engine.domain.tokens import JUP, SOL, USDC, USDT
@@ -550,6 +551,31 @@ async def test_who_loses_its_lease_lets_go_and_another_finishes(
             await until(lambda: loser.lease.owner not in (0, owner))
             await simnet.ask("simnet_faults", {"drop": 0.0})
             closed = await other.closed(order.order_id)
+            assert (closed.status, closed.attempt) == (S.CONFIRMED, 1)
+            assert await statuses(other, order.order_id) == HAPPY
+            assert await simnet.executions(order.order_id) == [f"{order.order_id}:1"]
+
+
+async def test_who_alone_has_lost_the_node_leaves_what_is_open_to_another(
+    settings: Settings, simnet: Simnet, wallet: Wallet, until: Until, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(*_: object) -> Never:
+        raise NodeUnavailable("no route to host")
+
+    async def silent(*_: object) -> Never:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    monkeypatch.setattr("workers.settlement._AWAY_SECONDS", 0.5)
+    async with worker_of(settings, simnet, wallet) as lonely:
+        monkeypatch.setattr(lonely.node, "send_transaction", away)
+        monkeypatch.setattr(lonely.node, "next_slot", silent)
+        order = await submit(lonely.store)
+        assert await lonely.executor.take([order.order_id]) == 1
+        await lonely.until(order.order_id, lambda order: order.status is S.SUBMITTED)
+        async with worker_of(settings, simnet, wallet, sweeps=True) as other:
+            closed = await other.closed(order.order_id)
+            assert not lonely.executor.holds(order.order_id)
             assert (closed.status, closed.attempt) == (S.CONFIRMED, 1)
             assert await statuses(other, order.order_id) == HAPPY
             assert await simnet.executions(order.order_id) == [f"{order.order_id}:1"]

@@ -12,6 +12,7 @@ from uuid import UUID
 import pytest
 from solders.signature import Signature
 
+from engine.domain.errors import NodeUnavailable
 from engine.domain.frozen import replace
 from engine.domain.lifecycle import Landed, Lapsed, Reverted
 from engine.domain.order import Attempt, FailureReason, Order, OrderSpec, OrderStatus, Side
@@ -465,6 +466,29 @@ async def test_a_node_that_is_away_proves_nothing(chain: Chain, monkeypatch: pyt
         chain.landed()
         await chain.tick()
         assert isinstance(await result(outcome), Landed)
+
+
+async def test_what_is_open_is_left_to_others_where_the_node_has_not_answered_for_a_while(
+    chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workers.settlement._AWAY_SECONDS", 0.2)
+    async with settling(chain) as outcome:
+        with pytest.raises(NodeUnavailable, match="not been heard of"):
+            await result(outcome)
+
+
+async def test_so_it_is_where_it_announces_slots_and_answers_nothing(
+    chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workers.settlement._AWAY_SECONDS", 0.2)
+    async with settling(chain) as outcome:
+        chain.fake.http_status = 503
+        async with asyncio.timeout(10):
+            while not outcome.done():
+                await chain.announce()
+                await asyncio.sleep(0.02)
+        with pytest.raises(NodeUnavailable, match="not been heard of"):
+            outcome.result()
 
 
 async def test_the_same_bytes_are_sent_again_until_it_is_seen(chain: Chain) -> None:
