@@ -12,6 +12,10 @@ All that shows in neither is a disk put back within a minute or two, before anyt
 Then nothing is claimed until no transaction of before can land any more, and those that did are recorded.
 Their orders are SUBMITTED from then on and followed like any other. Whoever ends in the middle of this leaves
 both signs as they were, for others and for a later start; several at once do no harm.
+
+How far back the record may lack something is told by the chain's own order, and by no clock: what is on
+record was recorded after its blockhash was made, so what had landed by then was recorded before. That this
+stays true, the oldest transaction is recorded first.
 """
 
 from __future__ import annotations
@@ -21,7 +25,7 @@ import logging
 from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Final, NamedTuple
 from uuid import UUID
 
@@ -35,15 +39,17 @@ from engine.domain.tokens import Token
 from engine.solana.programs import WRAPPED_SOL_MINT
 from engine.solana.rpc import ChainPosition, NodeClient, RpcError, SignatureInfo, WholeTransaction
 from engine.solana.transactions import named_order
-from engine.storage.postgres import Known, Store
+from engine.storage.postgres import Known, Place, Store
 from engine.venues import VENUE_BY_PROGRAM
 
 _LOOK_SECONDS: Final = 1.0
 """How often it is looked how far the chain has come."""
 _SLOT_SECONDS: Final = 0.4
 """The least that a slot takes."""
-_CLOCKS: Final = timedelta(seconds=120)
-"""By how much the chain's clock, which validators tell, and the database's may differ."""
+_SIGNED_SLOTS: Final = 1500
+"""More lie not between a blockhash and a transaction with it: 150 blocks, were nine of ten slots skipped."""
+_MARGIN: Final = timedelta(seconds=120)
+"""How much longer a node's history must be than the time since the record was kept."""
 _VALID_BLOCKS: Final = 150 + 32
 """From the finalized block to the last in which what is signed now can land: a blockhash's, and what is not
 finalized yet."""
@@ -67,6 +73,25 @@ class _Named(NamedTuple):
         return self.info.err is None and not self.known.on_record and self.known.is_open is not None
 
 
+class _Unsure:
+    """Those transactions that the record may lack, of all that landed, newest first."""
+
+    def __init__(self, landed: AsyncIterator[_Named]) -> None:
+        self._landed = landed
+        self.are_all = False
+        """Whether what landed reached back to what is on record for certain, once they were gone through."""
+
+    async def __aiter__(self) -> AsyncIterator[_Named]:
+        certain_slot = -1
+        async for named in self._landed:
+            if named.info.slot < certain_slot:
+                self.are_all = True
+                return
+            if named.known.on_record:
+                certain_slot = max(certain_slot, named.info.slot - _SIGNED_SLOTS)
+            yield named
+
+
 class Reconciliation:
     """To be `done` before anything is claimed over a new connection to PostgreSQL."""
 
@@ -85,16 +110,15 @@ class Reconciliation:
         place = await self._store.place()
         if place.here == self._place and await self._has_what_was_recorded_here():
             return
-        since = place.last_kept - _CLOCKS
         is_elsewhere = place.recorded not in (None, place.here)
-        if place.has_open_orders and (is_elsewhere or await self._lacks_any(since)):
+        if place.has_open_orders and (is_elsewhere or await self._lacks_any()):
             logger.warning(
                 "the database was put back from a backup, or a standby took over: nothing is executed until"
                 " the chain has told what was done since %s",
-                since.isoformat(timespec="seconds"),
+                place.last_kept.isoformat(timespec="seconds"),
             )
             try:
-                await self._catch_up(since)
+                await self._catch_up(place)
             finally:
                 self.under_way = None
         await self._store.set_place(place.here)
@@ -107,22 +131,19 @@ class Reconciliation:
         (known,) = await self._store.known_transactions([self._store.last_opened])
         return known.on_record
 
-    async def _lacks_any(self, since: datetime) -> bool:
-        """Return whether an open order has a transaction that landed since then and is not on record."""
-        async for named in self._landed():
-            if _is_before(named.info, since):
-                break
+    async def _lacks_any(self) -> bool:
+        """Return whether an open order has a transaction that landed and is not on record."""
+        async for named in _Unsure(self._landed()):
             if named.is_lacking and named.known.is_open and self._is_ours(await self._whole(named.info)):
                 return True
         return False
 
-    async def _catch_up(self, since: datetime) -> None:
+    async def _catch_up(self, place: Place) -> None:
         seen = await self._until_nothing_can_land()
         said, self.under_way = "", "what was executed is asked of the chain"
         while True:
             try:
-                await self._check_history(since, seen)
-                return await self._record_what_landed(since, seen)
+                return await self._record_what_landed(place, seen)
             except (NodeUnavailable, RpcError) as error:
                 if str(error) != said:
                     logger.warning("the chain is asked again: %s", error)
@@ -143,23 +164,27 @@ class Reconciliation:
                 finalized = await self._node.position("finalized")
         return finalized
 
-    async def _record_what_landed(self, since: datetime, seen: ChainPosition) -> None:
+    async def _record_what_landed(self, place: Place, seen: ChainPosition) -> None:
+        # Asked before what is listed: nothing falls out of the node's history in between.
+        first_slot = await self._node.first_available_slot()
+        unsure = _Unsure(self._landed(seen.absolute_slot))
+        lacking = [named async for named in unsure if named.is_lacking]
+        if not unsure.are_all:
+            self._check_history(place, seen, first_slot)
         recorded = 0
-        async for named in self._landed(seen.absolute_slot):
-            if _is_before(named.info, since):
-                break
-            if named.order_id is not None and named.is_lacking:
+        for named in reversed(lacking):
+            if named.order_id is not None:
                 recorded += await self._record(named.order_id, named.info, seen)
         logger.warning("%d orders had been executed; their transactions are on record now", recorded)
 
-    async def _check_history(self, since: datetime, seen: ChainPosition) -> None:
+    def _check_history(self, place: Place, seen: ChainPosition, first_slot: int) -> None:
         """Raise NodeUnavailable if the node's history may begin later: what it lists is not all then."""
-        first_slot = await self._node.first_available_slot()
         reaches = timedelta(seconds=(seen.absolute_slot - first_slot) * _SLOT_SECONDS)
-        if first_slot and datetime.now(UTC) - reaches > since:
+        if first_slot and reaches < place.now - place.last_kept + _MARGIN:
             raise NodeUnavailable(
                 f"the node's history begins with slot {first_slot}, and what was done since"
-                f" {since:%Y-%m-%d %H:%M} is asked for: set SOLANA_RPC_URL to a node that has more of it"
+                f" {place.last_kept:%Y-%m-%d %H:%M} is asked for:"
+                " set SOLANA_RPC_URL to a node that has more of it"
             )
 
     async def _landed(self, seen_slot: int = 0) -> AsyncIterator[_Named]:
@@ -210,10 +235,6 @@ class Reconciliation:
     def _is_ours(self, whole: WholeTransaction) -> bool:
         """Return whether the wallet paid for it. Others can name it, and an order."""
         return str(VersionedTransaction.from_bytes(whole.raw).message.account_keys[0]) == self._wallet
-
-
-def _is_before(info: SignatureInfo, moment: datetime) -> bool:
-    return info.block_time is not None and info.block_time < moment.timestamp()
 
 
 def _route(whole: WholeTransaction, wallet: str, spec: OrderSpec) -> Route:

@@ -120,6 +120,8 @@ class Place:
     """In which it is."""
     last_kept: datetime
     """What was recorded before then is on record."""
+    now: datetime
+    """By the same clock."""
     has_open_orders: bool
 
 
@@ -659,14 +661,14 @@ class Store:
 
     async def place(self) -> Place:
         """Return in which database the record is, and in which it was."""
-        ((recorded, last_kept, has_open_orders),) = await self._read("sweep", "place", {})
+        ((recorded, last_kept, now, has_open_orders),) = await self._read("sweep", "place", {})
         try:
             ((here,),) = await self._read("sweep", "place_here", {})
         except psycopg.Error as error:
             # Some who run PostgreSQL for others keep it to themselves.
             logger.debug("whether the database is another one cannot be told: %s", error)
             here = recorded or ""
-        return Place(recorded, here, last_kept, has_open_orders)
+        return Place(recorded, here, last_kept, now, has_open_orders)
 
     async def set_place(self, here: str) -> None:
         """Note that the record is kept here from now on."""

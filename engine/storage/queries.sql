@@ -318,10 +318,11 @@ RETURNING lease_owner;
 
 -- name: place
 -- In which database the record was last kept, when a worker last kept it (as monitors are, several times a second;
--- else when it begins), and whether any order is open.
+-- else when it begins), what time it is, and whether any order is open.
 SELECT (SELECT place FROM place),
     coalesce(nullif((SELECT max(expire_time) FROM monitors), '-infinity'),
              (SELECT min(apply_time) FROM schema_migrations)),
+    now(),
     EXISTS (SELECT FROM orders WHERE closed_status IS NULL AND NOT resting) OR EXISTS (SELECT FROM orders WHERE resting);
 
 -- name: place_here

@@ -227,15 +227,20 @@ async def test_without_a_node_nothing_is_claimed_and_no_lease_is_left_behind(
 
 @asynccontextmanager
 async def restored(
-    settings: Settings, simnet: Simnet, wallet: Wallet, count: int
+    settings: Settings, simnet: Simnet, wallet: Wallet, count: int, *, in_turn: bool = False
 ) -> AsyncIterator[tuple[Settings, list[Order]]]:
-    """A database that was put back with its disk, and orders of its that have been executed since."""
+    """A database that was put back with its disk, and orders of its that have been executed since.
+
+    `in_turn`: each after the one before it, so that none landed in the slot of another.
+    """
     async with Store(settings) as store:
         await noted(settings)
         orders = [await stored(store) for _ in range(count)]
     async with copied(settings) as backup:
-        async with worker_of(settings, simnet, wallet, sweeps=True) as worker:
+        async with worker_of(settings, simnet, wallet, sweeps=not in_turn) as worker:
             for order in orders:
+                if in_turn:
+                    assert await worker.executor.take([order.order_id]) == 1
                 assert (await worker.closed(order.order_id)).status is S.CONFIRMED
         await noted(backup)
         yield backup, orders
@@ -245,7 +250,9 @@ async def restored(
 async def test_who_ends_in_the_middle_leaves_the_rest_to_the_next(
     is_told_by: str, settings: Settings, simnet: Simnet, wallet: Wallet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with restored(settings, simnet, wallet, 4) as (backup, orders):
+    # Who goes on finds the first two on record, and reads what may be lacking in spite of that, which is little.
+    monkeypatch.setattr("workers.reconciliation._SIGNED_SLOTS", 0)
+    async with restored(settings, simnet, wallet, 4, in_turn=True) as (backup, orders):
         if is_told_by == "the place":
             async with Store(backup) as store:
                 await store.set_place("another")
@@ -267,6 +274,55 @@ async def test_who_ends_in_the_middle_leaves_the_rest_to_the_next(
             for order in orders:
                 assert (await worker.closed(order.order_id)).status is S.CONFIRMED
         assert await executions_of(simnet, orders) == [1] * 4
+
+
+@pytest.mark.parametrize("is_told_by", ["the chain", "the place"])
+@pytest.mark.parametrize("hours", [-3, 3])
+async def test_no_wrong_clock_hides_what_was_executed(
+    hours: int, is_told_by: str, settings: Settings, simnet: Simnet, wallet: Wallet
+) -> None:
+    """Where the record was kept last by the clock of a host that is gone."""
+    async with restored(settings, simnet, wallet, 2) as (backup, orders):
+        async with await psycopg.AsyncConnection.connect(backup.database, autocommit=True) as by_hand:
+            await by_hand.execute("UPDATE monitors SET expire_time = now() + %s * interval '1 hour'", [hours])
+        if is_told_by == "the place":
+            async with Store(backup) as store:
+                await store.set_place("another")
+        async with worker_of(backup, simnet, wallet, sweeps=True) as worker:
+            for order in orders:
+                assert (await worker.closed(order.order_id)).status is S.CONFIRMED
+        assert await executions_of(simnet, orders) == [1, 1]
+
+
+async def test_no_more_is_read_than_what_may_be_lacking(
+    settings: Settings, simnet: Simnet, wallet: Wallet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with worker_of(settings, simnet, wallet) as worker:
+        for _ in range(5):
+            order = await stored(worker.store)
+            await worker.executor.take([order.order_id])
+            await worker.closed(order.order_id)
+    async with restored(settings, simnet, wallet, 1) as (backup, _):
+        monkeypatch.setattr("workers.reconciliation._SIGNED_SLOTS", 0)
+        monkeypatch.setattr("engine.solana.rpc.MAX_LISTED", 1)
+        listed = NodeClient.signatures_of
+        pages = 0
+
+        async def counted(self: NodeClient, *its: Any, **options: Any) -> list[SignatureInfo]:
+            nonlocal pages
+            pages += 1
+            return await listed(self, *its, **options)
+
+        monkeypatch.setattr(NodeClient, "signatures_of", counted)
+        async with Store(backup) as store, NodeClient(simnet.url, simnet.ws_url) as node:
+            reconciliation = Reconciliation(store, node, str(wallet.pubkey))
+            assert await reconciliation._lacks_any()
+            assert pages == 1
+            await reconciliation.done()
+            pages = 0
+            assert not await reconciliation._lacks_any()
+            # The one that was lacking, and one before it.
+            assert pages == 2
 
 
 async def test_several_workers_that_start_at_once_record_each_transaction_once(
