@@ -250,7 +250,7 @@ async def restored(
 async def test_who_ends_in_the_middle_leaves_the_rest_to_the_next(
     is_told_by: str, settings: Settings, simnet: Simnet, wallet: Wallet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Who goes on finds the first two on record, and reads what may be lacking in spite of that, which is little.
+    # Who goes on finds the first two on record, and reads only what may be lacking in spite of that.
     monkeypatch.setattr("workers.reconciliation._SIGNED_SLOTS", 0)
     async with restored(settings, simnet, wallet, 4, in_turn=True) as (backup, orders):
         if is_told_by == "the place":

@@ -22,12 +22,11 @@ async def test_a_record_says_where_it_is_kept_once_it_was_told(database: Setting
     async with Store(database) as store:
         place = await store.place()
         assert place.recorded is None
-        for _ in range(2):
-            await store.set_place(place.here)
+        for told in (place.here, place.here, "elsewhere"):
+            await store.set_place(told)
             found = await store.place()
-            assert found == replace(place, recorded=place.here, now=found.now)
-        await store.set_place("elsewhere")
-        assert await store.place() == replace(place, recorded="elsewhere")
+            assert found == replace(place, recorded=told, now=found.now)
+            assert found.now > place.now
     # The next connections find themselves in the same one.
     async with Store(database) as store:
         assert (await store.place()).here == place.here
