@@ -31,6 +31,8 @@ _RECOVERY_SECONDS: Final = 0.5
 """How long to wait for a database that is away before asking again."""
 _NODE_AWAY_SECONDS: Final = 2.0
 """The same for a node, which is asked much."""
+_MARGIN_SECONDS: Final = 60.0
+"""By how much longer an order may be put off elsewhere than what this process puts off longest."""
 
 logger = logging.getLogger(__name__)
 
@@ -136,6 +138,8 @@ class Sweeper:
         `hints_work` tells whether the queue is up: while it is not, new orders are taken at once.
         """
         self._seconds = settings.sweep_seconds
+        self._most_seconds = settings.retry_cap_seconds + _MARGIN_SECONDS
+        """How long anything is put off, at the most."""
         self._store = store
         self._executor = executor
         self._lease = lease
@@ -153,14 +157,16 @@ class Sweeper:
             if not self._lease.owner or not self._can_work():
                 continue
             try:
-                await self._sweep(own=sweeps % 8 == 0)
+                await self._sweep(own=sweeps % 8 == 0, late=sweeps % 64 == 0)
                 self._trouble.works()
             except (StoreUnavailable, OutcomeUnknown) as error:
                 self._trouble.fails(error)
                 await asyncio.sleep(_RECOVERY_SECONDS)
 
-    async def _sweep(self, *, own: bool) -> None:
+    async def _sweep(self, *, own: bool, late: bool) -> None:
         owner = self._lease.owner
+        if late and (hastened := await self._store.hasten_orders(self._most_seconds)):
+            logger.warning("the database's clock was ahead: %d orders were due too late", hastened)
         if freed := await self._store.free_dead_owners(owner):
             sweeper_reclaimed_total.inc(freed)
             logger.warning("freed the leases of %d dead workers", freed)

@@ -620,6 +620,10 @@ class Store:
         rows = await self._read("sweep", "leased_orders", {"lease_owner": lease_owner})
         return [row[0] for row in rows]
 
+    async def hasten_orders(self, most_seconds: float) -> int:
+        """Make those orders due that are put off for longer than that; return how many those were."""
+        return len(await self._write("sweep", "hasten_orders", {"most_seconds": most_seconds}))
+
     async def start_lease_owner(self, lease_seconds: float) -> int:
         """Register a worker process and return its number; its leases live while the connection does."""
         rows = await self._write(

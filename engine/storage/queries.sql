@@ -277,6 +277,22 @@ SELECT order_id
 FROM orders
 WHERE closed_status IS NULL AND NOT resting AND due_time <= now() AND lease_owner = %(lease_owner)b::bigint;
 
+-- name: hasten_orders
+-- Make due what is put off for longer than anything is: the database's clock was ahead then, and was set right since.
+WITH late AS (
+    SELECT order_id
+    FROM orders
+    WHERE closed_status IS NULL AND NOT resting
+      AND due_time > now() + %(most_seconds)b::double precision * interval '1 second'
+    LIMIT 1000
+    FOR UPDATE SKIP LOCKED
+)
+UPDATE orders o
+SET due_time = now()
+FROM late
+WHERE o.order_id = late.order_id
+RETURNING o.order_id;
+
 -- name: start_lease_owner
 -- A new worker process. Its number is also its session advisory lock.
 WITH started AS (

@@ -84,6 +84,7 @@ NOT_COLUMNS = {
     "decisions": "how many routing decisions are wanted",
     "rests": "whether nobody is to hold the order for now",
     "delay_seconds": "Transition.delay_seconds",
+    "most_seconds": "how long anything is put off at the most",
     "hint_seconds": "how long a new order is left to its hint",
     "lease_seconds": "the setting",
     "lock_class": "the first half of an advisory lock's key",

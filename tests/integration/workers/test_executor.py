@@ -590,6 +590,18 @@ async def test_the_sweeper_needs_no_redis_at_all(settings: Settings, simnet: Sim
             assert await simnet.executions(order_id) == [f"{order_id}:1"]
 
 
+async def test_an_order_that_a_clock_put_off_by_hours_is_executed_once_that_is_set_right(
+    settings: Settings, simnet: Simnet, wallet: Wallet, by_hand: psycopg.AsyncConnection
+) -> None:
+    async with worker_of(settings, simnet, wallet) as worker:
+        order = await submit(worker.store)
+        await by_hand.execute(
+            "UPDATE orders SET due_time = now() + interval '2 h' WHERE order_id = %s", [order.order_id]
+        )
+    async with worker_of(settings, simnet, wallet, sweeps=True, sweep_seconds=0.01) as worker:
+        assert (await worker.closed(order.order_id)).status is S.CONFIRMED
+
+
 async def test_a_claim_whose_answer_was_lost_is_found_by_the_sweep(
     settings: Settings, simnet: Simnet, wallet: Wallet
 ) -> None:

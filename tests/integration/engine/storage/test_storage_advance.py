@@ -18,6 +18,7 @@ from engine.domain.order import AttemptOutcome, FailureReason, Order, OrderStatu
 from engine.settings import Settings
 from engine.storage.postgres import Store
 from tests.integration.engine.storage.records import (
+    LIMIT,
     advance,
     exists,
     new_order,
@@ -387,6 +388,29 @@ async def test_due_orders_are_those_that_nobody_holds(database: Settings) -> Non
         assert await store.due_orders(10, 60) == [new.order_id, under_way.order_id]
         assert await store.due_orders(1, 0) == [new.order_id]
         assert await store.leased_orders(owner) == [held.order_id]
+
+
+async def test_what_a_clock_that_was_ahead_put_off_is_made_due(database: Settings) -> None:
+    async with (
+        Store(database) as store,
+        await psycopg.AsyncConnection.connect(database.database, autocommit=True) as by_hand,
+    ):
+        late, held, resting = await stored(store), await stored(store), await stored(store, type=LIMIT)
+        retried, closed = await stored(store, S.ROUTING), await stored(store, S.CONFIRMED)
+        owner = await store.start_lease_owner(30)
+        await store.claim((held.order_id, owner))
+        await store.advance(transitions(retried, no_route(), random=0.99))
+        for order in (late, held):
+            await make_due(by_hand, order.order_id, ago="-2 h")
+        assert await store.due_orders(10, 0) == []
+        assert await store.hasten_orders(60) == 2
+        assert await store.due_orders(10, 0) == [late.order_id]
+        assert await store.leased_orders(owner) == [held.order_id]
+        assert await store.hasten_orders(60) == 0
+        for order in (resting, closed):
+            kept = await store.get(order.order_id)
+            assert kept is not None
+            assert kept.status is order.status
 
 
 async def test_a_retry_is_due_after_its_delay(store: Store, by_hand: psycopg.AsyncConnection) -> None:

@@ -80,6 +80,7 @@ async def test_no_statement_plans_to_read_a_whole_table_while_there_is_nothing_i
     [
         ("due_orders", "orders_due"),
         ("leased_orders", "orders_due"),
+        ("hasten_orders", "orders_due"),
         ("open_orders_count", "orders_due"),
         ("list_open_orders", "orders_due"),
         ("list_closed_orders", "orders_closed"),
