@@ -183,12 +183,13 @@ class Watches:
     async def _look_around(self) -> None:
         loop = asyncio.get_running_loop()
         turn: list[bytes] = []
-        pause, is_overdue = _LOOK_SECONDS, False
+        pause, is_overdue, breaks = _LOOK_SECONDS, False, self._store.break_count
         trouble = Trouble(logger, "watchers wait", "watchers are told again")
         while True:
             # Where hints were missed, or are just now, nobody waits for a turn.
             is_told = await self._told_to_look_now(pause)
-            everything = is_told or is_overdue or not self._hints.up
+            is_reconnected = (breaks_before := self._store.break_count) != breaks
+            everything = is_told or is_overdue or is_reconnected or not self._hints.up
             start = loop.time()
             self._news.clear()
             if everything or not turn:
@@ -198,6 +199,8 @@ class Watches:
             try:
                 for at in range(0, len(looked_at), _ROUND):
                     await self._look_at(looked_at[at : at + _ROUND])
+                    if is_reconnected:
+                        await self._doubt(looked_at[at : at + _ROUND])
             except (EngineError, psycopg.Error) as error:
                 # What nobody expected too: the end of this server would not help.
                 trouble.fails(error)
@@ -205,7 +208,7 @@ class Watches:
                 is_overdue = everything
             else:
                 trouble.works()
-                is_overdue = False
+                is_overdue, breaks = False, breaks_before
             # A second after the last one began. Half a second after it ended, though, for who reads events.
             pause = max(_LOOK_SECONDS - (loop.time() - start), _LOOK_SECONDS / 2)
 
@@ -217,6 +220,21 @@ class Watches:
             if (several := self._subscriptions.get(key))
         }
         self._on_moved(await self._store.moved_orders(cursors))
+
+    async def _doubt(self, keys: Iterable[bytes]) -> None:
+        """Have those watches verified anew whose order is not on record as they have seen it.
+
+        The database may be one that took over, or was put back, and lacks the last commits. Nothing would
+        ever be told of what it has after that, up to where the watchers are.
+        """
+        cursors = {
+            key: max([subscription.cursor(key) for subscription in several])
+            for key in keys
+            if (several := self._subscriptions.get(key))
+        }
+        for key in await self._store.lacking_orders(cursors):
+            for subscription in self._subscriptions.get(key, ()):
+                subscription.doubt(key)
 
     async def _told_to_look_now(self, seconds: float) -> bool:
         """Wait for that, or until it is time to look at some of them anyway."""
@@ -307,6 +325,11 @@ class Subscription:
     def look(self, key: bytes) -> None:
         self._look[key] = None
         self._wake.set()
+
+    def doubt(self, key: bytes) -> None:
+        """Ask the record where the order stands, if there is nothing after the cursor."""
+        self._watched[key].verified = False
+        self.look(key)
 
     def refuse(self, order_id: str, error: EngineError) -> None:
         """Have the client told that this order cannot be watched."""

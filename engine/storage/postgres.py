@@ -448,11 +448,18 @@ class Store:
 
     async def moved_orders(self, cursors: Mapping[bytes, int]) -> list[bytes]:
         """Return which of the orders have events after their cursor. Each is its id's 16 bytes."""
+        return await self._keys_of("moved_orders", cursors)
+
+    async def lacking_orders(self, cursors: Mapping[bytes, int]) -> list[bytes]:
+        """Return which of the orders have no event at their cursor: the record lacks what it once had."""
+        return await self._keys_of("lacking_orders", cursors)
+
+    async def _keys_of(self, query: str, cursors: Mapping[bytes, int]) -> list[bytes]:
         values = {
             "order_id": UuidArray(cursors),
             "after_sequence": Int8Array([cursor.to_bytes(8) for cursor in cursors.values()]),
         }
-        return [order_id.bytes for (order_id,) in await self._read("watch", "moved_orders", values)]
+        return [order_id.bytes for (order_id,) in await self._read("watch", query, values)]
 
     # ---- Executing ----------------------------------------------------------------------------
 
@@ -629,7 +636,7 @@ class Store:
         rows = await self._write(
             "lease", "start_lease_owner", {"lease_seconds": lease_seconds, "lock_class": _LOCK_CLASS}
         )
-        self._breaks_before_lease = self._break_count()
+        self._breaks_before_lease = self.break_count
         return int(rows[0][0])
 
     async def renew_lease(self, lease_owner: int, lease_seconds: float) -> bool:
@@ -649,9 +656,11 @@ class Store:
     @property
     def is_same_database(self) -> bool:
         """Whether it can only be the database that gave the last lease: no connection broke since."""
-        return self._break_count() == self._breaks_before_lease
+        return self.break_count == self._breaks_before_lease
 
-    def _break_count(self) -> int:
+    @property
+    def break_count(self) -> int:
+        """How many connections have broken so far. The next ones may be to another database."""
         return sum([connection.break_count for connection in self._connections.values()])
 
     async def free_dead_owners(self, lease_owner: int) -> int:

@@ -140,6 +140,14 @@ SELECT o.order_id
 FROM unnest(%(order_id)b::uuid[], %(after_sequence)b::bigint[]) AS watched (order_id, after_sequence)
 JOIN orders o ON o.order_id = watched.order_id AND o.sequence > watched.after_sequence;
 
+-- name: lacking_orders
+-- Of which of the watched orders the record does not have what a watcher has seen: it was put back, or a standby took
+-- over that lacked the last commits.
+SELECT watched.order_id
+FROM unnest(%(order_id)b::uuid[], %(after_sequence)b::bigint[]) AS watched (order_id, after_sequence)
+LEFT JOIN orders o ON o.order_id = watched.order_id
+WHERE o.order_id IS NULL OR o.sequence < watched.after_sequence;
+
 -- name: claim_orders
 -- Take up orders that are due and that nobody alive holds, or that this owner holds already. Those
 -- that are pending become routing in the same statement, unless they expired while they waited. An order

@@ -11,12 +11,14 @@ from uuid import UUID, uuid4
 import psycopg
 import pytest
 
-from engine.domain.errors import StoreUnavailable
+from engine.domain.errors import EngineError, OrderNotFound, SequenceAhead, StoreUnavailable
+from engine.domain.order import OrderStatus
 from engine.hints import Hints
 from engine.settings import Settings
 from engine.storage.migrate import read_news_key
 from engine.storage.postgres import Store
 from server.watches import Watches
+from tests.integration.engine.storage.records import stored
 
 Until = Callable[..., Awaitable[None]]
 
@@ -87,3 +89,40 @@ async def test_a_look_at_every_order_that_fails_is_made_up_for(
         # From then on some, in turn.
         await until(lambda: any(len(asked) == 2 for asked in looks.asked))
     assert looks.asked[:2] == [ORDER_IDS, ORDER_IDS]
+
+
+async def test_who_has_seen_what_another_database_lacks_is_told_so(settings: Settings, until: Until) -> None:
+    """As after a standby took over without the last commits: nothing would ever be told of it again."""
+    hints = Hints(settings, await read_news_key(settings))
+    ended: dict[str, EngineError | None] = {}
+    async with (
+        Store(settings) as store,
+        await psycopg.AsyncConnection.connect(settings.database, autocommit=True) as by_hand,
+    ):
+        behind, gone, stays = [await stored(store, OrderStatus.SUBMITTED) for _ in range(3)]
+        watches = Watches(store, hints)
+        with watches.subscribe() as subscription:
+
+            async def read() -> None:
+                async for _, over in subscription.events():
+                    ended.update({each.order_id: each.error for each in over})
+
+            for order in (behind, gone, stays):
+                subscription.watch(order.order_id)
+            async with asyncio.TaskGroup() as group:
+                running = [group.create_task(watches.run()), group.create_task(read())]
+                await until(lambda: all(watch.cursor == 4 for watch in subscription._watched.values()))
+                await by_hand.execute("SET session_replication_role = replica")
+                await by_hand.execute("UPDATE orders SET sequence = 2 WHERE order_id = %s", [behind.order_id])
+                await by_hand.execute("DELETE FROM orders WHERE order_id = %s", [gone.order_id])
+                await by_hand.execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                    " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+                )
+                await until(lambda: len(ended) == 2)
+                assert isinstance(ended[str(behind.order_id)], SequenceAhead)
+                assert isinstance(ended[str(gone.order_id)], OrderNotFound)
+                assert list(subscription._watched) == [stays.order_id.bytes]
+                for task in running:
+                    task.cancel()
+    await hints.aclose()

@@ -229,6 +229,8 @@ async def test_events_come_after_each_watcher_s_cursor(store: Store) -> None:
     assert times == sorted(times, key=lambda moment: moment or datetime.min.replace(tzinfo=UTC))
     watched = {order_id.bytes: after_sequence for order_id, after_sequence in cursors}
     assert await store.moved_orders(watched) == [other.order_id.bytes]
+    assert await store.lacking_orders(watched) == [UUID(int=5).bytes]
+    assert await store.lacking_orders({order.order_id.bytes: 6}) == [order.order_id.bytes]
     watched[order.order_id.bytes] = 3
     assert await store.moved_orders(watched) == [order.order_id.bytes, other.order_id.bytes]
     assert await asyncio.gather(*map(store.position, (order.order_id, other.order_id))) == [
