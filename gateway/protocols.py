@@ -44,6 +44,8 @@ class HttpProtocol(HttpToolsProtocol):
         self._head_timer: asyncio.TimerHandle | None = None
         self._unread: Cycle | None = None
         """Answered, while the client has yet to read answers."""
+        self._turns: list[Cycle] | None = None
+        """Whose turn has come while another one takes its own; None: none does."""
 
     # ---- The connection --------------------------------------------------------------------------
 
@@ -72,7 +74,7 @@ class HttpProtocol(HttpToolsProtocol):
             self.logger.warning(message)
             self.send_400_response(message)
         # Most requests come in one piece, for which no timer is needed.
-        if self._in_head:
+        if self._in_head or self._is_idle():
             if self._head_timer is None:
                 self._head_timer = self.loop.call_later(HEAD_SECONDS, self._give_up)
         elif isinstance(self.cycle, Cycle) and self.cycle.more_body:
@@ -80,6 +82,15 @@ class HttpProtocol(HttpToolsProtocol):
         # One header without an end never reaches on_header. A trailer, after the body, may hold it too.
         if self._head_bytes > 2 * MAX_HEAD_BYTES and not self.transport.is_closing():
             self._refuse_head()
+
+    def _is_idle(self) -> bool:
+        """Whether nothing is under way and nothing ends the connection: after a blank line, which is none."""
+        return (
+            self.timeout_keep_alive_task is None
+            and self.parser is not None
+            and (self.cycle is None or self.cycle.response_complete)
+            and not self.transport.is_closing()
+        )
 
     def handle_websocket_upgrade(self) -> None:
         if self.cycle is not None and not self.cycle.response_complete:
@@ -142,6 +153,9 @@ class HttpProtocol(HttpToolsProtocol):
         self._stop_head_timer()
         self._in_head = False
         self._head_bytes = 0
+        if self.transport.is_closing():
+            # The answer to the request before told the client that no other will be (RFC 9112, 9.6).
+            return
         self._method = self.parser.get_method()
         if self.parser.should_upgrade():
             if self._method == b"CONNECT":
@@ -168,12 +182,16 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         self._head_bytes = 0
+        if self.transport.is_closing():
+            return
         if isinstance(self.cycle, Cycle):
             self.cycle.on_body(body)
         else:
             super().on_body(body)
 
     def on_message_complete(self) -> None:
+        if self.transport.is_closing():
+            return
         if isinstance(self.cycle, Cycle):
             self.cycle.on_message_complete()
         elif not self.parser.should_upgrade():
@@ -209,12 +227,22 @@ class HttpProtocol(HttpToolsProtocol):
             self.pipeline.appendleft((cycle, self.app))  # type: ignore[arg-type]
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
-        if isinstance(cycle, Cycle):
-            cycle.take_turn()
-            if cycle.more_body:
-                cycle.wait_for_body()
-        else:
+        if not isinstance(cycle, Cycle):
             super()._start_asgi_task(cycle, app)
+            return
+        if self._turns is not None:
+            # It is one that was refused at once which leads here: hundreds of them would be as many calls deep.
+            self._turns.append(cycle)
+            return
+        self._turns = [cycle]
+        try:
+            while self._turns and not self.transport.is_closing():
+                cycle = self._turns.pop()
+                cycle.take_turn()
+                if cycle.more_body:
+                    cycle.wait_for_body()
+        finally:
+            self._turns = None
 
     def on_answered(self, cycle: Cycle) -> None:
         """The connection is free for the next request, unless its client does not read the answers."""

@@ -391,6 +391,39 @@ async def test_what_cannot_be_read_after_an_order_is_not_taken_for_its_answer(re
     connection.protocol.connection_lost(None)
 
 
+async def test_any_number_of_refusals_that_come_together_are_answered() -> None:
+    connection = Connection()
+    connection.receive(post() + post(b"{") * 2_000 + post())
+    connection.orders.answer()
+    connection.orders.answer()
+    assert connection.transport.codes() == [202, *[400] * 2_000, 202]
+    assert not connection.transport.closed
+    connection.protocol.connection_lost(None)
+
+
+@pytest.mark.parametrize("behind", [post(), b"GET /api/orders HTTP/1.1\r\nHost: localhost\r\n\r\n"])
+async def test_nothing_is_done_for_a_request_behind_one_that_closes(behind: bytes) -> None:
+    connection = Connection()
+    connection.receive(post(b" " * 20_000) + behind)
+    await asyncio.sleep(0)
+    ((code, headers, _),) = connection.transport.answers()
+    assert (code, headers["connection"]) == (413, "close")
+    assert connection.transport.closed
+    assert connection.orders.asked == []
+    connection.protocol.connection_lost(None)
+
+
+async def test_a_blank_line_after_an_answer_does_not_keep_the_connection_for_ever() -> None:
+    connection = Connection()
+    connection.receive(post())
+    connection.orders.answer()
+    connection.receive(b"\r\n")
+    connection.fire("_give_up")
+    assert connection.transport.codes() == [202]
+    assert connection.transport.closed
+    connection.protocol.connection_lost(None)
+
+
 async def test_a_body_that_cannot_be_read_is_answered_in_its_turn() -> None:
     connection = Connection()
     broken = post().replace(b"Content-Length: %d" % len(BODY), b"Transfer-Encoding: chunked")
