@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from cli.children import Child, in_front
@@ -257,7 +258,8 @@ class Postgres(_Embedded):
             return
         deadline = time.monotonic() + 10.0
         while _runs_in(pid, self._folder):
-            os.kill(pid, signal.SIGQUIT if time.monotonic() < deadline else signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGQUIT if time.monotonic() < deadline else signal.SIGKILL)
             time.sleep(0.05)
         pid_file.unlink(missing_ok=True)
 

@@ -166,7 +166,8 @@ class Launcher:
                     return
                 try:
                     part.program.spawn()
-                except StartupError as error:
+                except (StartupError, OSError) as error:
+                    # As where the disk is full: it may not be, the next time.
                     part.state = str(error)
                 started = probed = clock()
             elif (rest := probed + (_PROBE_SECONDS if part.ready else _POLL_SECONDS) - clock()) > 0:

@@ -50,7 +50,7 @@ def up(data_folder: Path | None, process_counts: Mapping[str, Any]) -> int:
 
     `data_folder` None: one that is removed at the end. `process_counts` go before the settings of their name.
     """
-    console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+    console = _Screen(highlight=False, soft_wrap=not sys.stdout.isatty())
     try:
         settings = replace(load_settings(), **process_counts)
         with _data_folder(data_folder) as folder:
@@ -60,13 +60,32 @@ def up(data_folder: Path | None, process_counts: Mapping[str, Any]) -> int:
         return UNUSABLE
 
 
+class _Screen(Console):
+    """Shows what happens while anybody is there to see it. That nobody is keeps nothing from its end."""
+
+    on_left: Callable[[], None] | None = None
+    """Called once nobody is."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        try:
+            super().print(*objects, **options)
+        except OSError:
+            self.on_broken_pipe()
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        if self.on_left is not None:
+            self.on_left()
+
+
 class _Up:
-    def __init__(self, settings: Settings, folder: Path, kept: bool, console: Console) -> None:
+    def __init__(self, settings: Settings, folder: Path, kept: bool, console: _Screen) -> None:
         self._settings = settings
         self._folder = folder
         self._kept = kept
         self._console = console
         self._launcher = Launcher(self._say)
+        console.on_left = self._launcher.stopping.set
         self._signalled = False
 
     async def run(self) -> int:

@@ -67,9 +67,18 @@ async def _keep(
     while not stopping.is_set():
         started = loop.time()
         # A session of its own: Ctrl-C reaches the supervisor alone, so a child hears once that it is to stop.
-        child = await asyncio.create_subprocess_exec(
-            *command(index), stdin=DEVNULL, stdout=PIPE, start_new_session=True
-        )
+        try:
+            child = await asyncio.create_subprocess_exec(
+                *command(index), stdin=DEVNULL, stdout=PIPE, start_new_session=True
+            )
+        except OSError as error:
+            if is_first:
+                raise StartupError(f"process {index} cannot be started: {error}") from None
+            # No memory or no room for another process, just now: its siblings go on.
+            logger.error("process %d cannot be started again: %s", index, error)
+            failures += 1
+            await _backoff(failures, stopping)
+            continue
         children[index] = child
         if stopping.is_set():
             child.terminate()  # it came too late for the signal to all
@@ -90,11 +99,15 @@ async def _keep(
         failures = 1 if loop.time() - started > _STEADY_SECONDS else failures + 1
         why = f" ({reason})" if code == UNUSABLE and reason else ""
         logger.error("process %d ended with code %d%s; starting it again", index, code, why)
-        try:
-            async with asyncio.timeout(RESTART.delay_seconds(failures, random.random())):
-                await stopping.wait()
-        except TimeoutError:
-            pass  # over, and not stopped
+        await _backoff(failures, stopping)
+
+
+async def _backoff(failures: int, stopping: asyncio.Event) -> None:
+    try:
+        async with asyncio.timeout(RESTART.delay_seconds(failures, random.random())):
+            await stopping.wait()
+    except TimeoutError:
+        pass  # over, and not stopped
 
 
 def _signal(children: Mapping[int, Process], number: signal.Signals) -> None:

@@ -231,7 +231,7 @@ class HttpProtocol(HttpToolsProtocol):
             super()._start_asgi_task(cycle, app)
             return
         if self._turns is not None:
-            # It is one that was refused at once which leads here: hundreds of them would be as many calls deep.
+            # One that was refused at once leads here: hundreds of them would be as many calls deep.
             self._turns.append(cycle)
             return
         self._turns = [cycle]

@@ -270,27 +270,35 @@ async function submit(event) {
   }
   const button = element("submit");
   button.disabled = true;
+  const sentKey = key;
+  let accepted;
   try {
-    const accepted = await call("/api/orders/execute", {
+    accepted = await call("/api/orders/execute", {
       method: "POST",
-      headers: { "content-type": "application/json", "idempotency-key": key },
+      headers: { "content-type": "application/json", "idempotency-key": sentKey },
       body: JSON.stringify(order),
     });
-    key = newKey();
-    showErrors(null);
-    follow({
-      orderId: accepted.orderId,
-      title: describe(order),
-      type: order.type,
-      condition: conditionOf(order),
-      since: Date.now(),
-    });
-    remember();
   } catch (error) {
-    showErrors(error.body ?? { message: "The gateway cannot be reached. Submit again; nothing is bought twice." });
+    showErrors(error.body ?? { message: `The gateway cannot be reached. ${whatNow(key === sentKey)}` });
+    return;
   } finally {
     button.disabled = false;
   }
+  if (key === sentKey) key = newKey();
+  showErrors(null);
+  follow({
+    orderId: accepted.orderId,
+    title: describe(order),
+    type: order.type,
+    condition: conditionOf(order),
+    since: Date.now(),
+  });
+  remember();
+}
+
+function whatNow(unchanged) {
+  if (unchanged) return "Submit again; nothing is bought twice.";
+  return "The order as it was may have been accepted: look at the list before you submit what it is now.";
 }
 
 // ---- Timelines: one WebSocket an order --------------------------------------------------------------
@@ -400,11 +408,20 @@ function facts(event) {
 
 function remember() {
   const kept = timelines.map(({ orderId, title, type, condition }) => ({ orderId, title, type, condition }));
-  sessionStorage.setItem("orders", JSON.stringify(kept));
+  try {
+    sessionStorage.setItem("orders", JSON.stringify(kept));
+  } catch {
+    // Where a site may keep nothing, the session ends with the page.
+  }
 }
 
 function recall() {
-  const kept = JSON.parse(sessionStorage.getItem("orders") ?? "[]");
+  let kept = [];
+  try {
+    kept = JSON.parse(sessionStorage.getItem("orders") ?? "[]");
+  } catch {
+    // The same.
+  }
   // Without `since`: when their steps happened is not known to this page.
   for (const order of kept.reverse()) follow(order);
 }

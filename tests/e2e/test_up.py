@@ -63,6 +63,13 @@ class Up:
                 assert line, f"it ended before it said {text!r}:\n{self.output}"
                 self.output += line.decode()
 
+    async def left(self, seconds: float = 60.0) -> int:
+        """Read its output no longer, press Ctrl-C, and return its exit code once it has ended."""
+        self.process._transport.get_pipe_transport(1).close()  # type: ignore[attr-defined]
+        self.process.send_signal(signal.SIGINT)
+        async with asyncio.timeout(seconds):
+            return await self.process.wait()
+
     async def ended(self, seconds: float = 60.0) -> int:
         async with asyncio.timeout(seconds):
             rest, _ = await self.process.communicate()
@@ -411,6 +418,19 @@ async def test_an_ordinary_user_runs_it_too(
         engine.process.send_signal(signal.SIGHUP)  # its terminal was closed
         assert await engine.ended() == 0
         await until(lambda: not processes_in(home))
+
+
+async def test_it_ends_in_order_though_nobody_reads_what_it_says(
+    home: Path, processes_in: ProcessesIn, until: Until
+) -> None:
+    """As of `order-engine up | tee log`, whose reader Ctrl-C ends at the same moment."""
+    async with up(home, "--data-dir", "data") as engine:
+        await engine.read_until("watch <orderId>")
+        assert await engine.left() == 0
+        await until(lambda: not processes_in(home))
+    log = "".join(path.read_text() for path in (home / "data").rglob("postgres*.log"))
+    assert "received fast shutdown request" in log
+    assert "received immediate shutdown request" not in log
 
 
 async def test_services_that_are_named_are_used_instead(home: Path, settings: Settings) -> None:
