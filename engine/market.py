@@ -34,6 +34,7 @@ from engine.domain.errors import EngineError, NodeUnavailable, NoRoute
 from engine.domain.order import FailureReason, OrderSpec, Route, RoutingDecision, Side
 from engine.domain.pools.pool import Clock, Pool, SwapError
 from engine.domain.routing import Detour, Limits, PoolOffer
+from engine.domain.routing.sweep import marginal_price
 from engine.domain.tokens import SOL, TOKENS, USDC, Token, find_token
 from engine.settings import Settings
 from engine.solana.accounts import CLOCK, token_amount
@@ -63,6 +64,8 @@ logger = logging.getLogger(__name__)
 
 STALE_SECONDS: Final = 5.0
 """Older than this, prices and balances are not traded on."""
+_PRICED_LAMPORTS: Final = 100_000_000
+"""So many are sold, in thought, to tell what a lamport is worth: thousands of times what a leg costs."""
 DISCOVERY_SECONDS: Final = 60.0
 """How often to look for pools that are new."""
 FORGET_SECONDS: Final = 300.0
@@ -592,25 +595,29 @@ class Market:
         return routing.decide(spec, attempt, moment.slot, moment.clock, offers, slippage_bps, limits, detours)
 
     def _lamport_price(self, mint: str) -> float:
-        """Return how many base units of a token a lamport is worth, by its largest pool; 0 if none tells.
+        """Return how many base units of a token a lamport is worth, where some are sold; 0 if none tells.
 
         Of a token that has no pool with SOL, by its price in one that has.
         """
         price = self._lamport_prices.get(mint)
         if price is None:
-            price = 1.0 if mint == SOL.mint else self._rate(SOL.mint, mint)
+            price = 1.0 if mint == SOL.mint else self._rate(SOL.mint, mint, _PRICED_LAMPORTS)
             if not price:
-                through = [token.mint for token in self._rules.middle_tokens if token.mint != mint]
-                prices = [self._rate(SOL.mint, middle) * self._rate(middle, mint) for middle in through]
-                price = max(prices, default=0.0)
+                for token in self._rules.middle_tokens:
+                    if token.mint != mint and (rate := self._rate(SOL.mint, token.mint, _PRICED_LAMPORTS)):
+                        price = max(price, rate * self._rate(token.mint, mint, rate * _PRICED_LAMPORTS))
             self._lamport_prices[mint] = price
         return price
 
-    def _rate(self, input_mint: str, output_mint: str) -> float:
+    def _rate(self, input_mint: str, output_mint: str, amount: float) -> float:
+        """Return the price at which the last of so much goes to all pools together; 0 if they take less.
+
+        Not that of any one pool: next to nothing makes one of any price, and of great depth at that price.
+        """
         clock = self._now().clock
-        offers = self._offers.of(input_mint, output_mint)
-        curve = max((offer.curve(clock) for offer in offers), key=lambda curve: curve.depth, default=None)
-        return 0.0 if curve is None else 1 / curve.best_price**2
+        curves = [offer.curve(clock) for offer in self._offers.of(input_mint, output_mint)]
+        price = marginal_price(curves, amount, Side.SELL) if curves else None
+        return 0.0 if price is None else 1 / price**2
 
     # ---- Swaps under way
 
@@ -1075,8 +1082,8 @@ class Market:
                     continue
                 # One without data is none: anybody can send lamports to where a pool has no account yet.
                 if account is not None and account.encoded[0]:
-                    self._texts[address] = account.data_base64
                     self._data[address] = account.data
+                    self._texts[address] = account.data_base64
                 elif self._texts.pop(address, None) is not None:
                     del self._data[address]
                 else:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from base64 import b64decode, b64encode
-from collections.abc import AsyncGenerator, Awaitable, Callable, Container, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Container, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -230,7 +230,8 @@ class Account(msgspec.Struct, frozen=True, rename={"encoded": "data"}):
 
     @property
     def data(self) -> bytes:
-        return b64decode(self.encoded[0])
+        """Raises NodeUnavailable for what is no base64."""
+        return _bytes_of(self.encoded[0])
 
 
 class _Accounts(msgspec.Struct):
@@ -474,7 +475,9 @@ class NodeClient:
                 async with aclosing(self._announced_changes(watches)) as announced:
                     async for change in announced:
                         yield change
-            except (aiohttp.ClientError, OSError, TimeoutError, msgspec.DecodeError, RpcError) as error:
+            except (
+                aiohttp.ClientError, OSError, TimeoutError, msgspec.DecodeError, RpcError, NodeUnavailable
+            ) as error:  # fmt: skip
                 logger.warning("announcements of changed accounts lost: %r", error)
                 node_errors_total.labels("changes_lost").inc()
             await asyncio.sleep(_RECONNECT_SECONDS)
@@ -525,7 +528,8 @@ class NodeClient:
             for chunk in _chunks(addresses, MAX_ACCOUNTS)
         ]
         slots, accounts = [], []
-        for answer in await self._read_all(calls):
+        for answer, (_, (asked, _)) in zip(await self._read_all(calls), calls, strict=True):
+            _check_count("getMultipleAccounts", answer.value, asked)
             slots.append(answer.context.slot)
             accounts += answer.value
         return min(slots, default=0), accounts
@@ -550,7 +554,7 @@ class NodeClient:
         if data_slice is not None:
             options["dataSlice"] = {"offset": data_slice[0], "length": data_slice[1]}
         found = await self._read((_GET_PROGRAM_ACCOUNTS, [str(program), options]))
-        return [(Pubkey.from_string(item.pubkey), b64decode(item.account.data[0])) for item in found]
+        return [(_address_of(item.pubkey), _bytes_of(item.account.data[0])) for item in found]
 
     # ---- Transactions
 
@@ -580,6 +584,8 @@ class NodeClient:
             for chunk in _chunks(signatures, MAX_SIGNATURES)
         ]
         answers = await self._read_all(calls)
+        for answer, (_, (asked, _)) in zip(answers, calls, strict=True):
+            _check_count("getSignatureStatuses", answer.value, asked)
         slot = min((answer.context.slot for answer in answers), default=0)
         return slot, [status for answer in answers for status in answer.value]
 
@@ -915,6 +921,27 @@ def _unavailable(reason: str, what: str) -> NodeUnavailable:
     return NodeUnavailable(f"the Solana node {what}")
 
 
+def _check_count(method: str, found: Collection[Any], asked: Collection[Any]) -> None:
+    """Raise NodeUnavailable unless there is an answer for each: whose is missing cannot be told."""
+    if len(found) != len(asked):
+        what = f"answered {method} for {len(found)} of {len(asked)}"
+        raise _unavailable("not_understood", what)
+
+
+def _bytes_of(text: str) -> bytes:
+    try:
+        return b64decode(text)
+    except ValueError:
+        raise _unavailable("not_understood", "answered data that are no base64") from None
+
+
+def _address_of(text: str) -> Pubkey:
+    try:
+        return Pubkey.from_string(text)
+    except ValueError:
+        raise _unavailable("not_understood", "answered an address that is none") from None
+
+
 # The same accounts are asked for again and again.
 _address_text = lru_cache(maxsize=4096)(str)
 
@@ -939,9 +966,9 @@ def _filters(
 def _program_change(
     params: _ProgramNotificationParams, standing: Mapping[int, ProgramWatch]
 ) -> ProgramChange:
+    """Raises ConnectionResetError for what nobody subscribed to, NodeUnavailable for what cannot be read."""
     found = params.result.value
-    return ProgramChange(
-        standing[params.subscription].program,
-        Pubkey.from_string(found.pubkey),
-        b64decode(found.account.data[0]),
-    )
+    watch = standing.get(params.subscription)
+    if watch is None:
+        raise ConnectionResetError(f"subscription {params.subscription} is none of ours")
+    return ProgramChange(watch.program, _address_of(found.pubkey), _bytes_of(found.account.data[0]))

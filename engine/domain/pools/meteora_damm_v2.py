@@ -71,6 +71,8 @@ class ActivationType(IntEnum):
 
 
 _SLOT: Final = ActivationType.SLOT
+_MOST_PARTS: Final = 64
+"""Of a curve whose fee grows in steps."""
 
 
 @frozen
@@ -157,10 +159,16 @@ class RateLimiter:
         return ceil_div((gross - net) * FEE_ONE, gross)
 
     def marginal_numerators(self) -> Iterator[tuple[int, float]]:
-        """Yield the fee per 10**9 of each further part of an input, and how large that part is."""
+        """Yield the fee per 10**9 of each further part of an input, or less, and how large that part is.
+
+        Anybody can make a pool whose fee grows in ten thousand steps: of many, several are taken together, at
+        the fee of the first.
+        """
         increment, most, steps_to_most = self._steps()
-        for step in range(steps_to_most + 1):
-            yield self.cliff_fee_numerator + step * increment, self.reference_amount
+        together = ceil_div(steps_to_most + 1, _MOST_PARTS)
+        for step in range(0, steps_to_most + 1, together):
+            count = min(together, steps_to_most + 1 - step)
+            yield self.cliff_fee_numerator + step * increment, count * self.reference_amount
         yield most, inf
 
     def _steps(self) -> tuple[int, int, int]:

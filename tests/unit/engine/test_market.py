@@ -426,6 +426,40 @@ async def test_market_comes_back_after_the_node_was_away(chain: Chain) -> None:
 # ---- Trust ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("garbage", ["one too few", "no base64"])
+async def test_market_comes_back_after_the_node_answered_garbage(
+    chain: Chain, garbage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.market._RETRY_SECONDS", 0.01)
+    chain.add_pool(RAYDIUM)
+    async with _running(chain) as market:
+        right = chain.node.answers["getMultipleAccounts"]
+        wrong_count, asked_again = 0, asyncio.Event()
+
+        def wrong(params: list[Any]) -> dict[str, Any]:
+            nonlocal wrong_count
+            wrong_count += 1
+            if wrong_count == 3:
+                asked_again.set()
+            answer: dict[str, Any] = right(params)
+            if garbage == "one too few":
+                answer["result"]["value"].pop()
+            else:
+                answer["result"]["value"] = [
+                    None if each is None else each | {"data": ["abc", "base64"]}
+                    for each in answer["result"]["value"]
+                ]
+            return answer
+
+        chain.node.answers["getMultipleAccounts"] = wrong
+        await chain.pass_slot()
+        await asked_again.wait()
+        chain.node.answers["getMultipleAccounts"] = right
+        while market.slot < chain.slot:
+            await market.next_refresh()
+        assert market.decide(ONE_SOL, 1, 50).route is not None
+
+
 async def test_old_prices_are_not_traded_on(chain: Chain) -> None:
     chain.add_pool(RAYDIUM)
     now = [1_000.0]
@@ -765,6 +799,33 @@ async def test_legs_cost_what_the_rules_say_in_tokens_of_the_order(chain: Chain)
                 route = market.decide(spec, 1, 50).route
                 assert route is not None
                 assert len(route.legs) == legs
+
+
+@pytest.mark.parametrize("absurd", [(100, 2 * 10**11), (2 * 10**12, 100)], ids=["dear", "cheap"])
+async def test_a_pool_that_takes_next_to_nothing_does_not_say_what_a_leg_costs(
+    chain: Chain, absurd: tuple[int, int]
+) -> None:
+    for index in (0, 1):
+        chain.add_pool(RAYDIUM, index=index)
+    async with _running(chain) as market:
+        price = market._lamport_price(USDC.mint)
+        assert 0.099 < price < 0.101
+        assert market._lamport_price(SOL.mint) == 1.0
+    # The deepest of all at its own price.
+    chain.add_pool(RAYDIUM, amounts=absurd, index=2)
+    async with _running(chain) as market:
+        assert abs(market._lamport_price(USDC.mint) / price - 1) < 0.01
+        legs = market.decide(OrderSpec(Side.SELL, 100 * 10**9, SOL, USDC), 1, 50).route
+        assert legs is not None
+        assert len(legs.legs) >= 2
+
+
+async def test_a_token_without_a_pool_with_sol_is_priced_by_way_of_another(chain: Chain) -> None:
+    chain.add_pool(RAYDIUM)
+    chain.add_pool(RAYDIUM, (_mint(USDC), _mint(BONK)), (10**11, 10**14))
+    async with _running(chain) as market:
+        assert 0.99 < market._lamport_price(BONK.mint) / (market._lamport_price(USDC.mint) * 1000) < 1.01
+        assert market._lamport_price(str(Pubkey.default())) == 0.0
 
 
 async def test_priority_fee_of_a_legs_computing_is_part_of_its_cost(chain: Chain) -> None:
