@@ -519,6 +519,12 @@ class Market:
         """Pools that can be quoted."""
         return sum(listing.offers is not None for listing in self._by_address.values())
 
+    @property
+    def wallet_lamports(self) -> int:
+        """All that the wallet has of SOL, fees and rent included. Raises NodeUnavailable."""
+        self._now()
+        return self._lamports
+
     def wallet_balance(self, token: Token) -> int:
         """Return what the wallet can spend of a token, in base units; of SOL, all but fees and rent.
 

@@ -38,10 +38,11 @@ from engine.domain.lifecycle import (
 )
 from engine.domain.order import FailureReason, Order, OrderEvent, OrderStatus, Side
 from engine.domain.retry import RetryPolicy
+from engine.domain.tokens import SOL
 from engine.hints import Hints
 from engine.market import Market
 from engine.settings import Settings
-from engine.solana.transactions import Wallet, build_swap
+from engine.solana.transactions import Wallet, build_swap, swap_fee
 from engine.storage.postgres import SUSPECT_INTERRUPTIONS, Claim, Store
 from engine.telemetry import leases_held, retries_total, stage_seconds, transitions_total
 from workers.neighbours import Neighbours
@@ -376,14 +377,23 @@ class Executor:
                 f" {format_amount(held, token)} to spend",
             )
         try:
+            compute_units = self._market.compute_units(route)
+            priority_fee = self._settings.priority_fee_micro_lamports
+            if (lamports := self._market.wallet_lamports) < (fee := swap_fee(compute_units, priority_fee)):
+                # The network would not even take it: it would be waited for until its blockhash is too old.
+                return NotBuilt(
+                    FailureReason.INSUFFICIENT_FUNDS,
+                    f"needs {format_amount(fee, SOL)} SOL for the network's fee, the wallet has"
+                    f" {format_amount(lamports, SOL)}",
+                )
             attempt = build_swap(
                 self._wallet,
                 self._market.swap_instructions(spec, route, self._wallet.pubkey),
                 self._market.blockhash,
                 order.order_id,
                 order.attempt,
-                compute_units=self._market.compute_units(route),
-                priority_fee_micro_lamports=self._settings.priority_fee_micro_lamports,
+                compute_units=compute_units,
+                priority_fee_micro_lamports=priority_fee,
             )
         except NoRoute as error:
             return NotBuilt(FailureReason.NO_ROUTE, str(error))

@@ -47,6 +47,7 @@ MAX_COMPUTE_UNITS: Final = 1_400_000
 """What a transaction may use."""
 OVERHEAD_COMPUTE_UNITS: Final = 150_000
 """What everything but the swaps uses at most: three token accounts, wrapping, closing, the memo."""
+_SIGNATURE_LAMPORTS: Final = 5_000
 FEE_RESERVE: Final = 3 * RENT_OF_TOKEN_ACCOUNT + 1_000_000
 """Lamports to leave in a wallet so that it can open three token accounts and pay for its transactions."""
 _EMPTY_SIZE: Final = 1 + 64 + 1 + 3 + 1 + 32 + 1 + 1
@@ -222,6 +223,12 @@ def fits(owner: Pubkey, parts: Sequence[Footprint], compute_units: int) -> bool:
         and len(accounts) <= MAX_ACCOUNT_LOCKS
         and compute_units + OVERHEAD_COMPUTE_UNITS <= MAX_COMPUTE_UNITS
     )
+
+
+def swap_fee(compute_units: int, priority_fee_micro_lamports: int) -> int:
+    """Return the lamports that the network takes of a transaction of `build_swap`, whatever becomes of it."""
+    priority = (compute_units + OVERHEAD_COMPUTE_UNITS) * priority_fee_micro_lamports
+    return _SIGNATURE_LAMPORTS + -(-priority // 1_000_000)
 
 
 def build_swap(

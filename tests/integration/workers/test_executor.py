@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -188,6 +189,22 @@ async def test_an_order_the_wallet_cannot_fund_fails_and_sends_nothing(
         assert [event.status for event in events] == [S.PENDING, S.ROUTING, S.BUILDING, S.FAILED]
         assert closed.failure_reason is R.INSUFFICIENT_FUNDS
         assert str(closed.failure_message).startswith("needs 1.5 SOL, the wallet has 0.9")
+        assert await simnet.landed(closed.order_id) == []
+
+
+async def test_an_order_whose_fee_the_wallet_cannot_pay_fails_and_sends_nothing(
+    settings: Settings, simnet: Simnet
+) -> None:
+    poor = await simnet.make_wallet({USDC: 10**9})
+    await simnet.fund(poor, SOL, 5_000)
+    async with worker_of(settings, simnet, poor) as worker:
+        closed = await execute(worker, await submit(worker.store, tokens=(USDC, SOL), amount=10**6))
+        assert (closed.status, closed.attempt) == (S.FAILED, 1)
+        assert closed.failure_reason is R.INSUFFICIENT_FUNDS
+        assert re.fullmatch(
+            r"needs 0\.00000\d+ SOL for the network's fee, the wallet has 0\.000005",
+            str(closed.failure_message),
+        )
         assert await simnet.landed(closed.order_id) == []
 
 
