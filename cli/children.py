@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 _CHILD = str(Path(__file__).with_name("child.py"))
-_LARGEST_LOG = 16 * 1024 * 1024  # bytes; a longer one is set aside when its process starts
+_LARGEST_LOG = 16 * 1024 * 1024  # bytes; a longer one is set aside
 
 
 def in_front(
@@ -67,8 +68,7 @@ class Child:
 
     def spawn(self) -> None:
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        if self.log.exists() and self.log.stat().st_size > _LARGEST_LOG:
-            self.log.replace(self.log.with_suffix(".log.1"))
+        self.trim_log()
         with self.log.open("ab") as log:
             self._log_start = log.tell()
             self._process = subprocess.Popen(
@@ -80,6 +80,18 @@ class Child:
                 env=None if self._environ is None else dict(self._environ),
                 start_new_session=True,  # Ctrl-C in the terminal is for the launcher alone.
             )
+
+    def trim_log(self) -> None:
+        """Set a long log aside, in the place of the one before, though its process writes on.
+
+        What it writes in the moment between is lost.
+        """
+        with contextlib.suppress(FileNotFoundError):
+            if self.log.stat().st_size > _LARGEST_LOG:
+                shutil.copyfile(self.log, self.log.with_suffix(".log.1"))
+                # It appends: its next line is the first.
+                os.truncate(self.log, 0)
+                self._log_start = 0
 
     def last_words(self) -> str:
         """Return what the current or last process logged last, if that may be why it ended; else "".

@@ -105,6 +105,10 @@ class _Embedded:
     def last_words(self) -> str:
         return self.child.last_words() if self.child is not None else ""
 
+    def trim_log(self) -> None:
+        if self.child is not None:
+            self.child.trim_log()
+
     def start(self, seconds: float = _READY_SECONDS) -> None:
         """Start it and return once it answers.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 from collections.abc import Awaitable, Callable
 from typing import Protocol
@@ -45,6 +46,7 @@ class Program(Protocol):
     def stop(self, seconds: float) -> None: ...
     def kill(self) -> None: ...
     def last_words(self) -> str: ...
+    def trim_log(self) -> None: ...
 
 
 class Part:
@@ -178,6 +180,8 @@ class Launcher:
                     self._say(f"{part.name} is ready again")
                 if part.program.running:
                     part.state = reason or "ready"
+                with contextlib.suppress(OSError):  # The disk is full: there is nowhere to set it aside.
+                    part.program.trim_log()
                 probed = clock()
 
     async def _pause(self, seconds: float, until: asyncio.Event | None = None) -> None:

@@ -144,7 +144,7 @@ class Settings:
         for origin in self.origins:
             if not _is_origin(origin):
                 raise SettingsError(
-                    f'ALLOWED_ORIGINS names "{origin}"; must be origins such as https://desk.example.com'
+                    f'ALLOWED_ORIGINS names "{origin}"; must be origins as browsers name them: https://desk.example.com'
                 )
         if not 0 <= self.slippage_bps <= 10_000:
             raise SettingsError(f"SLIPPAGE_BPS was {self.slippage_bps}; must be between 0 and 10000")
@@ -361,10 +361,15 @@ def _is_origin(text: str) -> bool:
         parts = urlsplit(text)
     except ValueError:
         return False
+    default_port = {"http": ":80", "https": ":443"}.get(parts.scheme)
     return (
-        parts.scheme in ("http", "https")
-        and bool(parts.netloc)
+        default_port is not None
+        and bool(parts.hostname)
         and f"{parts.scheme}://{parts.netloc}" == text
+        # As browsers name them, which is compared letter by letter.
+        and parts.netloc == parts.netloc.lower()
+        and "@" not in parts.netloc
+        and not parts.netloc.endswith(default_port)
     )
 
 

@@ -215,3 +215,31 @@ async def test_a_child_that_does_not_stop_in_time_is_killed(tmp_path: Path, unti
     await until((tmp_path / "mark").exists)
     child.stop(seconds=0.1)
     assert child.exit_code == -signal.SIGKILL
+
+
+async def test_a_log_that_grows_is_set_aside_while_its_process_runs(
+    tmp_path: Path, until: Until, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cli.children._LARGEST_LOG", 2_000)
+    monkeypatch.setattr("cli.launcher._PROBE_SECONDS", 0.05)
+    chatty = """
+import pathlib, sys, time
+pathlib.Path(sys.argv[1]).touch()
+for number in range(10**6):
+    print(f"line {number}", flush=True)
+    time.sleep(0.0005)
+"""
+    async with running() as (run, group):
+        part = make_part(tmp_path, "one", chatty)
+        await run.launcher.start(group, part)
+        pid = part.program.pid
+        log, aside = tmp_path / "one.log", tmp_path / "one.log.1"
+        await until(aside.exists)
+        first = aside.read_text().splitlines()[0]
+        assert first == "line 0"
+        # And again: one is kept.
+        await until(lambda: aside.read_text().partition("\n")[0] != first)
+        await until(lambda: log.stat().st_size > 0)
+        assert "\0" not in log.read_text()
+        assert part.program.pid == pid
+        part.program.kill()

@@ -323,8 +323,8 @@ async def test_what_it_cannot_start_with_is_one_sentence_and_exit_2(
         ({"PORT": taken}, f"gateway: PORT {taken} on 127.0.0.1 cannot be used: Address already in use\n"),
         (
             {"ALLOWED_ORIGINS": "desk.example.com"},
-            'gateway: ALLOWED_ORIGINS names "desk.example.com"; must be origins such as '
-            "https://desk.example.com\n",
+            'gateway: ALLOWED_ORIGINS names "desk.example.com"; must be origins as browsers name '
+            "them: https://desk.example.com\n",
         ),
         (
             {"HOST": "nowhere.invalid"},

@@ -114,12 +114,25 @@ def test_a_value_that_makes_no_sense_is_refused_by_name(name: str, text: str) ->
 
 
 @pytest.mark.parametrize(
-    "origin", ["desk.example.com", "https://", "ftp://desk", "https://desk/", "https://[", "*"]
+    "origin",
+    [
+        "desk.example.com",
+        "https://",
+        "ftp://desk",
+        "https://desk/",
+        "https://[",
+        "*",
+        "https://Desk.example.com",
+        "https://desk:443",
+        "http://desk:80",
+        "https://me@desk",
+    ],
 )
 def test_what_is_no_origin_is_refused_by_itself(origin: str) -> None:
     with pytest.raises(SettingsError) as refused:
         load_settings({"ALLOWED_ORIGINS": f"https://one.example.com, {origin}"}, env_file=None)
-    said = f'ALLOWED_ORIGINS names "{origin}"; must be origins such as https://desk.example.com'
+    must_be = "must be origins as browsers name them: https://desk.example.com"
+    said = f'ALLOWED_ORIGINS names "{origin}"; {must_be}'
     assert str(refused.value) == said
 
 
