@@ -39,6 +39,24 @@ class Simnet:
         return f"ws://127.0.0.1:{self._port + 1}"
 
     async def start(self, **environ: str) -> Self:
+        await self._spawn(environ)
+        failures = 0
+        async with asyncio.timeout(20), NodeClient(self.url, self.ws_url) as node:
+            while True:
+                try:
+                    await node.slot()
+                except NodeUnavailable:
+                    assert self._process is not None
+                    if self._process.returncode is not None:
+                        # While it was down, somebody's connection may have been given one of its ports.
+                        failures += 1
+                        assert failures < 3, "simnet ended"
+                        await self._spawn(environ)
+                    await asyncio.sleep(0.02)
+                else:
+                    return self
+
+    async def _spawn(self, environ: Mapping[str, str]) -> None:
         self._process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "simnet"),
             stderr=DEVNULL,
@@ -53,15 +71,6 @@ class Simnet:
                 **environ,
             },
         )
-        async with asyncio.timeout(20), NodeClient(self.url, self.ws_url) as node:
-            while True:
-                try:
-                    await node.slot()
-                except NodeUnavailable:
-                    assert self._process.returncode is None, "simnet ended"
-                    await asyncio.sleep(0.02)
-                else:
-                    return self
 
     async def kill(self) -> None:
         if self._process is not None and self._process.returncode is None:
