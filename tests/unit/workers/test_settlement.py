@@ -350,7 +350,7 @@ async def test_a_history_that_begins_after_it_may_have_landed_proves_nothing(
 @pytest.mark.usefixtures("asked_every_slot")
 async def test_it_landed_though_it_could_not_be_told_for_a_while(chain: Chain) -> None:
     chain.height, chain.finalized_slot, chain.history_slot = LAST_VALID + 1, 50_000, 49_000
-    async with settling(chain, resend_seconds=1e-6) as outcome:
+    async with settling(chain, resend_seconds=0.0) as outcome:
         await undecided(chain, outcome)
         # It can land no more, so that it need not be sent.
         assert chain.sent == [SIGNED]
@@ -492,7 +492,7 @@ async def test_so_it_is_where_it_announces_slots_and_answers_nothing(
 
 
 async def test_the_same_bytes_are_sent_again_until_it_is_seen(chain: Chain) -> None:
-    async with settling(chain, resend_seconds=1e-6) as outcome:
+    async with settling(chain, resend_seconds=0.0) as outcome:
         for _ in range(3):
             await chain.tick()
         await chain.until(lambda: len(chain.sent) >= 3)
@@ -610,7 +610,7 @@ async def test_amounts_that_the_node_does_not_tell_keep_no_status_from_being_loo
     chain: Chain,
 ) -> None:
     chain.fake.answers["getTransaction"] = lambda _: {"error": {"code": -32603, "message": "Internal error"}}
-    async with settling(chain, resend_seconds=1e-6) as outcome:
+    async with settling(chain, resend_seconds=0.0) as outcome:
         chain.landed("processed")
         await undecided(chain, outcome)
         # Its fork was left: it is sent again.
@@ -674,7 +674,7 @@ class Silent:
 async def test_it_is_looked_up_though_nobody_answers_to_its_being_sent(chain: Chain) -> None:
     nodes: list[Silent] = []
     chain.landed()
-    async with settling(chain, _kept(Silent, nodes), resend_seconds=1e-6) as outcome:
+    async with settling(chain, _kept(Silent, nodes), resend_seconds=0.0) as outcome:
         await chain.tick()
         nodes[0].answering.set()
         assert isinstance(await result(outcome), Landed)
