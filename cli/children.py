@@ -68,7 +68,8 @@ class Child:
 
     def spawn(self) -> None:
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        self.trim_log()
+        if self._is_long():
+            self.log.replace(self._aside)
         with self.log.open("ab") as log:
             self._log_start = log.tell()
             self._process = subprocess.Popen(
@@ -84,14 +85,20 @@ class Child:
     def trim_log(self) -> None:
         """Set a long log aside, in the place of the one before, though its process writes on.
 
-        What it writes in the moment between is lost.
+        What it writes in the moment between is lost. Raises OSError where there is no room for two.
         """
-        with contextlib.suppress(FileNotFoundError):
-            if self.log.stat().st_size > _LARGEST_LOG:
-                shutil.copyfile(self.log, self.log.with_suffix(".log.1"))
-                # It appends: its next line is the first.
-                os.truncate(self.log, 0)
-                self._log_start = 0
+        if self._is_long():
+            shutil.copyfile(self.log, self._aside)
+            # It appends: its next line is the first.
+            os.truncate(self.log, 0)
+            self._log_start = 0
+
+    def _is_long(self) -> bool:
+        return self.log.exists() and self.log.stat().st_size > _LARGEST_LOG
+
+    @property
+    def _aside(self) -> Path:
+        return self.log.with_suffix(".log.1")
 
     def last_words(self) -> str:
         """Return what the current or last process logged last, if that may be why it ended; else "".

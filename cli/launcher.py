@@ -181,7 +181,7 @@ class Launcher:
                 if part.program.running:
                     part.state = reason or "ready"
                 with contextlib.suppress(OSError):  # The disk is full: there is nowhere to set it aside.
-                    part.program.trim_log()
+                    await asyncio.to_thread(part.program.trim_log)
                 probed = clock()
 
     async def _pause(self, seconds: float, until: asyncio.Event | None = None) -> None:

@@ -69,8 +69,10 @@ class _Screen(Console):
     def print(self, *objects: Any, **options: Any) -> None:
         try:
             super().print(*objects, **options)
-        except OSError:
-            self.on_broken_pipe()
+        except OSError as error:
+            # EIO: a terminal that was closed. Others pass, as a full disk does that this is written to.
+            if error.errno == errno.EIO:
+                self.on_broken_pipe()
 
     def on_broken_pipe(self) -> None:
         self.quiet = True

@@ -33,9 +33,11 @@ from client.order import (
 from client.order_types import PATHS, TYPE_FIELDS, check_type_fields
 
 EventMessage = pb.OrderEvent
-DetailsMessage = pb.GetOrderResponse
-DecisionMessage = pb.RoutingDecision
 """An event as it came, for what is made of it without an OrderEvent in between."""
+DetailsMessage = pb.GetOrderResponse
+"""The same of OrderDetails,"""
+DecisionMessage = pb.RoutingDecision
+"""and of a RoutingDecision."""
 
 _SIDES: Final = {Side.BUY: pb.SIDE_BUY, Side.SELL: pb.SIDE_SELL}
 _SIDE_OF: Final = {number: side for side, number in _SIDES.items()}

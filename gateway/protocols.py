@@ -199,6 +199,8 @@ class HttpProtocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """Answer what is not HTTP, or too much of it."""
+        if self.transport.is_closing():
+            return
         if self._header_bytes > MAX_HEAD_BYTES:
             self._refuse_head()
         else:

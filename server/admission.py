@@ -29,7 +29,7 @@ class _Level:
     """How many orders of a kind there are: those the record counted, and those it may not have seen yet.
 
     An order that is being stored while the record counts may be among those counted or not. It is taken
-    for one that is not, until the next count: the limit may then be met a few orders early, never late.
+    for one that is not, until the next count: the limit may then be met a few orders early.
     """
 
     def __init__(self, limit: int) -> None:

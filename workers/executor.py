@@ -42,7 +42,7 @@ from engine.domain.tokens import SOL
 from engine.hints import Hints
 from engine.market import Market
 from engine.settings import Settings
-from engine.solana.transactions import Wallet, build_swap, swap_fee
+from engine.solana.transactions import RENT_OF_WALLET, Wallet, build_swap, swap_fee
 from engine.storage.postgres import SUSPECT_INTERRUPTIONS, Claim, Store
 from engine.telemetry import leases_held, retries_total, stage_seconds, transitions_total
 from workers.neighbours import Neighbours
@@ -379,11 +379,13 @@ class Executor:
         try:
             compute_units = self._market.compute_units(route)
             priority_fee = self._settings.priority_fee_micro_lamports
-            if (lamports := self._market.wallet_lamports) < (fee := swap_fee(compute_units, priority_fee)):
+            lamports, fee = self._market.wallet_lamports, swap_fee(compute_units, priority_fee)
+            if lamports != fee and lamports < fee + RENT_OF_WALLET:
                 # The network would not even take it: it would be waited for until its blockhash is too old.
+                enough = format_amount(fee + RENT_OF_WALLET, SOL)
                 return NotBuilt(
                     FailureReason.INSUFFICIENT_FUNDS,
-                    f"needs {format_amount(fee, SOL)} SOL for the network's fee, the wallet has"
+                    f"needs {enough} SOL for the network's fee and its own rent, the wallet has"
                     f" {format_amount(lamports, SOL)}",
                 )
             attempt = build_swap(

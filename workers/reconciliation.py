@@ -15,7 +15,8 @@ both signs as they were, for others and for a later start; several at once do no
 
 How far back the record may lack something is told by the chain's own order, and by no clock: what is on
 record was recorded after its blockhash was made, so what had landed by then was recorded before. That this
-stays true, the oldest transaction is recorded first.
+stays true, the oldest transaction is recorded first. Only where nothing that a node lists is on record does
+the database's clock say how far its history has to reach.
 """
 
 from __future__ import annotations
@@ -180,7 +181,9 @@ class Reconciliation:
     def _check_history(self, place: Place, seen: ChainPosition, first_slot: int) -> None:
         """Raise NodeUnavailable if the node's history may begin later: what it lists is not all then."""
         reaches = timedelta(seconds=(seen.absolute_slot - first_slot) * _SLOT_SECONDS)
-        if first_slot and reaches < place.now - place.last_kept + _MARGIN:
+        # By the database's clock, which is all there is to go by. Where it was ahead it tells nothing.
+        age = place.now - place.last_kept
+        if first_slot and (reaches < age + _MARGIN or age < -_MARGIN):
             raise NodeUnavailable(
                 f"the node's history begins with slot {first_slot}, and what was done since"
                 f" {place.last_kept:%Y-%m-%d %H:%M} is asked for:"
@@ -224,7 +227,13 @@ class Reconciliation:
         # No higher than the block it is in: its proof needs a history that reaches back to before that one.
         height = seen.block_height - (seen.absolute_slot - whole.slot)
         attempt = Attempt(order.attempt, info.signature, whole.raw, max(0, height))
-        return await self._store.advance(found_on_chain(order, decision, attempt)) is not None
+        if await self._store.advance(found_on_chain(order, decision, attempt)) is not None:
+            return True
+        (known,) = await self._store.known_transactions([(order_id, info.signature)])
+        if known.is_open and not known.on_record:
+            # What landed later is not to be recorded before this is.
+            raise NodeUnavailable(f"order {order_id} moved while its transaction was recorded")
+        return False
 
     async def _whole(self, info: SignatureInfo) -> WholeTransaction:
         whole = await self._node.whole_transaction(info.signature)

@@ -215,6 +215,8 @@ class Settlement:
         logger.warning("%d open transactions are left to other workers: %s", len(entries), reason)
         for entry in entries:
             entry.outcome.set_exception(NodeUnavailable(reason))
+            # Whose task is cancelled before it asks is not to be told of as a defect.
+            entry.outcome.exception()
 
     def _on_landed(self, tx_hash: str, record: TransactionRecord) -> None:
         """Take what the node tells of an open transaction: what it would answer at the commitment."""

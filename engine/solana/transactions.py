@@ -48,6 +48,8 @@ MAX_COMPUTE_UNITS: Final = 1_400_000
 OVERHEAD_COMPUTE_UNITS: Final = 150_000
 """What everything but the swaps uses at most: three token accounts, wrapping, closing, the memo."""
 _SIGNATURE_LAMPORTS: Final = 5_000
+RENT_OF_WALLET: Final = 890_880
+"""Lamports that an account without data has to keep, unless it keeps none at all."""
 FEE_RESERVE: Final = 3 * RENT_OF_TOKEN_ACCOUNT + 1_000_000
 """Lamports to leave in a wallet so that it can open three token accounts and pay for its transactions."""
 _EMPTY_SIZE: Final = 1 + 64 + 1 + 3 + 1 + 32 + 1 + 1

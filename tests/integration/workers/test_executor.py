@@ -192,19 +192,18 @@ async def test_an_order_the_wallet_cannot_fund_fails_and_sends_nothing(
         assert await simnet.landed(closed.order_id) == []
 
 
+@pytest.mark.parametrize("lamports", [5_000, 890_880])
 async def test_an_order_whose_fee_the_wallet_cannot_pay_fails_and_sends_nothing(
-    settings: Settings, simnet: Simnet
+    lamports: int, settings: Settings, simnet: Simnet
 ) -> None:
     poor = await simnet.make_wallet({USDC: 10**9})
-    await simnet.fund(poor, SOL, 5_000)
+    await simnet.fund(poor, SOL, lamports)
     async with worker_of(settings, simnet, poor) as worker:
         closed = await execute(worker, await submit(worker.store, tokens=(USDC, SOL), amount=10**6))
         assert (closed.status, closed.attempt) == (S.FAILED, 1)
         assert closed.failure_reason is R.INSUFFICIENT_FUNDS
-        assert re.fullmatch(
-            r"needs 0\.00000\d+ SOL for the network's fee, the wallet has 0\.000005",
-            str(closed.failure_message),
-        )
+        why = r"needs 0\.000896\d* SOL for the network's fee and its own rent, the wallet has 0\.00\d+"
+        assert re.fullmatch(why, str(closed.failure_message))
         assert await simnet.landed(closed.order_id) == []
 
 
