@@ -50,7 +50,9 @@ _SLOT_SECONDS: Final = 0.4
 _SIGNED_SLOTS: Final = 1500
 """More lie not between a blockhash and a transaction with it: 150 blocks, were nine of ten slots skipped."""
 _MARGIN: Final = timedelta(seconds=120)
-"""How much longer a node's history must be than the time since the record was kept."""
+"""By how much the chain's clock, which validators tell, and the database's may differ."""
+_LOOKED_AT: Final = 1000
+"""Transactions that are looked at whatever any clock says: a page of a node's list."""
 _VALID_BLOCKS: Final = 150 + 32
 """From the finalized block to the last in which what is signed now can land: a blockhash's, and what is not
 finalized yet."""
@@ -112,7 +114,7 @@ class Reconciliation:
         if place.here == self._place and await self._has_what_was_recorded_here():
             return
         is_elsewhere = place.recorded not in (None, place.here)
-        if place.has_open_orders and (is_elsewhere or await self._lacks_any()):
+        if place.has_open_orders and (is_elsewhere or await self._lacks_any(place)):
             logger.warning(
                 "the database was put back from a backup, or a standby took over: nothing is executed until"
                 " the chain has told what was done since %s",
@@ -132,11 +134,22 @@ class Reconciliation:
         (known,) = await self._store.known_transactions([self._store.last_opened])
         return known.on_record
 
-    async def _lacks_any(self) -> bool:
+    async def _lacks_any(self, place: Place) -> bool:
         """Return whether an open order has a transaction that landed and is not on record."""
+        since = (place.last_kept - _MARGIN).timestamp()
+        looked_at = 0
         async for named in _Unsure(self._landed()):
             if named.is_lacking and named.known.is_open and self._is_ours(await self._whole(named.info)):
                 return True
+            # What lacks is the newest there is. This far back the clocks may say where to stop: of a new record
+            # nothing is on the chain, and its wallet may have been used for years.
+            looked_at += 1
+            if (
+                looked_at >= _LOOKED_AT
+                and named.info.block_time is not None
+                and named.info.block_time < since
+            ):
+                return False
         return False
 
     async def _catch_up(self, place: Place) -> None:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
+from datetime import timedelta
 from decimal import Decimal
 from typing import Any, cast
 from uuid import uuid4
@@ -23,6 +24,7 @@ from engine.settings import Settings
 from engine.solana.instructions import memo, transfer_lamports
 from engine.solana.rpc import NodeClient, SignatureInfo, WholeTransaction
 from engine.solana.transactions import Wallet
+from engine.storage.migrate import migrate
 from engine.storage.postgres import Store
 from tests.integration.engine.storage.records import advance, new_order, stored, transitions
 from tests.integration.workers.executing import Worker, worker_of
@@ -63,6 +65,20 @@ async def copied(settings: Settings) -> AsyncIterator[Settings]:
         await maintenance.execute(sql.SQL("CREATE DATABASE {copy} TEMPLATE {original}").format(**names))
         yield copy
         await maintenance.execute(sql.SQL("DROP DATABASE IF EXISTS {copy} WITH (FORCE)").format(**names))
+
+
+@asynccontextmanager
+async def another_record(settings: Settings) -> AsyncIterator[Settings]:
+    """A database with nothing in it."""
+    new = replace(settings, db_name=f"{settings.db_name}_{uuid4().hex[:6]}")
+    name = sql.Identifier(new.db_name)
+    async with await psycopg.AsyncConnection.connect(
+        settings.database, dbname="postgres", autocommit=True
+    ) as maintenance:
+        await maintenance.execute(sql.SQL("CREATE DATABASE {}").format(name))
+        await migrate(new)
+        yield new
+        await maintenance.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(name))
 
 
 async def noted(settings: Settings) -> None:
@@ -316,13 +332,43 @@ async def test_no_more_is_read_than_what_may_be_lacking(
         monkeypatch.setattr(NodeClient, "signatures_of", counted)
         async with Store(backup) as store, NodeClient(simnet.url, simnet.ws_url) as node:
             reconciliation = Reconciliation(store, node, str(wallet.pubkey))
-            assert await reconciliation._lacks_any()
+            assert await reconciliation._lacks_any(await store.place())
             assert pages == 1
             await reconciliation.done()
             pages = 0
-            assert not await reconciliation._lacks_any()
+            assert not await reconciliation._lacks_any(await store.place())
             # The one that was lacking, and one before it.
             assert pages == 2
+
+
+async def test_a_new_record_does_not_read_all_that_its_wallet_ever_did(
+    settings: Settings, simnet: Simnet, wallet: Wallet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with worker_of(settings, simnet, wallet) as worker:
+        for _ in range(6):
+            order = await stored(worker.store)
+            await worker.executor.take([order.order_id])
+            await worker.closed(order.order_id)
+    monkeypatch.setattr("workers.reconciliation._LOOKED_AT", 2)
+    monkeypatch.setattr("workers.reconciliation._MARGIN", timedelta(hours=-1))
+    monkeypatch.setattr("engine.solana.rpc.MAX_LISTED", 1)
+    listed = NodeClient.signatures_of
+    pages = 0
+
+    async def counted(self: NodeClient, *its: Any, **options: Any) -> list[SignatureInfo]:
+        nonlocal pages
+        pages += 1
+        return await listed(self, *its, **options)
+
+    monkeypatch.setattr(NodeClient, "signatures_of", counted)
+    async with (
+        another_record(settings) as new,
+        Store(new) as store,
+        NodeClient(simnet.url, simnet.ws_url) as node,
+    ):
+        await stored(store)
+        assert not await Reconciliation(store, node, str(wallet.pubkey))._lacks_any(await store.place())
+        assert pages == 2
 
 
 async def test_several_workers_that_start_at_once_record_each_transaction_once(
