@@ -141,7 +141,7 @@ class Reconciliation:
         async for named in _Unsure(self._landed()):
             if named.is_lacking and named.known.is_open and self._is_ours(await self._whole(named.info)):
                 return True
-            # What lacks is the newest there is. This far back the clocks may say where to stop: of a new record
+            # What lacks is the newest there is. This far back clocks may say where to stop: of a new record
             # nothing is on the chain, and its wallet may have been used for years.
             looked_at += 1
             if (
