@@ -88,9 +88,11 @@ class Child:
         What it writes in the moment between is lost. Raises OSError where there is no room for two.
         """
         if self._is_long():
-            shutil.copyfile(self.log, self._aside)
+            copy = self._aside.with_suffix(".part")
+            shutil.copyfile(self.log, copy)
             # It appends: its next line is the first.
             os.truncate(self.log, 0)
+            copy.replace(self._aside)
             self._log_start = 0
 
     def _is_long(self) -> bool:
