@@ -6,6 +6,7 @@ What the gateway is asked most goes this way: an order to take in (submits.py), 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Iterable
 from typing import Final, Protocol
@@ -13,15 +14,18 @@ from typing import Final, Protocol
 from starlette.responses import Response
 from uvicorn.server import ServerState
 
+from client import OrderError
 from gateway.figures import tell_answer
 from gateway.origins import Headers, Origins
-from gateway.problems import API_HEADERS, raw
+from gateway.problems import API_HEADERS, code_of, problem, problem_of_error, raw
 
 _ANSWER: Final = (
     b"HTTP/1.1 %b\r\n%bcontent-length: %d\r\ncontent-type: application/json\r\n"
     + b"".join(b"%b: %b\r\n" % header for header in API_HEADERS)
     + b"\r\n%b"
 )
+
+log = logging.getLogger(__name__)
 
 
 class Connection(Protocol):
@@ -99,6 +103,16 @@ class Cycle:
     ) -> None:
         lines = b"".join([b"%b: %b\r\n" % header for header in (*self._answer_headers(), *headers)])
         self._answer(code, _ANSWER % (status_line, lines, len(body), body))
+
+    def _answer_error(self, error: Exception, order_id: str | None = None) -> None:
+        """Answer what the order service refused, or why it could not be asked; log what is our own."""
+        if not isinstance(error, OrderError):
+            log.error("%s %s failed", self._method, self._route, exc_info=error, extra={"order_id": order_id})
+            self._answer_problem(problem(500, "INTERNAL", "something went wrong here; it was logged"))
+            return
+        if code_of(error) == 500:
+            log.error("%s %s: %s", self._method, self._route, error, extra={"order_id": order_id})
+        self._answer_problem(problem_of_error(error))
 
     def _answer_problem(self, answer: Response) -> None:
         self._answer(answer.status_code, raw(answer, self._answer_headers()))

@@ -7,21 +7,17 @@ the same answer in rest.py.
 from __future__ import annotations
 
 import asyncio
-import logging
 import re
 from typing import Final
 
-from client import OrderClient, OrderError
+from client import OrderClient
 from client.json_text import details_bytes
 from gateway.cycle import Connection, Cycle
 from gateway.origins import Headers, Origins
-from gateway.problems import code_of, problem, problem_of_error
 
 ROUTE: Final = "/api/orders/{orderId}"
 
 _PLAIN: Final = re.compile(rb"/api/orders/([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
-
-log = logging.getLogger(__name__)
 
 
 class Lookups:
@@ -56,13 +52,8 @@ class Lookup(Cycle):
     async def _look_up(self) -> None:
         try:
             found = details_bytes(await self._lookups.client.get_message(self._order_id))
-        except OrderError as error:
-            if code_of(error) == 500:
-                log.error("GET %s: %s", ROUTE, error, extra={"order_id": self._order_id})
-            self._answer_problem(problem_of_error(error))
-        except Exception:
-            log.exception("GET %s failed", ROUTE, extra={"order_id": self._order_id})
-            self._answer_problem(problem(500, "INTERNAL", "something went wrong here; it was logged"))
+        except Exception as error:
+            self._answer_error(error, self._order_id)
         else:
             self._answer_json(200, b"200 OK", found)
 

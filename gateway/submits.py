@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Final
@@ -13,7 +12,7 @@ from client.json_text import json_bytes
 from gateway.cycle import Connection, Cycle
 from gateway.origins import Headers, Origins
 from gateway.parse import MAX_BODY_BYTES, parse_body, parse_request_id
-from gateway.problems import HttpRefusal, code_of, problem, problem_of_error, problem_of_refusal
+from gateway.problems import HttpRefusal, problem_of_error, problem_of_refusal
 
 ROUTE: Final = "/api/orders/execute"
 BODY_SECONDS: Final = 10.0
@@ -22,8 +21,6 @@ MAX_WAITING_SUBMITS: Final = 10_000
 """POSTs that wait for the order service, before more are refused. Bounds memory while it is away."""
 
 _LOCATION: Final = ROUTE.rpartition("/")[0].encode() + b"/"
-
-log = logging.getLogger(__name__)
 
 
 class Submits:
@@ -143,13 +140,8 @@ class Submit(Cycle):
         self._submits.waiting_count -= 1
         if isinstance(found, Receipt):
             self._answer_receipt(found)
-        elif isinstance(found, OrderError):
-            if code_of(found) == 500:
-                log.error("POST %s: %s", ROUTE, found)
-            self._answer_problem(problem_of_error(found))
         else:
-            log.error("POST %s failed", ROUTE, exc_info=found)
-            self._answer_problem(problem(500, "INTERNAL", "something went wrong here; it was logged"))
+            self._answer_error(found)
 
     def _answer_receipt(self, receipt: Receipt) -> None:
         code, status_line, message = 202, b"202 Accepted", "Order queued successfully"

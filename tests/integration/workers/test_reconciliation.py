@@ -81,6 +81,20 @@ async def another_record(settings: Settings) -> AsyncIterator[Settings]:
         await maintenance.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(name))
 
 
+def pages_of_one(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Have nodes list one transaction at a time; return a list that has a member for each page asked for."""
+    monkeypatch.setattr("engine.solana.rpc.MAX_LISTED", 1)
+    listed = NodeClient.signatures_of
+    pages: list[int] = []
+
+    async def counted(self: NodeClient, *its: Any, **options: Any) -> list[SignatureInfo]:
+        pages.append(1)
+        return await listed(self, *its, **options)
+
+    monkeypatch.setattr(NodeClient, "signatures_of", counted)
+    return pages
+
+
 async def noted(settings: Settings) -> None:
     """Have the record say that it is where it is: as after a backup of the whole disk was put back."""
     async with Store(settings) as store:
@@ -320,25 +334,16 @@ async def test_no_more_is_read_than_what_may_be_lacking(
             await worker.closed(order.order_id)
     async with restored(settings, simnet, wallet, 1) as (backup, _):
         monkeypatch.setattr("workers.reconciliation._SIGNED_SLOTS", 0)
-        monkeypatch.setattr("engine.solana.rpc.MAX_LISTED", 1)
-        listed = NodeClient.signatures_of
-        pages = 0
-
-        async def counted(self: NodeClient, *its: Any, **options: Any) -> list[SignatureInfo]:
-            nonlocal pages
-            pages += 1
-            return await listed(self, *its, **options)
-
-        monkeypatch.setattr(NodeClient, "signatures_of", counted)
+        pages = pages_of_one(monkeypatch)
         async with Store(backup) as store, NodeClient(simnet.url, simnet.ws_url) as node:
             reconciliation = Reconciliation(store, node, str(wallet.pubkey))
             assert await reconciliation._lacks_any(await store.place())
-            assert pages == 1
+            assert len(pages) == 1
             await reconciliation.done()
-            pages = 0
+            pages.clear()
             assert not await reconciliation._lacks_any(await store.place())
             # The one that was lacking, and one before it.
-            assert pages == 2
+            assert len(pages) == 2
 
 
 async def test_a_new_record_does_not_read_all_that_its_wallet_ever_did(
@@ -351,16 +356,7 @@ async def test_a_new_record_does_not_read_all_that_its_wallet_ever_did(
             await worker.closed(order.order_id)
     monkeypatch.setattr("workers.reconciliation._LOOKED_AT", 2)
     monkeypatch.setattr("workers.reconciliation._MARGIN", timedelta(hours=-1))
-    monkeypatch.setattr("engine.solana.rpc.MAX_LISTED", 1)
-    listed = NodeClient.signatures_of
-    pages = 0
-
-    async def counted(self: NodeClient, *its: Any, **options: Any) -> list[SignatureInfo]:
-        nonlocal pages
-        pages += 1
-        return await listed(self, *its, **options)
-
-    monkeypatch.setattr(NodeClient, "signatures_of", counted)
+    pages = pages_of_one(monkeypatch)
     async with (
         another_record(settings) as new,
         Store(new) as store,
@@ -368,7 +364,7 @@ async def test_a_new_record_does_not_read_all_that_its_wallet_ever_did(
     ):
         await stored(store)
         assert not await Reconciliation(store, node, str(wallet.pubkey))._lacks_any(await store.place())
-        assert pages == 2
+        assert len(pages) == 2
 
 
 async def test_several_workers_that_start_at_once_record_each_transaction_once(
