@@ -254,7 +254,7 @@ class RoutingDecision:
     slot: int
     """The slot whose pool accounts were quoted; of market orders after the worker's swaps under way."""
     quotes: tuple[Quote, ...]
-    """Best first, refusals last; of more than 32 the first."""
+    """Best first, refusals last; of a pair up to 32."""
     reason: str
     route: Route | None = None
     """None if no pool could fill the order."""

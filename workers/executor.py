@@ -233,7 +233,7 @@ class Executor:
     def _let_go(self, order_id: UUID, _task: asyncio.Task[None]) -> None:
         del self._held[order_id]
         self._untold.pop(order_id, None)
-        if self._market.expect_nothing(order_id):
+        if self._market.under_way.let_go(order_id):
             self._neighbours.ended(order_id)
 
     def let_all_go(self) -> None:
@@ -347,7 +347,7 @@ class Executor:
         _ROUTE_SECONDS.observe(time.perf_counter() - start)
         built = self._sign(routed.order)
         if isinstance(built, Signed):
-            swaps = self._market.expect(order.order_id, spec, decision.route)
+            swaps = self._market.under_way.add(order.order_id, spec, decision.route)
             self._neighbours.begun(order.order_id, swaps)
         # Building takes a fraction of a millisecond: both transitions are recorded by one statement.
         after = await self._advance(routed, self._apply(routed.order, built))
@@ -357,7 +357,7 @@ class Executor:
         return after
 
     def _on_sent(self, order_id: UUID) -> None:
-        slot = self._market.expect_sent(order_id)
+        slot = self._market.under_way.sent(order_id)
         if slot is not None:
             self._neighbours.landed(order_id, slot)
 

@@ -206,9 +206,9 @@ class Neighbours:
         if begun:
             # Without prices nothing is priced here either.
             with suppress(NodeUnavailable):
-                self._market.expect_swaps(begun, seconds=_SWAP_SECONDS)
+                self._market.under_way.add_swaps(begun, seconds=_SWAP_SECONDS)
         for order_id, what in news:
             if what is None:
-                self._market.expect_nothing(order_id)
+                self._market.under_way.let_go(order_id)
             elif isinstance(what, int):
-                self._market.expect_landed(order_id, what)
+                self._market.under_way.landed(order_id, what)

@@ -21,8 +21,6 @@ from engine.domain.routing.two_hops import Detour, by_way_of, could_beat
 _SELL: Final = Side.SELL
 _PPM_ONE: Final = 1_000_000
 _NO_LIMITS: Final = Limits()
-_MOST_QUOTES: Final = 32
-"""That a decision tells of: it is kept for each attempt, and anybody can make any number of pools."""
 _MOST_REFUSALS: Final = 8
 """That a sentence tells of."""
 
@@ -39,9 +37,9 @@ def decide(
 ) -> RoutingDecision:
     """Quote every pool and choose the best route: most output (SELL), least input (BUY).
 
-    Quotes are for the whole amount, best first, refusals last, of many the first so many; equal ones by kind
-    and address, so that the same pools always give the same decision. `route` is None if nothing can fill the
-    order. A route that is within the order's own limit has thresholds within it too.
+    Quotes are for the whole amount, best first, refusals last; equal ones by kind and address, so that the
+    same pools always give the same decision. `route` is None if nothing can fill the order. A route that is
+    within the order's own limit has thresholds within it too.
     """
     side, amount = spec.side, spec.amount
     quotes = _ranked([quote(offer, side, amount, clock) for offer in offers], side)
@@ -60,7 +58,7 @@ def decide(
     limit_amount = spec.type.limit_amount(spec)
     if route is not None and limit_amount is not None and is_within(spec, route, limit_amount):
         route = within_limit(route, side, limit_amount)
-    return RoutingDecision(attempt, slot, tuple(quotes[:_MOST_QUOTES]), route, reason)
+    return RoutingDecision(attempt, slot, tuple(quotes), route, reason)
 
 
 def direct_route(

@@ -629,7 +629,7 @@ class RoutingDecision(_message.Message):
     """Why this route, for a person to read."""
     @_builtins.property
     def quotes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Quote]:
-        """The pools asked, best first, the refusals last with their reason; of more than 32 the first."""
+        """The pools asked, of a pair up to 32: best first, the refusals last with their reason."""
 
     @_builtins.property
     def route(self) -> Global___Route:

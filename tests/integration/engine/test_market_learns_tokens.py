@@ -12,7 +12,8 @@ from solders.keypair import Keypair
 from engine.domain.errors import NodeUnavailable
 from engine.domain.order import OrderSpec, Side
 from engine.domain.tokens import SOL, USDC, Token, token_of_mint
-from engine.market import FORGET_SECONDS, Market
+from engine.market import Market
+from engine.market.discovery import FORGET_SECONDS
 from engine.solana.rpc import NodeClient
 from engine.solana.transactions import Wallet
 from tests.integration.engine.on_simnet import built, route_of, settled, trading

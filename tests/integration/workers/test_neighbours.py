@@ -39,7 +39,7 @@ def begin(worker: Worker, order_id: UUID = ORDER_ID) -> Sequence[SwapUnderWay]:
     """Have an order's swaps under way there, and told."""
     route = worker.market.decide(SPEC, 1, 50).route
     assert route is not None
-    swaps = worker.market.expect(order_id, SPEC, route)
+    swaps = worker.market.under_way.add(order_id, SPEC, route)
     worker.neighbours.begun(order_id, swaps)
     return swaps
 
@@ -101,21 +101,21 @@ async def test_an_order_that_is_executed_is_told_from_its_route_to_its_end(
 ) -> None:
     one, other = two
     heard: list[tuple[str, UUID]] = []
-    for name in ("expect_landed", "expect_nothing"):
-        does = getattr(other.market, name)
+    for name in ("landed", "let_go"):
+        does = getattr(other.market.under_way, name)
 
         def hear(order_id: UUID, *rest: int, name: str = name, does: Any = does) -> Any:
             heard.append((name, order_id))
             return does(order_id, *rest)
 
-        monkeypatch.setattr(other.market, name, hear)
+        monkeypatch.setattr(other.market.under_way, name, hear)
     orders = [await submit(one, SPEC), await submit(one, replace(SPEC, amount=10**9))]
     for order in orders:
         await one.executor.take([order.order_id])
-        await until(lambda: ("expect_landed", order.order_id) in heard)  # noqa: B023
+        await until(lambda: ("landed", order.order_id) in heard)  # noqa: B023
         assert (await one.closed(order.order_id)).status is OrderStatus.CONFIRMED
-    await until(lambda: not other.market._expected)
-    assert [name for name, _ in heard] == ["expect_landed"] * 2, "what was sent needs no word when it ends"
+    await until(lambda: not other.market.under_way)
+    assert [name for name, _ in heard] == ["landed"] * 2, "what was sent needs no word when it ends"
 
 
 async def test_one_that_is_let_go_before_it_is_sent_is_told_to_be_over(
@@ -133,9 +133,9 @@ async def test_one_that_is_let_go_before_it_is_sent_is_told_to_be_over(
     order = await submit(one, SPEC)
     await one.executor.take([order.order_id])
     await recording.wait()
-    await until(lambda: order.order_id in other.market._expected)
+    await until(lambda: order.order_id in other.market.under_way)
     one.executor.let_all_go()
-    await until(lambda: order.order_id not in other.market._expected)
+    await until(lambda: order.order_id not in other.market.under_way)
 
 
 async def test_many_are_begun_a_few_at_a_time_so_that_workers_hear_of_each_other(
@@ -214,24 +214,24 @@ async def test_nobody_else_has_a_price_changed(two: list[Worker], settings: Sett
             await redis.publish(neighbours.CHANNEL, message)
         await redis.publish(neighbours.CHANNEL, sign(_encode((b"another", 1, [])), key))
         await until(lambda: b"another" in other.neighbours._heard)
-        assert ORDER_ID not in other.market._expected
+        assert ORDER_ID not in other.market.under_way
         await redis.publish(neighbours.CHANNEL, genuine)
-        await until(lambda: ORDER_ID in other.market._expected)
+        await until(lambda: ORDER_ID in other.market.under_way)
         assert quotes(other) != alone
 
         # Recorded and sent again it is not heard.
-        other.market.expect_nothing(ORDER_ID)
+        other.market.under_way.let_go(ORDER_ID)
         await redis.publish(neighbours.CHANNEL, genuine)
         await redis.publish(neighbours.CHANNEL, sign(_encode((b"a third", 1, [])), key))
         await until(lambda: b"a third" in other.neighbours._heard)
-        assert ORDER_ID not in other.market._expected
+        assert ORDER_ID not in other.market.under_way
 
 
 async def test_pools_that_are_not_traded_here_do_not_matter(two: list[Worker], until: Any) -> None:
     one, other = two
     alone = quotes(other)
     one.neighbours.begun(ORDER_ID, [SwapUnderWay("nowhere", True, 2**64 - 1, 10**6)])
-    await until(lambda: ORDER_ID in other.market._expected)
+    await until(lambda: ORDER_ID in other.market.under_way)
     assert quotes(other) == alone
 
 
@@ -246,8 +246,8 @@ async def test_without_another_worker_nothing_is_told(
         async with worker_of(settings, simnet, wallet) as other:
             await until(lambda: one.neighbours.are_there and other.neighbours.are_there)
             begin(one, UUID(int=1))
-            await until(lambda: UUID(int=1) in other.market._expected)
-            assert ORDER_ID not in other.market._expected
+            await until(lambda: UUID(int=1) in other.market.under_way)
+            assert ORDER_ID not in other.market.under_way
         await until(lambda: not one.neighbours.are_there)
         begin(one, UUID(int=2))
         assert not one.neighbours._unsent
@@ -266,7 +266,7 @@ async def test_what_is_not_urgent_waits_for_what_is(two: list[Worker], until: An
     one.neighbours.landed(UUID(int=1), 10**9)
     one.neighbours.ended(UUID(int=2))
     begin(one)
-    await until(lambda: ORDER_ID in other.market._expected)
+    await until(lambda: ORDER_ID in other.market.under_way)
     assert sent == [3]
 
 
@@ -286,10 +286,10 @@ async def test_what_is_urgent_takes_along_what_is_not_yet_sent(empty_valkey: Set
 async def test_what_is_unsent_at_the_end_is_told(two: list[Worker], until: Any) -> None:
     one, other = two
     begin(one)
-    await until(lambda: ORDER_ID in other.market._expected)
+    await until(lambda: ORDER_ID in other.market.under_way)
     one.neighbours.ended(ORDER_ID)
     await one.neighbours.aclose()
-    await until(lambda: ORDER_ID not in other.market._expected)
+    await until(lambda: ORDER_ID not in other.market.under_way)
 
 
 async def test_workers_hear_of_each_other_again_as_soon_as_redis_is_back(

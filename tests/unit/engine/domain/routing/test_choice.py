@@ -184,13 +184,8 @@ def test_reason_says_why(spec: OrderSpec, offers: tuple[PoolOffer, ...], reason:
     assert _decide(spec, *offers).reason == reason
 
 
-def test_of_very_many_pools_the_best_are_told() -> None:
+def test_of_many_refusals_a_sentence_tells_the_first() -> None:
     closed = [replace(CLOSED, address=f"closed{number:03}") for number in range(100)]
-    good = [_raydium(f"good{number:03}", usdc=100_000 + number) for number in range(40)]
-    decision = _decide(SELL, *closed, *good)
-    assert [each.pool for each in decision.quotes] == [f"good{number:03}" for number in range(39, 7, -1)]
-    assert decision.route is not None
-    assert decision.route.legs[0].pool == "good039"
     assert _decide(SELL, *closed).reason == (
         "no pool can fill SOL for USDC: "
         + "".join(f"Raydium pool clos..d{number:03} has swaps switched off; " for number in range(8))

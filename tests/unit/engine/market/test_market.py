@@ -23,7 +23,8 @@ from engine.domain.pools.pool import Clock
 from engine.domain.pools.raydium_clmm import sqrt_price_at_tick
 from engine.domain.pools.raydium_cpmm import RaydiumCpmmPool
 from engine.domain.tokens import BONK, SOL, USDC, Token
-from engine.market import STALE_SECONDS, Market, RouteRules, explain_error
+from engine.market import Market, RouteRules, explain_error
+from engine.market.moment import STALE_SECONDS
 from engine.settings import Settings
 from engine.solana.accounts import CLOCK, TOKEN_ACCOUNT, ClockSysvar, TokenAccount
 from engine.solana.instructions import Instruction, Names, memo
@@ -232,6 +233,45 @@ async def test_pools_that_are_new_are_found(chain: Chain) -> None:
         assert len(market.decide(ONE_SOL, 1, 50).quotes) == 2
 
 
+async def test_of_many_pools_those_are_traded_that_hold_the_most_of_the_better_known_token(
+    chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.market.pools.MOST_POOLS", 3)
+    # Of a token that anybody can have made, one can hold any amount.
+    pools = [
+        chain.add_pool(RAYDIUM, amounts=(sol * 10**9, 10**15 // sol), index=index)
+        for index, sol in enumerate((5, 1, 4, 2, 3))
+    ]
+    elsewhere = chain.add_pool(RAYDIUM, (_mint(SOL), _mint(BONK)))
+    async with _running(chain, discovery_seconds=0.01) as market:
+        assert market.pool_count == 4
+
+        def quoted() -> set[str]:
+            return {quote.pool for quote in market.decide(ONE_SOL, 1, 50).quotes}
+
+        assert quoted() == {str(pools[at]) for at in (0, 2, 4)}
+        # A slot reads nothing of the others.
+        await _see_slot(market, chain)
+        read = {account for call in chain.node.requests[-1] for account in _asked(call)}
+        assert read.isdisjoint(map(str, (pools[1], pools[3])))
+        assert read.issuperset(map(str, (pools[0], pools[2], pools[4], elsewhere)))
+
+        richer = chain.add_pool(METEORA, amounts=(6 * 10**9, 10**9))
+        while str(richer) not in quoted():
+            await _see_slot(market, chain)
+        assert quoted() == {str(pools[0]), str(pools[2]), str(richer)}
+
+        # One that grows is traded again.
+        for pool, amount in ((richer, 1), (pools[4], 7 * 10**9)):
+            venue = RAYDIUM if pool is pools[4] else METEORA
+            keys = venue.keys(pool, chain.accounts[str(pool)].data)
+            assert keys is not None
+            chain.set_amount(keys.vault_a if keys.mint_a == _mint(SOL) else keys.vault_b, amount)
+        while str(pools[4]) not in quoted():
+            await _see_slot(market, chain)
+        assert quoted() == {str(pools[at]) for at in (0, 2, 4)}
+
+
 async def test_closed_pool_is_not_quoted_any_more(chain: Chain) -> None:
     gone, stays = chain.add_pool(RAYDIUM), chain.add_pool(METEORA)
     async with _running(chain) as market:
@@ -341,8 +381,9 @@ async def test_only_accounts_whose_bytes_changed_are_decoded(chain: Chain) -> No
 
 
 async def test_a_slot_costs_one_request_whatever_the_number_of_orders(chain: Chain) -> None:
-    for index in range(60):
+    for index in range(30):
         chain.add_pool(RAYDIUM, index=index)
+        chain.add_pool(RAYDIUM, (_mint(SOL), _mint(BONK)), index=index)
     async with _running(chain) as market:
         asked = len(chain.node.requests)
         for _ in range(500):
@@ -430,7 +471,7 @@ async def test_market_comes_back_after_the_node_was_away(chain: Chain) -> None:
 async def test_market_comes_back_after_the_node_answered_garbage(
     chain: Chain, garbage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engine.market._RETRY_SECONDS", 0.01)
+    monkeypatch.setattr("engine.market.patience.RETRY_SECONDS", 0.01)
     chain.add_pool(RAYDIUM)
     async with _running(chain) as market:
         right = chain.node.answers["getMultipleAccounts"]
@@ -508,9 +549,9 @@ async def test_pools_open_by_the_chains_clock_where_it_tells_it(chain: Chain) ->
 @asynccontextmanager
 async def _resting(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Market]:
     """Run a market that rests from the beginning, and does not refresh by itself."""
-    monkeypatch.setattr("engine.market._ASKED_SECONDS", -1.0)
-    monkeypatch.setattr("engine.market._REST_SECONDS", 3600.0)
-    monkeypatch.setattr("engine.market._REFRESH_SECONDS", 0.0)
+    monkeypatch.setattr("engine.market.market._ASKED_SECONDS", -1.0)
+    monkeypatch.setattr("engine.market.market._REST_SECONDS", 3600.0)
+    monkeypatch.setattr("engine.market.market._REFRESH_SECONDS", 0.0)
     async with _running(chain, follows=False) as market:
         while not market.is_at_rest:  # noqa: ASYNC110
             await asyncio.sleep(0)
@@ -553,8 +594,8 @@ async def test_while_it_rests_prices_are_read_now_and_then(
     chain: Chain, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chain.add_pool(RAYDIUM)
-    monkeypatch.setattr("engine.market._ASKED_SECONDS", -1.0)
-    monkeypatch.setattr("engine.market._REST_SECONDS", 0.01)
+    monkeypatch.setattr("engine.market.market._ASKED_SECONDS", -1.0)
+    monkeypatch.setattr("engine.market.market._REST_SECONDS", 0.01)
     async with _running(chain, follows=False) as market:
         chain.slot += 1
         while market.slot < chain.slot:
@@ -574,21 +615,21 @@ async def test_a_token_that_is_forgotten_during_a_refresh_is_traded_once_it_is_l
         await market.learn((token,))
         learned = market.decide(spec, 1, 50)
         assert learned.route is not None
-        read_before = dict(market._data)
+        read_before = dict(market._accounts.data)
 
         chain.node.hold = asyncio.Event()
         chain.node.asked.clear()
         refreshing = asyncio.create_task(market._refresh_alone())
         await chain.node.asked.wait()
-        market._forget([token.mint])
+        market._discovery.forget([token.mint])
         chain.node.hold.set()
         await refreshing
         chain.node.hold = None
-        assert len(market._data) < len(read_before)
+        assert len(market._accounts.data) < len(read_before)
 
         await market.learn((token,))
         assert market.decide(spec, 1, 50) == learned
-        assert market._data == read_before
+        assert market._accounts.data == read_before
 
 
 # ---- Swaps under way -----------------------------------------------------------------------------
@@ -606,13 +647,13 @@ async def test_a_swap_under_way_counts_as_done_until_it_is_in_what_was_read(chai
         alone, bought_alone = market.decide(ONE_SOL, 1, 50), market.decide(bought, 1, 50)
         assert alone.route is not None
         assert [leg.pool for leg in alone.route.legs] == [str(raydium)]
-        offers = market._by_address[str(raydium)].offers
+        offers = market._pools.get(str(raydium)).offers
         assert offers is not None
-        a_to_b = _mint(SOL) == market._by_address[str(raydium)].keys.mint_a
+        a_to_b = _mint(SOL) == market._pools.get(str(raydium)).keys.mint_a
         clock = Clock(market.slot, 0)
         after = offers[a_to_b].pool.swap_exact_in(a_to_b, 10**9, clock).pool
 
-        market.expect(ORDER_ID, ONE_SOL, alone.route)
+        market.under_way.add(ORDER_ID, ONE_SOL, alone.route)
         behind = market.decide(ONE_SOL, 1, 50)
         assert _outputs(behind) == {
             str(meteora): _outputs(alone)[str(meteora)],
@@ -627,7 +668,7 @@ async def test_a_swap_under_way_counts_as_done_until_it_is_in_what_was_read(chai
         for _ in range(4):
             await _see_slot(market, chain)
             assert _outputs(market.decide(ONE_SOL, 1, 50)) == _outputs(behind)
-        market.expect_sent(ORDER_ID)
+        market.under_way.sent(ORDER_ID)
         await _see_slot(market, chain)
         assert _outputs(market.decide(ONE_SOL, 1, 50)) == _outputs(behind)
         await _see_slot(market, chain)
@@ -639,9 +680,9 @@ async def test_swaps_of_an_order_that_was_let_go_are_not_expected_any_more(chain
     async with _running(chain) as market:
         alone = market.decide(ONE_SOL, 1, 50)
         assert alone.route is not None
-        market.expect(ORDER_ID, ONE_SOL, alone.route)
-        market.expect_nothing(ORDER_ID)
-        market.expect_sent(ORDER_ID)
+        market.under_way.add(ORDER_ID, ONE_SOL, alone.route)
+        market.under_way.let_go(ORDER_ID)
+        market.under_way.sent(ORDER_ID)
         await _see_slot(market, chain)
         assert market.decide(ONE_SOL, 1, 50).quotes == alone.quotes
 
@@ -654,7 +695,7 @@ async def test_orders_of_one_moment_share_the_pools(chain: Chain) -> None:
             decision = market.decide(ONE_SOL, 1, 50)
             assert decision.route is not None
             chosen[decision.route.legs[0].pool] += 1
-            market.expect(UUID(int=number), ONE_SOL, decision.route)
+            market.under_way.add(UUID(int=number), ONE_SOL, decision.route)
         assert sorted(chosen.values()) == [25, 25, 25, 25]
         # Seen anew they are taken together, which comes to the same within rounding.
         one_by_one = _outputs(decision)
@@ -672,7 +713,7 @@ async def test_swaps_under_way_count_on_ways_through_a_middle_token_too(chain: C
 
     def exactly(pool: Pubkey, token: Token, amount: int, taken: int) -> int:
         """Return what the pool gives for an amount of the token once it has taken that much of it before."""
-        listing = market._by_address[str(pool)]
+        listing = market._pools.get(str(pool))
         a_to_b = _mint(token) == listing.keys.mint_a
         assert listing.offers is not None
         after = listing.offers[a_to_b].pool.swap_exact_in(a_to_b, taken, Clock(market.slot, 0)).pool
@@ -686,14 +727,14 @@ async def test_swaps_under_way_count_on_ways_through_a_middle_token_too(chain: C
         assert [leg.pool for leg in alone.legs] == [str(first), str(second)]
 
         # One that goes through the second hop's pool alone ...
-        market.expect(ORDER_ID, ONE_SOL, directly)
+        market.under_way.add(ORDER_ID, ONE_SOL, directly)
         behind = market.decide(sold, 1, 50).route
         assert behind is not None
         assert behind.legs[0] == alone.legs[0]
         passed_on = alone.legs[1].input_amount
         assert behind.legs[1].output_amount == exactly(second, SOL, passed_on, 10**9)
         # ... and one of the same way.
-        market.expect(UUID(int=2), sold, behind)
+        market.under_way.add(UUID(int=2), sold, behind)
         last = market.decide(sold, 1, 50).route
         assert last is not None
         assert last.legs[0].output_amount == exactly(first, BONK, sold.amount, sold.amount)
@@ -701,7 +742,7 @@ async def test_swaps_under_way_count_on_ways_through_a_middle_token_too(chain: C
         assert market.decide(waits, 1, 50).route == alone
 
         for number in (1, 2):
-            market.expect_nothing(UUID(int=number))
+            market.under_way.let_go(UUID(int=number))
         await _see_slot(market, chain)
         assert market.decide(sold, 1, 50).route == alone
 
@@ -712,7 +753,9 @@ async def test_a_swap_that_a_pool_would_refuse_changes_nothing(chain: Chain) -> 
         alone = market.decide(ONE_SOL, 1, 50)
         assert alone.route is not None
         (leg,) = alone.route.legs
-        market.expect(ORDER_ID, ONE_SOL, replace(alone.route, legs=(replace(leg, input_amount=2**64),)))
+        market.under_way.add(
+            ORDER_ID, ONE_SOL, replace(alone.route, legs=(replace(leg, input_amount=2**64),))
+        )
         assert market.decide(ONE_SOL, 1, 50).quotes == alone.quotes
 
 
