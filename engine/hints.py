@@ -115,23 +115,23 @@ class Hints:
         self.up = False
         """Whether `run` is subscribed. While it is not, hints are missed."""
 
-    def publish(self, order_ids: Sequence[UUID], *, within_seconds: float = 0.0) -> None:
-        """Tell everyone who listens that the orders moved, soon. Never raises.
+    def publish(self, order_ids: Sequence[UUID]) -> None:
+        """Tell everyone who listens that the orders moved. Never raises.
 
-        `within_seconds` is how long it may take, for hints that can wait for others to travel with. While
-        Redis is away they are dropped and counted.
+        While Redis is away hints are dropped and counted.
         """
         now = asyncio.get_running_loop().time()
         if now < self._rest_until:
             hints_dropped_total.labels("publish_failed").inc(len(order_ids))
             return
         self._unsent.update([(order_id.bytes, None) for order_id in order_ids])
-        self._send_at(max(self._next_send, now + within_seconds))
+        self._send_at(max(self._next_send, now))
 
     def tell(self, order: Order, events: Sequence[OrderEvent], *, within_seconds: float = 0.0) -> None:
         """The same of one order, with the events that have left it so, which were just committed.
 
-        They are in order and without a gap; the order's is the last of them.
+        They are in order and without a gap; the order's is the last of them. `within_seconds` is how long it
+        may take, for what can wait for others to travel with.
         """
         now = asyncio.get_running_loop().time()
         if now < self._rest_until:
