@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Final
 
 import psycopg
@@ -40,9 +40,10 @@ class _Level:
         self._stored = 0
         self._surely_counted = 0
 
-    def has_room(self, count: int) -> bool:
-        """Whether that many more may be taken. There is always room for none."""
-        return not count or self.counted + self._taken - self._surely_counted + count <= self.limit
+    @property
+    def room(self) -> int:
+        """How many more may be taken."""
+        return max(0, self.limit - self.counted - self._taken + self._surely_counted)
 
     @contextmanager
     def take(self, count: int) -> Iterator[None]:
@@ -81,24 +82,23 @@ class Admission:
         return self._answered_time is not None and now - self._answered_time < _SILENT_SECONDS
 
     @contextmanager
-    def admit(self, count: int, *, resting_count: int = 0) -> Iterator[None]:
-        """Take that many new orders, some of which rest, and store them inside the block.
+    def admit(self, rests: Sequence[bool]) -> Iterator[list[TooManyOrders | None]]:
+        """Take new orders, of which is known whether they rest, and store those inside the block that are taken.
 
-        Raises TooManyOrders, and then none of them is counted.
+        Of each kind these are the first for which there is room. Gives of each order None, or why it is not.
         """
-        open_count = count - resting_count
-        if not self._open.has_room(open_count):
-            raise TooManyOrders(
-                f"{self._open.limit} orders are open, which is as many as are taken; come back in a moment",
-                _RETRY_SECONDS,
-            )
-        if not self._resting.has_room(resting_count):
-            raise TooManyOrders(
-                f"{self._resting.limit} orders wait for their trigger, which is as many as are kept",
-                _RETRY_SECONDS,
-            )
-        with self._open.take(open_count), self._resting.take(resting_count):
-            yield
+        refusals: list[TooManyOrders | None] = [None] * len(rests)
+        with ExitStack() as taken:
+            for level, kind, said in (
+                (self._open, False, "orders are open, which is as many as are taken; come back in a moment"),
+                (self._resting, True, "orders wait for their trigger, which is as many as are kept"),
+            ):
+                places = [place for place, each in enumerate(rests) if each is kind]
+                room = level.room
+                for place in places[room:]:
+                    refusals[place] = TooManyOrders(f"{level.limit} {said}", _RETRY_SECONDS)
+                taken.enter_context(level.take(min(room, len(places))))
+            yield refusals
 
     async def run(self) -> None:
         """Count once a second, for ever; what rests less often where there is much of it."""

@@ -16,6 +16,7 @@ from orders.v1 import orders_pb2_grpc
 
 from engine.domain.errors import (
     Draining,
+    EngineError,
     FieldViolation,
     InvalidOrder,
     NodeUnavailable,
@@ -24,7 +25,6 @@ from engine.domain.errors import (
     OrderInFlight,
     OrderNotFound,
     StoreUnavailable,
-    TooManyOrders,
 )
 from engine.domain.lifecycle import CANCELLABLE, CLOSED, Cancelled, apply
 from engine.domain.order import Order, OrderStatus, WatchedEvent
@@ -155,29 +155,34 @@ class OrderService(orders_pb2_grpc.OrderServiceServicer):
             except InvalidOrder as error:
                 # What the chain was not asked about is not the client's mistake.
                 results.append(unanswered if unanswered and self._names_unknown(request.spec) else error)
-        try:
-            with self._admission.admit(
-                len(orders), resting_count=sum(order.spec.waits for order in orders.values())
-            ):
-                stored = await self._store.submit.many(list(orders.values()))
-        except TooManyOrders as refusal:
+        refused: dict[int, NewOrder] = {}
+        with self._admission.admit([order.spec.waits for order in orders.values()]) as full:
+            for index, refusal in zip(list(orders), full, strict=True):
+                if refusal is not None:
+                    results[index] = refusal
+                    refused[index] = orders.pop(index)
+            stored = await self._store.submit.many(list(orders.values()))
+        new: list[Order] = []
+        for index, answer in zip(orders, stored, strict=True):
+            results[index] = answer
+            if isinstance(answer, Submitted) and not answer.deduplicated:
+                new.append(answer.order)
+        # Before anybody is told of them, who would then watch them or move them.
+        self._watches.stored(new)
+        # What waits for its trigger is for its monitor to find. The client's answer does not wait for
+        # Redis: the order is stored, and the sweeper finds it.
+        if due := [order.order_id for order in new if not order.spec.waits]:
+            self._broker.offer_soon(due)
+        _accepted.inc(len(new))
+        if refused:
             # What was accepted before stays accepted: a repeated request is answered, full or not.
-            replays = await self._store.replays(list(orders.values()))
-            for index, order in orders.items():
-                results[index] = replays.get(order.order_id, refusal)
-        else:
-            new: list[Order] = []
-            for index, answer in zip(orders, stored, strict=True):
-                results[index] = answer
-                if isinstance(answer, Submitted) and not answer.deduplicated:
-                    new.append(answer.order)
-            # Before anybody is told of them, who would then watch them or move them.
-            self._watches.stored(new)
-            # What waits for its trigger is for its monitor to find. The client's answer does not wait for
-            # Redis: the order is stored, and the sweeper finds it.
-            if due := [order.order_id for order in new if not order.spec.waits]:
-                self._broker.offer_soon(due)
-            _accepted.inc(len(new))
+            try:
+                replays = await self._store.replays(list(refused.values()))
+            except EngineError as error:
+                results = [error if index in refused else result for index, result in enumerate(results)]
+            else:
+                for index, order in refused.items():
+                    results[index] = replays.get(order.order_id, results[index])
         seconds = time.perf_counter() - start
         for _ in requests:
             _accept_seconds.observe(seconds)

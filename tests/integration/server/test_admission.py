@@ -10,7 +10,6 @@ import psycopg
 import pytest
 
 import server.admission
-from engine.domain.errors import TooManyOrders
 from engine.domain.order import OrderStatus
 from engine.domain.order_types import SniperOrder
 from engine.settings import Settings
@@ -33,9 +32,16 @@ async def counting(store: Store, until: Until, max_open: int, max_resting: int) 
         task.cancel()
 
 
-def take(admission: Admission, count: int, *, resting_count: int = 0) -> None:
-    with admission.admit(count, resting_count=resting_count):
-        pass
+def take(admission: Admission, kinds: str) -> str:
+    """Ask for orders, "m" for one to be executed now and "r" for one that rests; return those that are taken.
+
+    In the place of one that is refused is "M" or "R", by the limit that it is refused for.
+    """
+    with admission.admit([kind == "r" for kind in kinds]) as refusals:
+        return "".join(
+            kind if why is None else "R" if "wait for their trigger" in str(why) else "M"
+            for kind, why in zip(kinds, refusals, strict=True)
+        )
 
 
 async def test_orders_that_rest_take_no_room_of_those_to_be_executed_nor_the_other_way_round(
@@ -48,33 +54,37 @@ async def test_orders_that_rest_take_no_room_of_those_to_be_executed_nor_the_oth
             await stored(store, type=order_type)
         await stored(store, OrderStatus.CANCELLED, type=LIMIT)
         async with counting(store, until, 2, 4) as admission:
-            with pytest.raises(TooManyOrders, match="2 orders are open"):
-                take(admission, 1)
-            take(admission, 1, resting_count=1)
-            with pytest.raises(TooManyOrders, match="4 orders wait for their trigger"):
-                take(admission, 1, resting_count=1)
+            assert take(admission, "m") == "M"
+            assert take(admission, "r") == "r"
+            assert take(admission, "r") == "R"
+            with admission.admit([False, True]) as refusals:
+                assert [str(why) for why in refusals] == [
+                    "2 orders are open, which is as many as are taken; come back in a moment",
+                    "4 orders wait for their trigger, which is as many as are kept",
+                ]
         async with counting(store, until, 3, 3) as admission:
-            with pytest.raises(TooManyOrders, match="3 orders wait for their trigger"):
-                take(admission, 2, resting_count=1)
-            take(admission, 1)
-            with pytest.raises(TooManyOrders, match="3 orders are open"):
-                take(admission, 1)
+            assert take(admission, "rm") == "Rm"
+            assert take(admission, "m") == "M"
+
+
+async def test_of_a_batch_the_first_of_each_kind_are_taken(database: Settings, until: Until) -> None:
+    async with Store(database) as store, counting(store, until, 3, 2) as admission:
+        assert take(admission, "mrm") == "mrm"
+        assert take(admission, "rmrmm") == "rmRMM"
+        assert take(admission, "mr") == "MR"
 
 
 async def test_what_is_refused_is_not_counted(database: Settings, until: Until) -> None:
     async with Store(database) as store, counting(store, until, 3, 3) as admission:
-        for _ in range(2):
-            with pytest.raises(TooManyOrders):
-                take(admission, 6, resting_count=4)
-            with pytest.raises(TooManyOrders):
-                take(admission, 6, resting_count=2)
-        take(admission, 6, resting_count=3)
+        assert take(admission, "rrrrmm") == "rrrRmm"
+        assert take(admission, "rrr") == "RRR"
+        assert take(admission, "m") == "m"
 
 
 @pytest.mark.parametrize("admitted_first", [True, False])
-@pytest.mark.parametrize("resting_count", [0, 1])
+@pytest.mark.parametrize("rests", [False, True])
 async def test_an_order_that_is_being_stored_while_the_record_counts_takes_room(
-    database: Settings, until: Until, resting_count: int, admitted_first: bool
+    database: Settings, until: Until, rests: bool, admitted_first: bool
 ) -> None:
     asked, answer = asyncio.Event(), asyncio.Event()
 
@@ -83,7 +93,7 @@ async def test_an_order_that_is_being_stored_while_the_record_counts_takes_room(
 
         async def open_orders_count(self, limit: int) -> int:
             count = await super().open_orders_count(limit)
-            if not resting_count:
+            if not rests:
                 asked.set()
                 await answer.wait()
             return count
@@ -99,14 +109,13 @@ async def test_an_order_that_is_being_stored_while_the_record_counts_takes_room(
         counting = asyncio.create_task(admission.run()) if not admitted_first else None
         if counting:
             await asked.wait()
-        with admission.admit(1, resting_count=resting_count):
+        with admission.admit([rests]):
             counting = counting or asyncio.create_task(admission.run())
             await asked.wait()
-            await (stored(store, type=LIMIT) if resting_count else stored(store))
+            await (stored(store, type=LIMIT) if rests else stored(store))
         answer.set()
         await until(lambda: admission.store_up)
-        with pytest.raises(TooManyOrders):
-            take(admission, 1, resting_count=resting_count)
+        assert take(admission, "r" if rests else "m") in "RM"
         counting.cancel()
 
 

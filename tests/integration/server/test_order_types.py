@@ -179,6 +179,14 @@ async def test_as_many_orders_rest_as_the_setting_allows_and_others_are_still_ta
         assert (said.code, said.reason) == ("RESOURCE_EXHAUSTED", "TOO_MANY_ORDERS")
         assert said.retry_seconds
         assert (await stub.SubmitOrder(submit())).order.order_id
+        # Nor is one refused because of who happens to be in the same batch.
+        batch = pb.BatchSubmitOrdersRequest(
+            requests=[submit(**LIMIT), submit(request_id="now"), submit(**LIMIT)]
+        )
+        results = (await stub.BatchSubmitOrders(batch)).results
+        assert [each.WhichOneof("result") for each in results] == ["error", "response", "error"]
+        again = (await stub.SubmitOrder(submit(request_id="now"))).order
+        assert again.order_id == results[1].response.order.order_id
 
 
 # ---- Tokens ----------------------------------------------------------------------------------------
