@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import codecs
 import logging
 import re
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from urllib.parse import parse_qsl, unquote
 
 from starlette.responses import Response
 from uvicorn.server import ServerState
-from websockets.frames import Close, Frame, Opcode
+from websockets.frames import Close, CloseCode, Frame, Opcode
 from websockets.protocol import Protocol, Side
 from websockets.utils import accept_key
 
@@ -52,6 +53,8 @@ _PATH: Final = re.compile(rb"/api/orders/([^/]+)/ws")
 _PING: Final = Frame(Opcode.PING, b"").serialize(mask=False)
 _PONG: Final = b"\x8a\x80"
 """How the answer to our ping, six bytes with its mask, begins."""
+_DATA: Final = (Opcode.TEXT, Opcode.BINARY, Opcode.CONT)
+_utf8_decoder: Final = codecs.getincrementaldecoder("utf-8")
 
 log = logging.getLogger(__name__)
 
@@ -140,6 +143,7 @@ class Socket(asyncio.Protocol):
         "_order_id",
         "_server_state",
         "_sockets",
+        "_text",
         "_transport",
         "_unwritten",
         "_watch",
@@ -154,6 +158,8 @@ class Socket(asyncio.Protocol):
         """None before the handshake."""
         self._watch: Listener | None = None
         self._inbound: Protocol | None = None
+        self._text: codecs.IncrementalDecoder | None = None
+        """Of the text whose frames are coming in."""
         self._end_timer: asyncio.TimerHandle | None = None
         self._unwritten = b""
         """Frames of this turn of the loop. Each write is a system call, which costs more than all else."""
@@ -246,7 +252,7 @@ class Socket(asyncio.Protocol):
         if self._inbound is None:
             self._inbound = Protocol(Side.SERVER, max_size=MAX_INBOUND_BYTES)
         self._inbound.receive_data(data)
-        self._inbound.events_received()
+        self._check_texts(self._inbound)
         answers = self._inbound.data_to_send()
         if self._close_sent:
             if self._inbound.close_rcvd is not None:
@@ -263,6 +269,22 @@ class Socket(asyncio.Protocol):
             self._close_sent = True
             self._end()
 
+    def _check_texts(self, inbound: Protocol) -> None:
+        """Nothing that a client sends is asked for, but a text has to be one (RFC 6455, 8.1)."""
+        for frame in inbound.events_received():
+            if not isinstance(frame, Frame) or frame.opcode not in _DATA:
+                continue
+            if frame.opcode is Opcode.TEXT:
+                self._text = _utf8_decoder()
+            if self._text is not None:
+                try:
+                    self._text.decode(frame.data, final=frame.fin)
+                except UnicodeDecodeError:
+                    inbound.fail(CloseCode.INVALID_DATA, "a text must be UTF-8")
+                    return
+            if frame.fin:
+                self._text = None
+
     def eof_received(self) -> None:
         # Returning nothing lets the transport close.
         return
@@ -270,12 +292,17 @@ class Socket(asyncio.Protocol):
     def pause_writing(self) -> None:
         if self._watch is not None:
             self._watch.pause()
+        if not self._transport.is_closing():
+            # Who sends pings and does not read is owed a pong for each.
+            self._transport.pause_reading()
         if self._end_timer is None:
             self._end_timer = self._sockets.call_later(WRITE_SECONDS, self._too_slow)
 
     def resume_writing(self) -> None:
         if self._watch is not None:
             self._watch.resume()
+        if not self._transport.is_closing():
+            self._transport.resume_reading()
         if self._end_timer is not None and not self._close_sent:
             self._end_timer.cancel()
             self._end_timer = None

@@ -228,6 +228,21 @@ async def test_a_message_over_4_kib_ends_the_socket(base: str) -> None:
         assert socket.close_code == 1009
 
 
+@pytest.mark.parametrize("pieces", [[b"\xff\xfe"], [b"\xe2\x82", b"a"], [b"\xe2\x82"], [b"\xed\xa0\x80"]])
+async def test_a_text_that_is_not_utf_8_ends_the_socket(base: str, pieces: list[bytes]) -> None:
+    order_id = await submit(base)
+    async with connect(path(base, order_id)) as socket:
+        await socket.recv()
+        # All of this is well; what is not a text may be anything.
+        await socket.send([b"\xe2\x82", b"\xac"], text=True)
+        await socket.send([b"\xe2\x82", b"a"], text=False)
+        async with asyncio.timeout(20):
+            await (await socket.ping())
+        await socket.send(pieces, text=True)
+        assert await messages(socket) == []
+        assert socket.close_code == 1007
+
+
 async def test_the_watch_ends_with_its_socket(base: str, until: Until) -> None:
     order_id = await submit(base)
     async with connect(path(base, order_id)) as socket:

@@ -28,6 +28,7 @@ class Transport:
         self.written = b""
         self.write_count = 0
         self.closed = self.aborted = False
+        self.reading = True
 
     def write(self, data: bytes) -> None:
         self.written += data
@@ -41,6 +42,13 @@ class Transport:
 
     def is_closing(self) -> bool:
         return self.closed or self.aborted
+
+    def pause_reading(self) -> None:
+        assert not self.is_closing(), "uvloop raises"
+        self.reading = False
+
+    def resume_reading(self) -> None:
+        self.reading = True
 
     def frames(self) -> list[Any]:
         """What a client makes of it."""
@@ -158,7 +166,8 @@ async def test_a_client_that_does_not_read_is_told_1013_and_then_dropped() -> No
     connection.socket.pause_writing()
     for sequence in range(2, 50):
         await connection.tell(sequence)
-    # Nothing more is written, and nothing is held for it either.
+    # Nothing more is written, and nothing is held for it either: nor does it make us owe it pongs.
+    assert not connection.transport.reading
     assert len(connection.transport.frames()) == 1
     assert connection.events.missed == 48
     connection.timers.fire("_too_slow")
@@ -177,7 +186,9 @@ async def test_a_client_that_reads_again_in_time_goes_on() -> None:
     connection = Connection()
     connection.socket.pause_writing()
     assert connection.events.paused
+    assert not connection.transport.reading
     connection.socket.resume_writing()
+    assert connection.transport.reading
     await connection.tell(1)
     assert len(connection.transport.frames()) == 1
     with pytest.raises(AssertionError, match="no timer _too_slow"):
