@@ -549,4 +549,4 @@ def _known(kind: type[_Member], names: list[str] | None, option: str) -> list[_M
 
 def _become(module: str) -> None:
     """Replace this process by `python -m module`, so that signals and exit codes are its own."""
-    os.execv(sys.executable, [sys.executable, "-m", module])
+    os.execv(sys.executable, [sys.executable, "-P", "-m", module])

@@ -401,7 +401,7 @@ def _part(
 ) -> Part:
     child = Child(
         name,
-        [sys.executable, "-m", module],
+        [sys.executable, "-P", "-m", module],
         log=folder / "logs" / f"{name}.log",
         environ={**os.environ, **settings_as_environ(settings)},
     )

@@ -16,7 +16,7 @@ async def _supervise(settings: Settings, stopping: asyncio.Event) -> None:
     supervisor = os.getpid()
     await supervise(
         settings.worker_processes,
-        lambda index: (sys.executable, "-m", "workers", str(index), str(supervisor)),
+        lambda index: (sys.executable, "-P", "-m", "workers", str(index), str(supervisor)),
         stopping,
     )
 

@@ -6,23 +6,33 @@ import asyncio
 import os
 import sys
 from asyncio.subprocess import PIPE
+from pathlib import Path
 
 import pytest
 
 from engine.settings import Settings, settings_as_environ
 
 
-async def _order_engine(command: str, environ: dict[str, str]) -> tuple[int | None, str, str]:
+async def _order_engine(
+    command: str, environ: dict[str, str], *, folder: Path | None = None
+) -> tuple[int | None, str, str]:
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "cli", command), stdout=PIPE, stderr=PIPE, env={**os.environ, **environ}
+        # As the installed command has it: nothing is imported from the folder it is run in.
+        *(sys.executable, "-P", "-m", "cli", command),
+        stdout=PIPE,
+        stderr=PIPE,
+        env={**os.environ, **environ},
+        cwd=folder,
     )
     out, err = await process.communicate()
     return process.returncode, out.decode(), err.decode()
 
 
 @pytest.mark.parametrize("command", ["server", "workers", "gateway", "simnet"])
-async def test_each_process_answers_for_itself(command: str) -> None:
-    assert await _order_engine(command, {"SLIPPAGE_BPS": "10001"}) == (
+async def test_each_process_answers_for_itself_wherever_it_is_started(command: str, tmp_path: Path) -> None:
+    for name in (command, "engine"):
+        (tmp_path / f"{name}.py").write_text("print('a file of the user')")
+    assert await _order_engine(command, {"SLIPPAGE_BPS": "10001"}, folder=tmp_path) == (
         2,
         "",
         f"{command}: SLIPPAGE_BPS was 10001; must be between 0 and 10000\n",

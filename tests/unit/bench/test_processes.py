@@ -94,6 +94,7 @@ def test_the_meter_counts_the_cpu_of_children_that_have_ended() -> None:
     ("command", "name"),
     [
         (["/usr/bin/python3", "-m", "server"], "server"),
+        (["python", "-P", "-m", "gateway"], "gateway"),
         (["python", "-X", "dev", "-m", "workers"], "workers"),
         (["python", "-m", "workers.child"], None),
         (["python", "-m", "cli", "up"], None),
