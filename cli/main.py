@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
@@ -105,6 +106,31 @@ def _from_now(seconds: float | None) -> float | None:
         except (OverflowError, ValueError):  # ValueError: not a number
             raise typer.BadParameter(f"was {seconds:g}; must end before the year 10000") from None
     return seconds
+
+
+def _time_with_zone(text: str | None) -> str | None:
+    if text is not None:
+        try:
+            has_zone = datetime.fromisoformat(text).tzinfo is not None
+        except ValueError:
+            has_zone = False
+        if not has_zone:
+            raise typer.BadParameter(f'"{text}" is not a time with its zone, such as 2030-01-31T18:00:00Z')
+    return text
+
+
+def _expiry(seconds: float | None, text: str | None, request_id: str | None) -> datetime | None:
+    if text is not None:
+        if seconds is not None:
+            raise TyperException("--expire-seconds and --expire-time exclude each other")
+        return datetime.fromisoformat(text)
+    if seconds is None:
+        return None
+    if request_id is not None:
+        raise TyperException(
+            "with --request-id give --expire-time: --expire-seconds counts from now, never the same"
+        )
+    return datetime.now(UTC) + timedelta(seconds=seconds)
 
 
 def _request_id(request_id: str | None) -> str | None:
@@ -231,6 +257,12 @@ def submit(
         float | None,
         typer.Option(min=0.001, help="Give up unless it is broadcast by then.", callback=_from_now),
     ] = None,
+    expire_time: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME", help="The same, as a time: 2030-01-31T18:00:00Z.", callback=_time_with_zone
+        ),
+    ] = None,
     request_id: Annotated[
         str | None,
         typer.Option(
@@ -265,19 +297,11 @@ def submit(
     """
     from cli import orders
 
-    spec = _spec(
-        side, amount, input_token, output_token, slippage_bps, limit, sniper, min_liquidity, max_price
+    spec = replace(
+        _spec(side, amount, input_token, output_token, slippage_bps, limit, sniper, min_liquidity, max_price),
+        expire_time=_expiry(expire_seconds, expire_time, request_id),
     )
-    _run(
-        lambda: orders.submit(
-            _target(server),
-            spec,
-            request_id=request_id,
-            expire_seconds=expire_seconds,
-            watch=watch,
-            json=json,
-        )
-    )
+    _run(lambda: orders.submit(_target(server), spec, request_id=request_id, watch=watch, json=json))
 
 
 @app.command(rich_help_panel=_ORDERS)
@@ -472,9 +496,7 @@ def _run(command: Callable[[], Coroutine[Any, Any, int]]) -> None:
         said = error.message
         if said.startswith(_UNREACHABLE):
             said = "no server answers; start one with `order-engine up`, or name it with --server"
-        if isinstance(error, Unavailable) and error.request_id is not None:
-            # It may have been stored all the same.
-            said += f" (to submit it again safely, add --request-id {error.request_id})"
+        said += "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
         code = _refuse(said, UNUSABLE if isinstance(error, Unavailable) else REFUSED)
     except BrokenPipeError:
         raise

@@ -5,13 +5,21 @@ from __future__ import annotations
 import asyncio
 import sys
 from contextlib import suppress
-from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from uuid import uuid4
 
 from rich.console import Console
 
 from cli.render import asked, order_table, print_decision, print_details, print_event
-from client import Order, OrderClient, OrderEvent, OrderSpec, OrderStatus, OrderType
+from client import (
+    Order,
+    OrderClient,
+    OrderEvent,
+    OrderSpec,
+    OrderStatus,
+    OrderType,
+    TooManyOrders,
+    Unavailable,
+)
 from client.json_text import decision_json, details_json, event_text, json_bytes, order_json
 
 _OK, _NOT_CONFIRMED = 0, 1
@@ -24,15 +32,26 @@ async def submit(
     spec: OrderSpec,
     *,
     request_id: str | None,
-    expire_seconds: float | None,
     watch: bool,
     json: bool,
 ) -> int:
-    """Submit an order; with `watch`, follow it and return 0 only if it is CONFIRMED."""
-    if expire_seconds is not None:
-        spec = replace(spec, expire_time=datetime.now(UTC) + timedelta(seconds=expire_seconds))
+    """Submit an order; with `watch`, follow it and return 0 only if it is CONFIRMED.
+
+    Where it may have been submitted without an answer, a note of the error says how to submit it again.
+    """
+    request_id = uuid4().hex if request_id is None else request_id
+    expiry = "" if spec.expire_time is None else f" --expire-time {spec.expire_time.isoformat()}"
+    again = f"to submit it again safely, add --request-id {request_id}{expiry}"
     async with OrderClient(server) as client:
-        order = await client.submit(spec, request_id=request_id)
+        try:
+            order = await client.submit(spec, request_id=request_id)
+        except Unavailable as error:
+            if not isinstance(error, TooManyOrders):
+                error.add_note(again)
+            raise
+        except asyncio.CancelledError:
+            _say(f"the order may have been submitted; {again}")
+            raise
         try:
             if json:
                 _print_json(order_json(order))

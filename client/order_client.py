@@ -79,6 +79,8 @@ GET_BATCH: Final = 100
 INTERVAL_SECONDS: Final = 0.004
 """Between two batches, or two requests to watch, when they follow each other: a gRPC message costs as much as
 what ten orders add to it. The first after a pause does not wait."""
+_LEAVING_SECONDS: Final = 1.0
+"""How long a client that is left on an error waits for what is under way."""
 
 _ORDER_ID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 """As the server spells it, whose answers name the order."""
@@ -174,14 +176,17 @@ class OrderClient:
         )
         return self
 
-    async def __aexit__(self, *_: object) -> None:
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
         await self._watches.close()
         for check in self._checks:
             check.cancel()
         if self._checks:
             await asyncio.wait(self._checks)
-        await self._submits.drain()
-        await self._gets.drain()
+        # Who leaves on an error, as by Ctrl-C, is not to wait for a server that does not answer.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(None if kind is None else _LEAVING_SECONDS):
+                await self._submits.drain()
+                await self._gets.drain()
         if self._links is not None:
             self._links.close()
         await self._channel.close()
@@ -531,6 +536,8 @@ class OrderClient:
             return await method(request, timeout=timeout_seconds)
         except grpc.aio.AioRpcError as error:
             raise error_of_call(error) from None
+        except grpc.aio.UsageError:
+            raise ServerUnavailable("the client was closed") from None
         except asyncio.CancelledError:
             # grpc.aio tells a call that the server cancelled in this way too.
             if is_cancelled():

@@ -284,6 +284,7 @@ class Watches:
         # Orders that the present stream was asked for, whether or not anyone still watches them.
         self._asked: set[str] = set()
         self._runner: asyncio.Task[None] | None = None
+        self._is_closed = False
         self._accepted: dict[str, pb.Order] = {}
         """The latest orders that were accepted here, as they were stored: their first event is known."""
 
@@ -320,6 +321,8 @@ class Watches:
         return self._add(Listener(self, self._feed(order_id), after_sequence, on_event, on_end))
 
     def _feed(self, order_id: str) -> Feed:
+        if self._is_closed:
+            raise _closed()
         feed = self._feeds.get(order_id)
         if feed is None:
             feed = self._feeds[order_id] = Feed(order_id, Backoff(self._random))
@@ -374,12 +377,13 @@ class Watches:
             self._write_soon(feed.order_id)
 
     async def close(self) -> None:
-        """End all watches and the stream."""
+        """End all watches and the stream, for good."""
+        self._is_closed = True
         if self._runner is not None:
             self._runner.cancel()
             await asyncio.wait([self._runner])
             self._runner = None
-        self._fail_all(OrderError("the client was closed", reason="CLIENT_CLOSED"))
+        self._fail_all(_closed())
 
     # ---- The stream ------------------------------------------------------------------------------
 
@@ -541,6 +545,10 @@ class Watches:
     def _write_soon(self, order_id: str) -> None:
         self._to_write[order_id] = None
         self._something_to_write.set()
+
+
+def _closed() -> OrderError:
+    return OrderError("the client was closed", reason="CLIENT_CLOSED")
 
 
 def is_cancelled() -> bool:

@@ -83,9 +83,10 @@ class Admission:
 
     @contextmanager
     def admit(self, rests: Sequence[bool]) -> Iterator[list[TooManyOrders | None]]:
-        """Take new orders, of which is known whether they rest, and store those inside the block that are taken.
+        """Take new orders, told whether each rests, and store those that are taken inside the block.
 
-        Of each kind these are the first for which there is room. Gives of each order None, or why it is not.
+        These are the first of each kind, as far as there is room. Gives None for each that is taken, and for
+        each that is not the reason.
         """
         refusals: list[TooManyOrders | None] = [None] * len(rests)
         with ExitStack() as taken:

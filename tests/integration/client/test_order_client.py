@@ -276,6 +276,18 @@ async def test_leaving_a_watch_stops_watching(client: OrderClient, until: Callab
     assert client.watched_order_count == 0
 
 
+async def test_a_closed_client_says_so(served: Settings) -> None:
+    async with OrderClient(address(served)) as client:
+        order = await client.submit(SPEC)
+    with pytest.raises(ServerUnavailable, match="the client was closed") as submitted:
+        await client.submit(SPEC, request_id="mine")
+    assert submitted.value.request_id == "mine"
+    with pytest.raises(ServerUnavailable, match="the client was closed"):
+        await client.get(order.order_id)
+    with pytest.raises(OrderError, match="the client was closed"):
+        await sequences(client, order.order_id)
+
+
 async def test_what_a_closed_client_watched_ends(served: Settings) -> None:
     async with OrderClient(address(served)) as client:
         order = await client.submit(SPEC)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import signal
+import socket
 import sys
 from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
 
@@ -84,6 +87,22 @@ def test_every_help_shows_an_example(command: str) -> None:
             ["submit", "sell", "1", "SOL", "USDC", "--expire-seconds", seconds]
             for seconds in ("0", "-1", "soon", "nan", "inf", "1e12", "1e30")
         ),
+        *(
+            ["submit", "sell", "1", "SOL", "USDC", "--expire-time", time]
+            for time in ("", "soon", "2030-01-31", "2030-01-31T18:00:00", "2030-01-32T18:00:00Z")
+        ),
+        [
+            "submit",
+            "sell",
+            "1",
+            "SOL",
+            "USDC",
+            "--expire-seconds",
+            "9",
+            "--expire-time",
+            "2030-01-31T18:00:00Z",
+        ],
+        ["submit", "sell", "1", "SOL", "USDC", "--expire-seconds", "9", "--request-id", "mine"],
         *(
             ["submit", "sell", "1", "SOL", "USDC", "--request-id", request_id]
             for request_id in ("", "x" * 65, "r\u00e9ponse", "two\nlines")
@@ -269,13 +288,15 @@ async def accepting() -> AsyncIterator[str]:
 async def test_an_order_that_expires_keeps_its_type(
     accepting: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    spec = OrderSpec(Side.SELL, "1.5", "SOL", "USDC", type=OrderType.LIMIT, limit_price="150")
+    expires = datetime(2070, 1, 31, 18, tzinfo=UTC)
+    spec = OrderSpec(
+        Side.SELL, "1.5", "SOL", "USDC", type=OrderType.LIMIT, limit_price="150", expire_time=expires
+    )
     for json in (True, False):
-        code = await submit(accepting, spec, request_id=None, expire_seconds=3600, watch=False, json=json)
-        assert code == 0
+        assert await submit(accepting, spec, request_id=None, watch=False, json=json) == 0
     as_json, for_people = capsys.readouterr().out.splitlines()
     assert '"type":"limit","limitPrice":150,' in as_json
-    assert '"expireTime":"' in as_json
+    assert '"expireTime":"2070-01-31T18:00:00' in as_json
     assert for_people == f"order {ORDER_ID}: sell 1.5 SOL -> USDC at 150 or better"
 
 
@@ -328,11 +349,35 @@ async def test_a_reader_of_the_help_who_has_left_is_no_failure(arguments: tuple[
     assert await order_engine(*arguments, stdout=without_reader()) == (0, "")
 
 
+SUBMIT = ("submit", "sell", "1", "SOL", "USDC")
+
+
 def test_a_submit_without_an_answer_says_how_to_submit_it_again_safely() -> None:
-    said = CliRunner().invoke(
-        app, ["submit", "sell", "1", "SOL", "USDC", "--request-id", "mine", "--server", NOBODY]
-    )
-    assert "--request-id mine" in said.stderr
+    said = CliRunner().invoke(app, [*SUBMIT, "--request-id", "mine", "--server", NOBODY])
+    assert said.stderr.endswith(" (to submit it again safely, add --request-id mine)\n")
+    said = CliRunner().invoke(app, [*SUBMIT, "--expire-seconds", "3600", "--server", NOBODY])
+    again = re.search(r"--request-id \w{32} --expire-time \S+(?=\))", said.stderr)
+    assert again is not None
+    # What it says is what can be given.
+    said = CliRunner().invoke(app, [*SUBMIT, *again[0].split(), "--server", NOBODY])
+    assert said.stderr.endswith(f" (to submit it again safely, add {again[0]})\n")
+
+
+async def test_a_submit_that_is_interrupted_says_how_to_submit_it_again_safely() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        server = f"127.0.0.1:{silent.getsockname()[1]}"
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "cli", *SUBMIT, "--server", server), stdout=PIPE, stderr=PIPE
+        )
+        connection, _ = await asyncio.to_thread(silent.accept)
+        with connection:
+            # From here on it waits for an answer, which nobody gives.
+            await asyncio.to_thread(connection.recv, 1)
+            process.send_signal(signal.SIGINT)
+            out, said = await process.communicate()
+    assert (process.returncode, out) == (130, b"")
+    again = r"to submit it again safely, add --request-id \w{32}"
+    assert re.fullmatch(rf"order-engine: the order may have been submitted; {again}\n", said.decode())
 
 
 def test_unusable_settings_are_one_sentence_and_exit_code_2() -> None:
