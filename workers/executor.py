@@ -176,15 +176,24 @@ class Executor:
                     if isinstance(claim, Exception):
                         failure = claim
         except asyncio.CancelledError:
-            for order_id in wanted:
-                if order_id in self._held and self._held[order_id] is None:
-                    del self._held[order_id]
+            left = [
+                order_id for order_id in wanted if order_id in self._held and self._held[order_id] is None
+            ]
+            for order_id in left:
+                del self._held[order_id]
+            # The claim goes on: what it gets, nobody here would ever execute.
+            self._group.create_task(self._give_back(left, owner))
             raise
         if suspects:
             self._set_aside(suspects)
         if failure is not None:
             raise failure
         return taken
+
+    async def _give_back(self, order_ids: Sequence[UUID], owner: int) -> None:
+        await self._store.claim.drain()
+        given = [(order_id, owner, 0.0) for order_id in order_ids if order_id not in self._held]
+        await self._store.postpone.many(given)
 
     def _start(self, claim: Claim) -> None:
         order_id = claim.order.order_id

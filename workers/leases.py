@@ -133,7 +133,7 @@ class Sweeper:
         hints_work: Callable[[], bool],
         jitter: Callable[[], float] = random.random,
     ) -> None:
-        """`can_work` tells whether orders can be executed at all: without a node they are left alone.
+        """`can_work` tells whether orders can be executed at all: without a node they only expire.
 
         `hints_work` tells whether the queue is up: while it is not, new orders are taken at once.
         """
@@ -146,6 +146,8 @@ class Sweeper:
         self._can_work = can_work
         self._hints_work = hints_work
         self._jitter = jitter
+        self._hastens = False
+        """There were orders to hasten, and may be more."""
         self._trouble = Trouble(logger, "the sweep is put off", "the sweep goes on")
 
     async def run(self) -> None:
@@ -154,10 +156,10 @@ class Sweeper:
         while True:
             await asyncio.sleep(self._seconds * (0.75 + 0.5 * self._jitter()))
             sweeps += 1
-            if not self._lease.owner or not self._can_work():
+            if not self._lease.owner:
                 continue
             try:
-                await self._sweep(own=sweeps % 8 == 0, late=sweeps % 64 == 0)
+                await self._sweep(own=sweeps % 8 == 0, late=sweeps % 64 == 0 or self._hastens)
                 self._trouble.works()
             except (StoreUnavailable, OutcomeUnknown) as error:
                 self._trouble.fails(error)
@@ -165,16 +167,23 @@ class Sweeper:
 
     async def _sweep(self, *, own: bool, late: bool) -> None:
         owner = self._lease.owner
-        if late and (hastened := await self._store.hasten_orders(self._most_seconds)):
-            logger.warning("the database's clock was ahead: %d orders were due too late", hastened)
+        if late:
+            hastened = await self._store.hasten_orders(self._most_seconds)
+            # It takes so many at a time; the next sweep goes on.
+            self._hastens = hastened > 0
+            if hastened:
+                logger.warning("the database's clock was ahead: %d orders were due too late", hastened)
         if freed := await self._store.free_dead_owners(owner):
             sweeper_reclaimed_total.inc(freed)
             logger.warning("freed the leases of %d dead workers", freed)
-        if own:
+        can_work = self._can_work()
+        if own and can_work:
             # What we hold on record and do not know of: the answer to a claim or to a write was lost.
             leased = await self._store.leased_orders(owner)
             await self._executor.take(order_id for order_id in leased if not self._executor.holds(order_id))
         if (room := self._executor.room) > 0:
-            due = await self._store.due_orders(room, _HINT_SECONDS if self._hints_work() else 0.0)
+            hint_seconds = _HINT_SECONDS if self._hints_work() else 0.0
+            # To expire takes no node.
+            due = await self._store.due_orders(room, hint_seconds, expired_only=not can_work)
             if due:
                 sweeper_offered_total.inc(await self._executor.take(due))

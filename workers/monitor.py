@@ -162,7 +162,8 @@ class Monitor:
                 self._orders_wait.set()
             if self._orders_wait.is_set():
                 self._asks += 1
-            await asyncio.sleep(2 * _STUCK_ASKS * _ASK_SECONDS if is_stuck else _ASK_SECONDS)
+            # The others ask once in this time, if there are any.
+            await asyncio.sleep(2 * _ASK_SECONDS if is_stuck else _ASK_SECONDS)
 
     def _lead(self, leads: bool) -> None:
         if leads is not self.leads:
@@ -270,7 +271,8 @@ class Monitor:
         if order.failure_reason is None or order.update_time is None:
             return True
         delay_seconds = self._policy.delay_seconds(order.forgiven_attempts, 1.0)
-        return self._store.now() >= order.update_time + timedelta(seconds=delay_seconds)
+        # One that reverted in what is the future was put down while the database's clock was ahead.
+        return not timedelta() <= self._store.now() - order.update_time < timedelta(seconds=delay_seconds)
 
     async def _fire(self, orders: Sequence[Order]) -> list[UUID]:
         # Held here at once, as far as there is room: a worker that sees another moment of the market would

@@ -37,6 +37,8 @@ FORGET_SECONDS: Final = 300.0
 """How long a learned token is followed that no order names any more."""
 MOST_LEARNED: Final = 5_000
 """Tokens that are followed at a time beside those with a symbol: each slot reads what there is of all."""
+_CHOOSE_SECONDS: Final = 1.0
+"""How long to rest after the pools of a crowded pair were compared: anybody can open one after the other."""
 _FEW: Final = 20
 """So many tokens' pools are asked for one by one; of more, every pool's mints are read instead."""
 
@@ -91,6 +93,8 @@ class Discovery:
         self._wanted: dict[str, None] = {}
         """Mints that somebody wants learned."""
         self._is_wanted = asyncio.Event()
+        self._is_crowded = asyncio.Event()
+        """A pool has opened whose pair has as many as are traded."""
         self._trouble = Trouble(logger, "pools cannot be listed", "pools are listed again")
 
     # ---- Tokens
@@ -210,8 +214,19 @@ class Discovery:
                     elif str(change.address) not in self._pools:
                         self._open(change)
                     if not self._learned:
+                        # Before the announcements end, which takes a moment: meanwhile one may be learned.
+                        self._has_learned.clear()
                         break
-            self._has_learned.clear()
+
+    async def choose_when_crowded(self) -> None:
+        """Choose anew which pools are traded as others open, and not only now and then."""
+        while True:
+            await self._is_crowded.wait()
+            self._is_crowded.clear()
+            await until_done(self._choose, self._trouble)
+            self._accounts.plan()
+            self._read_soon()
+            await asyncio.sleep(_CHOOSE_SECONDS)
 
     def _open(self, change: ProgramChange) -> None:
         venue = next(venue for venue in self._venues if venue.program == change.program)
@@ -219,6 +234,9 @@ class Discovery:
         mints = change.data[start : start + length]
         if mints[:32] in self._known_mints and mints[32:] in self._known_mints:
             self._list(venue, change.address, change.data)
+            if self._pools.find(str(change.address)) is None and str(change.address) in self._pools:
+                # It may hold more than those that are traded of its pair.
+                self._is_crowded.set()
             self._accounts.plan()
             # Read it at once, and not when the next slot has passed.
             self._read_soon()

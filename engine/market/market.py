@@ -132,6 +132,7 @@ class Market:
                 self._due.set()
                 tasks.create_task(self._discovery.learn_wanted())
                 tasks.create_task(self._discovery.follow_openings())
+                tasks.create_task(self._discovery.choose_when_crowded())
                 tasks.create_task(self._follow_slots())
                 tasks.create_task(self._refresh_when_due())
 
@@ -266,14 +267,11 @@ class Market:
     def decide(self, spec: OrderSpec, attempt: int, slippage_bps: int) -> RoutingDecision:
         """Quote every pool of the order's pair and choose a route that one transaction holds.
 
-        Swaps under way count for what they take, though not for an order that waits for its price:
-        what is there, it may have.
-        Raises NodeUnavailable on prices too old.
+        Swaps under way count for what they take. Raises NodeUnavailable on prices too old.
         """
         moment = self._now.get()
-        known = self._offers if spec.waits else self._expected_offers
-        offers = known.of(spec.input_token.mint, spec.output_token.mint)
-        detours = known.detours(spec.input_token.mint, spec.output_token.mint, moment.clock)
+        offers = self._expected_offers.of(spec.input_token.mint, spec.output_token.mint)
+        detours = self._expected_offers.detours(spec.input_token.mint, spec.output_token.mint, moment.clock)
         priced = spec.output_token if spec.side is Side.SELL else spec.input_token
         lamport_price = self._lamport_price(priced.mint)
         limits = Limits(

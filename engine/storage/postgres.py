@@ -615,10 +615,18 @@ class Store:
 
     # ---- Leases -------------------------------------------------------------------------------
 
-    async def due_orders(self, limit: int, hint_seconds: float) -> list[UUID]:
-        """Return orders that are due and that nobody alive holds; new ones after `hint_seconds`."""
-        # What cannot be claimed here must not take the place of what can.
-        values = {"limit": limit, "hint_seconds": hint_seconds, "type": list(ORDER_TYPES)}
+    async def due_orders(self, limit: int, hint_seconds: float, *, expired_only: bool = False) -> list[UUID]:
+        """Return orders that are due and that nobody alive holds, then those that rested until they expired.
+
+        New ones come after `hint_seconds`; with `expired_only` come none but those that rested.
+        """
+        values = {
+            "limit": limit,
+            "due_limit": 0 if expired_only else limit,
+            "hint_seconds": hint_seconds,
+            # What cannot be claimed here must not take the place of what can.
+            "type": list(ORDER_TYPES),
+        }
         rows = await self._read("sweep", "due_orders", values)
         return [row[0] for row in rows]
 

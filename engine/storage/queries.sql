@@ -246,12 +246,13 @@ SET due_time = now() + %(delay_seconds)b::double precision * interval '1 second'
 WHERE order_id = ANY (%(order_id)t::uuid[]) AND lease_owner = %(lease_owner)b::bigint;
 
 -- name: due_orders
--- The sweeper's question: orders that are due and that nobody alive holds, and those that rested until they
--- expired, of those types that this program knows. A new order is left to its hint for a moment.
+-- The sweeper's question: orders that are due and that nobody alive holds, and then those that rested until they
+-- expired, of those types that this program knows. However many expire at once, the others do not wait for them.
+-- A new order is left to its hint for a moment.
 SELECT order_id
 FROM (
     (
-        SELECT order_id, due_time
+        SELECT order_id, due_time, resting
         FROM orders
         WHERE closed_status IS NULL AND NOT resting
           AND due_time <= now()
@@ -262,11 +263,11 @@ FROM (
               WHERE owner.lease_owner = orders.lease_owner AND owner.expire_time > now())
               THEN type = ANY (%(type)t::text[]) ELSE false END
         ORDER BY due_time
-        LIMIT %(limit)b::bigint
+        LIMIT %(due_limit)b::bigint
     )
     UNION ALL
     (
-        SELECT order_id, due_time
+        SELECT order_id, due_time, resting
         FROM orders
         -- The index is of those that expire at all.
         WHERE resting AND due_time < 'infinity' AND due_time <= now()
@@ -275,7 +276,7 @@ FROM (
         LIMIT %(limit)b::bigint
     )
 ) AS due
-ORDER BY due_time
+ORDER BY resting, due_time
 LIMIT %(limit)b::bigint;
 
 -- name: leased_orders

@@ -7,7 +7,7 @@ and stay in its vault. Nothing of the engine is used.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from fractions import Fraction
@@ -104,11 +104,14 @@ class ModelOrder:
         return limit is None or (got >= limit if self.side == "sell" else paid <= limit)
 
 
-def fired(kind: str, orders: Iterable[ModelOrder], pool: ModelPool) -> Iterator[ModelOrder]:
-    """Yield the orders that a monitor fires now, in that order.
+def fire(
+    kind: str, orders: Iterable[ModelOrder], pool: ModelPool, expected: ModelPool, slippage_bps: int
+) -> tuple[list[ModelOrder], ModelPool]:
+    """Return the orders that a monitor fires now, in that order and signed, and what is then expected.
 
-    Those of a side and of much the same size one after the other, from the lowest level on, older ones first:
-    each for what one order would leave it that does what all those ahead of it do.
+    `expected` is what the swaps that are under way leave of the pool. Orders of a side and of much the same
+    size fire one after the other, from the lowest level on, older ones first: each for what one order would
+    leave it that does what all those ahead of it do. They are signed before the next ones are looked at.
     """
 
     def group(order: ModelOrder) -> tuple[str, int]:
@@ -118,23 +121,33 @@ def fired(kind: str, orders: Iterable[ModelOrder], pool: ModelPool) -> Iterator[
         order for order in orders if order.kind == kind and order.status == "pending" and not order.expires
     ]
     waiting.sort(key=lambda order: (group(order), order.level, order.number))
+    all_fired = []
     for _, members in groupby(waiting, group):
         ahead, paid, got = 0, 0, 0
+        fired = []
         for order in members:
-            alone = pool.swap(order.side, order.amount)
-            together = pool.swap(order.side, ahead + order.amount)
-            if alone is None or together is None or pool.vault_sol < (order.least_sol or 0):
+            together = expected.swap(order.side, ahead + order.amount)
+            if together is None or pool.vault_sol < (order.least_sol or 0):
                 continue
-            if order.is_met(*alone) and order.is_met(together[0] - paid, together[1] - got):
+            if order.is_met(together[0] - paid, together[1] - got):
                 ahead += order.amount
                 paid, got = together
-                yield order
+                fired.append(order)
+        for order in fired:
+            expected = sign(order, expected, slippage_bps)
+        all_fired += fired
+    return all_fired, expected
 
 
-def sign(order: ModelOrder, pool: ModelPool, slippage_bps: int) -> None:
-    """Decide what the order's transaction may come to at worst: its limit, or what slippage allows."""
-    swap = pool.swap(order.side, order.amount)
-    assert swap is not None
+def sign(order: ModelOrder, expected: ModelPool, slippage_bps: int) -> ModelPool:
+    """Decide what the order's transaction may come to at worst: its limit, or what slippage allows.
+
+    Return what it leaves of what those before it leave; they may be of other sizes and sides, and leave too
+    little for it to be sent at all.
+    """
+    swap = expected.swap(order.side, order.amount)
+    if swap is None or not order.is_met(*swap):
+        return expected
     limit = order.limit
     if order.side == "sell":
         order.threshold = max(swap[1] * (10_000 - slippage_bps) // 10_000, limit or 0)
@@ -142,6 +155,11 @@ def sign(order: ModelOrder, pool: ModelPool, slippage_bps: int) -> None:
         most = swap[0] * (10_000 + slippage_bps) // 10_000
         order.threshold = most if limit is None else min(most, limit)
     order.status = "submitted"
+    # Only what goes in is known to all.
+    paid = swap[0]
+    leaves = expected.swap("sell", paid)
+    assert leaves is not None
+    return expected.after(*leaves)
 
 
 def land(order: ModelOrder, pool: ModelPool) -> ModelPool:

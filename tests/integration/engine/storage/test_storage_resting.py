@@ -194,15 +194,18 @@ async def test_an_expired_one_whose_worker_died_before_it_was_closed_is_due_agai
         assert (claim.started, claim.order.status) == (False, S.PENDING)
 
 
-async def test_what_expired_and_what_is_due_come_in_the_order_of_their_times(database: Settings) -> None:
+async def test_what_expired_comes_after_what_is_due_each_in_the_order_of_their_times(
+    database: Settings,
+) -> None:
     async with Store(database) as store:
         now = datetime.now(UTC)
         late = await stored(store, type=LIMIT, expire_time=now - timedelta(seconds=1))
         early = await stored(store, type=LIMIT, expire_time=now - timedelta(seconds=5))
-        market = await stored(store)
-        expected = [early.order_id, late.order_id, market.order_id]
+        first, second = await stored(store), await stored(store)
+        expected = [order.order_id for order in (first, second, early, late)]
         assert await store.due_orders(10, 0.0) == expected
-        assert await store.due_orders(2, 0.0) == expected[:2]
+        assert await store.due_orders(3, 0.0) == expected[:3]
+        assert await store.due_orders(10, 0.0, expired_only=True) == expected[2:]
 
 
 # ---- Firing ----------------------------------------------------------------------------------------

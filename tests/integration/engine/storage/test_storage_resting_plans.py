@@ -135,7 +135,11 @@ def of_page(name: str, **values: Any) -> Any:
             GROUP | {"trigger_level": 1e9, "after_level": 60_000.0, "after_order_id": UUID(int=1)},
             64, 64 * 2 + 8, id="a later page",
         ),
-        pytest.param("due_orders", {"limit": 256, "hint_seconds": 0, "type": TYPES}, 0, 16, id="due_orders"),
+        pytest.param(
+            "due_orders",
+            {"limit": 256, "due_limit": 256, "hint_seconds": 0, "type": TYPES},
+            0, 16, id="due_orders",
+        ),
         pytest.param("leased_orders", {"lease_owner": 7}, 20, 30, id="leased_orders"),
         pytest.param("open_orders_count", {"limit": 10_000}, 20, 30, id="open_orders_count"),
         of_page("list_orders"),
