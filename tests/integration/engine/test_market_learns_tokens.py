@@ -78,6 +78,19 @@ async def test_pools_of_a_learned_token_are_traded_as_they_open(
         assert pools == {launch["pool"], second["pool"]}
 
 
+async def test_a_pool_that_opens_takes_the_place_of_one_that_holds_less_where_a_pair_is_full(
+    simnet: Simnet, node: NodeClient, wallet: Wallet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with trading(node, wallet) as market:
+        _, token = await launched(simnet, 0, quoteAmount=ONE_SOL)
+        await market.learn((token,))
+        monkeypatch.setattr("engine.market.pools.MOST_POOLS", 1)
+        better, _ = await launched(simnet, 5, mint=token.mint, kind="meteora_damm_v2")
+        async with asyncio.timeout(20):
+            while [quote.pool for quote in market.decide(spending(token), 1, 50).quotes] != [better["pool"]]:
+                await market.next_refresh()
+
+
 async def test_what_opened_while_the_node_was_gone_is_found_when_it_is_back(
     simnet: Simnet, node: NodeClient, wallet: Wallet
 ) -> None:

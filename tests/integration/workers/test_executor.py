@@ -8,6 +8,7 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from itertools import pairwise
 from typing import Never
 from uuid import UUID
@@ -19,10 +20,12 @@ from engine.coalesce import Coalescer
 from engine.domain.errors import NodeUnavailable, StoreUnavailable
 from engine.domain.lifecycle import CANCELLABLE, Cancelled, Transition
 from engine.domain.order import FailureReason, Order, OrderSpec, OrderStatus, RoutingDecision, Side
+from engine.domain.order_types import LimitOrder
 from engine.domain.tokens import JUP, SOL, USDC, USDT
+from engine.market import Market
 from engine.settings import Settings
 from engine.solana.transactions import Wallet
-from engine.storage.postgres import Store, Submitted
+from engine.storage.postgres import Claim, Store, Submitted
 from tests.integration.engine.storage.records import advance, new_order, transitions
 from tests.integration.engine.storage.refusing import refusing_once
 from tests.integration.workers.executing import Worker, worker_of
@@ -643,6 +646,46 @@ async def test_claims_that_could_not_be_asked_are_not_executed(
             await worker.executor.take([order.order_id])
     assert not worker.executor.holds(order.order_id)
     assert (await execute(worker, order)).status is S.CONFIRMED
+
+
+async def test_what_a_claim_gets_after_its_taker_was_stopped_is_given_back(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch, until: Callable[..., Awaitable[None]]
+) -> None:
+    asked, answer = asyncio.Event(), asyncio.Event()
+    claim = worker.store.claim
+
+    async def slow(items: list[tuple[UUID, int]]) -> Sequence[Claim | Exception | None]:
+        asked.set()
+        await answer.wait()
+        return await claim.many(items)
+
+    order = await submit(worker.store)
+    monkeypatch.setattr(worker.store, "claim", Coalescer(slow))
+    taking = asyncio.create_task(worker.executor.take([order.order_id]))
+    await asked.wait()
+    taking.cancel()
+    await asyncio.wait([taking])
+    answer.set()
+    await worker.store.claim.drain()
+    async with asyncio.timeout(10):
+        # Another worker finds it, and need not wait for this one's end.
+        while await worker.store.due_orders(10, 0.0) != [order.order_id]:  # noqa: ASYNC110 - of the record
+            await asyncio.sleep(0.01)
+    assert await worker.store.leased_orders(worker.lease.owner) == []
+
+
+async def test_without_a_node_orders_expire_and_nothing_else_happens(
+    settings: Settings, simnet: Simnet, wallet: Wallet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with worker_of(settings, simnet, wallet, sweeps=True, sweep_seconds=0.01) as worker:
+        monkeypatch.setattr(Market, "ready", False)
+        waits = await submit(worker.store)
+        soon = worker.store.now() + timedelta(milliseconds=50)
+        expires = await submit(worker.store, type=LimitOrder(Decimal(10**6)), expire_time=soon)
+        assert (await worker.closed(expires.order_id)).status is S.EXPIRED
+        found = await worker.store.get(waits.order_id)
+        assert found is not None
+        assert found.status is S.PENDING
 
 
 # ---- Where a dead worker left off ------------------------------------------------------------------

@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
 
+import psycopg
 import pytest
 
 from engine.domain.lifecycle import Cancelled
@@ -135,6 +136,28 @@ async def test_a_swap_that_the_market_overtook_is_never_worse_than_the_limit_and
         assert (closed.status, closed.attempt) == (S.CONFIRMED, 2)
         assert len(await simnet.landed(order.order_id)) == 2
         assert await simnet.executions(order.order_id) == [f"{order.order_id}:2"]
+        await move(worker, simnet, -30)
+
+
+async def test_a_swap_that_reverted_while_the_databases_clock_was_ahead_is_tried_again(
+    settings: Settings, simnet: Simnet, wallet: Wallet
+) -> None:
+    async with (
+        worker_of(settings, simnet, wallet, retry_base_seconds=1800.0, retry_cap_seconds=3600.0) as worker,
+        await psycopg.AsyncConnection.connect(settings.database, autocommit=True) as by_hand,
+    ):
+        order = await submit(worker, limit(worker, Side.SELL, 10**9, -1))
+        async with simnet.paused():
+            assert await worker.monitors[TriggerKind.PRICE].tick() == [order.order_id]
+            await worker.until(order.order_id, lambda now: now.status is S.SUBMITTED)
+            await simnet.ask("simnet_move_price", {"pair": "SOL/USDC", "bps": -400})
+        await worker.until(order.order_id, lambda now: now.status is S.PENDING and now.sequence > 1)
+        await move(worker, simnet, 450)
+        assert await worker.monitors[TriggerKind.PRICE].tick() == [], "it rests for half an hour"
+        ahead = "UPDATE orders SET update_time = update_time + interval '2 h' WHERE order_id = %s"
+        await by_hand.execute(ahead, [order.order_id])
+        assert await worker.monitors[TriggerKind.PRICE].tick() == [order.order_id]
+        assert (await worker.closed(order.order_id)).status is S.CONFIRMED
         await move(worker, simnet, -30)
 
 
