@@ -53,6 +53,10 @@ class Links:
         """Raises ServerUnavailable."""
         return pb.BatchGetOrdersResponse.FromString(await self._call(_Gets, request, timeout_seconds))
 
+    async def check(self) -> None:
+        """Return if a server is connected, or can be. Raises ServerUnavailable."""
+        await self._in_turn(_Gets, partial(self._open_calls, _Gets))
+
     def watch(self) -> LinkWatch:
         """Open a stream of watches; what goes wrong ends it."""
         return LinkWatch(self._in_turn(_Watch, self._open_watch))

@@ -79,6 +79,8 @@ GET_BATCH: Final = 100
 INTERVAL_SECONDS: Final = 0.004
 """Between two batches, or two requests to watch, when they follow each other: a gRPC message costs as much as
 what ten orders add to it. The first after a pause does not wait."""
+_ATTEMPT_SECONDS: Final = 4.0
+"""How long one server is waited for: of several, the next attempt mostly meets another one."""
 _LEAVING_SECONDS: Final = 1.0
 """How long a client that is left on an error waits for what is under way."""
 
@@ -91,8 +93,8 @@ _CHANNEL_OPTIONS: Final = (
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
     # Find out about a peer that is gone without a word.
-    ("grpc.keepalive_time_ms", 30_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 3_000),
     # Batches of answers, and pages of 500 orders with their texts.
     ("grpc.max_receive_message_length", 16 * 1024 * 1024),
     # The target may name several servers; calls go to those that are there, in turn.
@@ -143,6 +145,7 @@ class OrderClient:
         # order read twice: what there is after it, and whether there is such an order.
         self._is_one_server = (len(links) == 1 or not links_take_turns) if links else "," not in target
         self._timeout_seconds = timeout_seconds
+        self._attempt_seconds = min(timeout_seconds, _ATTEMPT_SECONDS)
         self._observe_batch = observe_batch
         self._random = random
         # A request_id is this client's own 128 random bits and a number.
@@ -302,9 +305,9 @@ class OrderClient:
         batch = pb.BatchSubmitOrdersRequest(requests=requests)
         try:
             if self._links is None:
-                response = await self._call(self._stub.BatchSubmitOrders, batch, self._timeout_seconds)
+                response = await self._call(self._stub.BatchSubmitOrders, batch, self._attempt_seconds)
             else:
-                response = await self._links.submit(batch, self._timeout_seconds)
+                response = await self._links.submit(batch, self._attempt_seconds)
         except OrderError as error:
             return _for_each(error, len(requests))
         if len(response.results) != len(requests):
@@ -348,9 +351,9 @@ class OrderClient:
         batch = pb.BatchGetOrdersRequest(order_ids=order_ids)
         try:
             if self._links is None:
-                response = await self._call(self._stub.BatchGetOrders, batch, self._timeout_seconds)
+                response = await self._call(self._stub.BatchGetOrders, batch, self._attempt_seconds)
             else:
-                response = await self._links.get(batch, self._timeout_seconds)
+                response = await self._links.get(batch, self._attempt_seconds)
         except OrderError as error:
             return _for_each(error, len(order_ids))
         if len(response.results) != len(order_ids):
@@ -470,6 +473,14 @@ class OrderClient:
             return f"gRPC server {self._target}: {error.message}"
         if response.status != health_pb2.HealthCheckResponse.SERVING:
             return f"gRPC server {self._target} is not serving"
+        if self._links is not None:
+            try:
+                async with asyncio.timeout(timeout_seconds):
+                    await self._links.check()
+            except ServerUnavailable as error:
+                return f"by its link {error.message}"
+            except TimeoutError:
+                return f"by its link the server gave no answer within {timeout_seconds:g} s"
         return None
 
     @property
@@ -491,7 +502,7 @@ class OrderClient:
         async def once() -> pb.CancelOrderResponse:
             nonlocal tries
             tries += 1
-            return await self._call(self._stub.CancelOrder, request, self._timeout_seconds)
+            return await self._call(self._stub.CancelOrder, request, self._attempt_seconds)
 
         try:
             return order_of((await self._bounded(once)).order)
@@ -507,7 +518,7 @@ class OrderClient:
 
     async def _ask(self, method: _Method[Request, Response], request: Request) -> Response:
         """Call a method that may be repeated."""
-        return await self._bounded(lambda: self._call(method, request, self._timeout_seconds))
+        return await self._bounded(lambda: self._call(method, request, self._attempt_seconds))
 
     async def _bounded(self, call: Callable[[], Awaitable[Answer]]) -> Answer:
         """Repeat the call for up to `timeout_seconds` in all."""

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 
+_ONE_STOP_SECONDS = 2.0
+"""Within this, a supervised process takes a second signal for the first one, passed on."""
+
 UNUSABLE = 2
 """Exit code of a process whose settings cannot be used or whose services cannot be reached."""
 
@@ -42,13 +45,16 @@ def run(
     from engine.settings import SettingsError, load_settings
     from engine.telemetry import configure_logging
 
+    if not supervised and sys.argv[0].endswith("__main__.py") and sys.argv[1:]:
+        print(f"{name}: takes no arguments; settings are environment variables", file=sys.stderr)  # noqa: T201
+        return UNUSABLE
     try:
         settings = load_settings()
         check_host(settings.host)
         configure_logging(name, settings.log_level)
         _spare_the_collector()
         with _runner(uvloop.new_event_loop) as runner:
-            runner.run(_until_stopped(main, settings))
+            runner.run(_until_stopped(main, settings, supervised))
     except (SettingsError, StartupError) as error:
         return _refuse(error, name, supervised)
     except ExceptionGroup as group:
@@ -118,14 +124,20 @@ def _runner(loop_factory: Callable[[], asyncio.AbstractEventLoop]) -> asyncio.Ru
 
 
 async def _until_stopped(
-    main: Callable[[Settings, asyncio.Event], Awaitable[None]], settings: Settings
+    main: Callable[[Settings, asyncio.Event], Awaitable[None]], settings: Settings, supervised: bool
 ) -> None:
     import asyncio
 
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
+    told = 0.0
 
     def stop(signal_number: signal.Signals) -> None:
+        nonlocal told
+        # Who stops a supervisor and all its children, as systemd does, is followed by the supervisor.
+        if supervised and stopping.is_set() and loop.time() < told + _ONE_STOP_SECONDS:
+            return
+        told = loop.time()
         if stopping.is_set():
             signal.signal(signal_number, signal.SIG_DFL)
             os.kill(os.getpid(), signal_number)

@@ -90,7 +90,7 @@ async def _until_ready(client: OrderClient, stopping: asyncio.Event) -> None:
     end = time.monotonic() + STARTUP_SECONDS
     while not stopping.is_set() and (reason := await client.unready_reason()) is not None:
         if time.monotonic() >= end:
-            raise StartupError(f"{reason}; start the server, or set GRPC_HOST and GRPC_PORT")
+            raise StartupError(f"{reason}; start the server, or correct GRPC_HOST, GRPC_PORT or LINK_FOLDER")
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(0.1):
                 await stopping.wait()

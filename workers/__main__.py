@@ -22,7 +22,7 @@ async def _supervise(settings: Settings, stopping: asyncio.Event) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    if not arguments:
+    if len(arguments) != 2:
         return run(_supervise, "workers")
     # All of the engine, which the supervisor has no use for: a second, and 50 MB.
     from workers.app import work

@@ -7,7 +7,9 @@ that was applied is never edited: its checksum is kept and compared.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -21,9 +23,14 @@ from engine.addresses import with_port
 from engine.process import StartupError
 from engine.settings import Settings
 from engine.storage.connection import first_line
+from engine.telemetry import Trouble
 
 MINIMUM_POSTGRES: Final = 15
 _LOCK: Final = 0x6F72646572  # "order"
+_WAIT_BRIEFLY: Final = "SET LOCAL lock_timeout = '500ms'"
+_RETRY_SECONDS: Final = 0.5
+
+logger = logging.getLogger(__name__)
 
 
 class SchemaError(StartupError):
@@ -134,7 +141,7 @@ async def _apply(connection: psycopg.AsyncConnection, migrations: list[Migration
     if major < MINIMUM_POSTGRES:
         raise SchemaError(f"PostgreSQL is version {major}; {MINIMUM_POSTGRES} or newer is needed")
     applied_now = []
-    await connection.execute("SELECT pg_advisory_lock(%s)", (_LOCK,))
+    await _until_alone(connection)
     try:
         await connection.execute(
             "CREATE TABLE IF NOT EXISTS schema_migrations ("
@@ -150,12 +157,7 @@ async def _apply(connection: psycopg.AsyncConnection, migrations: list[Migration
         for migration in migrations:
             known = applied.get(migration.number)
             if known is None:
-                async with connection.transaction():
-                    await connection.execute(migration.text.encode())
-                    await connection.execute(
-                        "INSERT INTO schema_migrations (number, name, checksum) VALUES (%s, %s, %s)",
-                        (migration.number, migration.name, migration.checksum),
-                    )
+                await _apply_one(connection, migration)
                 applied_now.append(migration)
             elif known != migration.checksum:
                 raise SchemaError(
@@ -164,3 +166,43 @@ async def _apply(connection: psycopg.AsyncConnection, migrations: list[Migration
     finally:
         await connection.execute("SELECT pg_advisory_unlock(%s)", (_LOCK,))
     return applied_now
+
+
+async def _until_alone(connection: psycopg.AsyncConnection) -> None:
+    """Return with the lock on migrations; others may be at them."""
+    waits = False
+    while True:
+        cursor = await connection.execute("SELECT pg_try_advisory_lock(%s)", (_LOCK,))
+        row = await cursor.fetchone()
+        if row is not None and row[0]:
+            return
+        if not waits:
+            logger.info("waiting for another process to migrate the database")
+        waits = True
+        await asyncio.sleep(_RETRY_SECONDS)
+
+
+async def _apply_one(connection: psycopg.AsyncConnection, migration: Migration) -> None:
+    """Apply a migration, however long somebody reads the tables that it changes.
+
+    Whoever waits for such a table has everybody else wait who wants to read it. So it waits for a moment at a
+    time.
+    """
+    said = f"migration {migration.number:04d} {migration.name}"
+    trouble = Trouble(logger, f"{said} waits for others to leave the tables", f"{said} goes on")
+    while True:
+        try:
+            async with connection.transaction():
+                await connection.execute(_WAIT_BRIEFLY)
+                await connection.execute(migration.text.encode())
+                await connection.execute(
+                    "INSERT INTO schema_migrations (number, name, checksum) VALUES (%s, %s, %s)",
+                    (migration.number, migration.name, migration.checksum),
+                )
+        except psycopg.errors.LockNotAvailable as error:
+            trouble.fails(error)
+            await asyncio.sleep(_RETRY_SECONDS)
+        else:
+            trouble.works()
+            logger.info("applied %s", said)
+            return

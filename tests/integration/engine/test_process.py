@@ -66,6 +66,18 @@ async def test_a_second_signal_ends_it_at_once(until: Callable[..., Awaitable[No
     await process.communicate()
 
 
+async def test_a_supervised_process_takes_two_signals_that_come_together_for_one() -> None:
+    # As where systemd stops a supervisor and its children, and the supervisor stops them too.
+    frame = _FRAME.replace('"example"', '"example", supervised=True')
+    process = await _start(frame.format(body=f"{_WAITS}; await asyncio.sleep(0.5); print('done')"))
+    assert process.stdout is not None
+    assert await process.stdout.readline() == b"ready\n"
+    process.send_signal(signal.SIGTERM)
+    assert await process.stdout.readline() == b"drained\n"
+    process.send_signal(signal.SIGTERM)
+    assert await _ended(process) == (0, "done\n", "")
+
+
 @pytest.mark.parametrize(
     ("body", "sentence"),
     [

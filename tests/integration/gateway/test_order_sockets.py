@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -360,4 +361,13 @@ async def test_without_an_order_service_it_says_where_it_looked(
     assert await ended(process, 30) == 2
     sentence = process.communicate()[1]
     assert sentence.startswith(f"gateway: gRPC server 127.0.0.1:{port}")
-    assert sentence.endswith("start the server, or set GRPC_HOST and GRPC_PORT\n")
+    assert sentence.endswith("start the server, or correct GRPC_HOST, GRPC_PORT or LINK_FOLDER\n")
+
+
+async def test_a_folder_of_links_without_a_server_is_no_order_service(
+    served: Settings, tmp_path: Path
+) -> None:
+    process = start(served, LINK_FOLDER=str(tmp_path))
+    assert await ended(process, 30) == 2
+    sentence = process.communicate()[1]
+    assert sentence.startswith("gateway: by its link the server cannot be reached: ")

@@ -90,6 +90,29 @@ async def test_a_database_of_a_newer_program_is_refused(empty_database: Settings
         await migrate(empty_database, [FIRST])
 
 
+async def test_a_migration_that_waits_for_a_table_keeps_nobody_from_it(
+    empty_database: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    await migrate(empty_database, [FIRST])
+    wider = Migration(2, "wider", "ALTER TABLE first ADD COLUMN more integer")
+    async with await psycopg.AsyncConnection.connect(empty_database.database) as backup:
+        # As pg_dump does, for as long as it takes.
+        await backup.execute("LOCK TABLE first IN ACCESS SHARE MODE")
+        with caplog.at_level("INFO"):
+            migrating = asyncio.create_task(migrate(empty_database, [FIRST, wider]))
+            async with asyncio.timeout(20):
+                while "0002 wider waits for others to leave the tables" not in caplog.text:  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+            for _ in range(3):
+                async with asyncio.timeout(2):
+                    assert await rows(empty_database, "SELECT count(*) FROM first") == [(0,)]
+                await asyncio.sleep(0.2)
+            assert not migrating.done()
+            await backup.rollback()
+            assert await migrating == [wider]
+    assert "applied migration 0002 wider" in caplog.text
+
+
 async def test_a_migration_that_fails_leaves_nothing_and_keeps_nobody_out(empty_database: Settings) -> None:
     broken = Migration(2, "second", "CREATE TABLE half (id integer); SELECT nonsense")
     with pytest.raises(SchemaError, match=r'cannot be used: column "nonsense" does not exist$'):
