@@ -14,8 +14,6 @@ import socket
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -36,6 +34,7 @@ from engine.domain.tokens import TOKENS, Token
 from engine.process import UNUSABLE, StartupError, check_host
 from engine.redis_client import check_version
 from engine.settings import Settings, SettingsError, load_settings, settings_as_environ
+from engine.solana.http import HttpClient, HttpError
 from engine.solana.transactions import Wallet, WalletError
 from engine.storage.migrate import migrate
 
@@ -126,7 +125,7 @@ class _Up:
             await check_version(settings)
             self._say(f"  Redis       {settings.redis_host}")
         if settings.solana_rpc_url:
-            await asyncio.to_thread(_check_node, settings.solana_rpc_url)
+            await _check_node(settings.solana_rpc_url)
             self._say(f"  Solana      {_without_key(settings.solana_rpc_url)}")
         settings = self._with_wallet(settings)
         if not settings.db_host:
@@ -447,18 +446,22 @@ def _asking(ready: Callable[[], bool]) -> Callable[[], Awaitable[str | None]]:
     return unready_reason
 
 
-def _check_node(url: str) -> None:
-    """Raise StartupError unless a JSON-RPC node answers."""
-    body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "getVersion"}).encode()
+async def _check_node(url: str) -> None:
+    """Raise StartupError unless a JSON-RPC node answers, asked as the workers ask it."""
     place = _without_key(url)
+    version = None
+    client = HttpClient(url, timeout_seconds=10.0)
     try:
-        call = urllib.request.Request(url, body, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(call, timeout=10.0) as answer:
-            version = json.load(answer)["result"]
-    except urllib.error.URLError as error:
-        raise StartupError(f"SOLANA_RPC_URL {place} cannot be reached: {error.reason}") from None
-    except (OSError, ValueError, KeyError, TypeError):
-        version = None
+        _, answer = await client.post(b'{"jsonrpc":"2.0","id":1,"method":"getVersion"}')
+        version = json.loads(answer)["result"]
+    except TimeoutError:
+        raise StartupError(f"SOLANA_RPC_URL {place} cannot be reached: no answer within 10 s") from None
+    except OSError as error:
+        raise StartupError(f"SOLANA_RPC_URL {place} cannot be reached: {error}") from None
+    except (HttpError, ValueError, KeyError, TypeError):
+        pass  # somebody answers, who is none
+    finally:
+        client.close()
     if not isinstance(version, dict):
         raise StartupError(f"SOLANA_RPC_URL {place} is not a Solana node")
 

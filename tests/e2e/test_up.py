@@ -472,10 +472,22 @@ async def test_an_unreachable_redis_is_named(home: Path, processes_in: Processes
     assert said.startswith("order-engine: Redis at 127.0.0.1:1 cannot be used: ")
 
 
-async def test_an_unreachable_node_is_named(home: Path, processes_in: ProcessesIn) -> None:
-    said = await _refusal(home, processes_in, SOLANA_RPC_URL="http://127.0.0.1:1/?api-key=secret")
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1/?api-key=secret", "http://user:secret@127.0.0.1:1/a b"])
+async def test_an_unreachable_node_is_named(home: Path, processes_in: ProcessesIn, url: str) -> None:
+    said = await _refusal(home, processes_in, SOLANA_RPC_URL=url)
     assert said.startswith("order-engine: SOLANA_RPC_URL http://127.0.0.1:1 cannot be reached: ")
     assert "secret" not in said
+
+
+async def test_who_is_no_node_is_named(home: Path, processes_in: ProcessesIn) -> None:
+    async def answer(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"this is no HTTP")
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        place = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        said = await _refusal(home, processes_in, SOLANA_RPC_URL=f"{place}/?api-key=secret")
+    assert said == f"order-engine: SOLANA_RPC_URL {place} is not a Solana node"
 
 
 async def test_a_wallet_that_cannot_be_read_is_named_before_anything_starts(
