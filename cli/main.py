@@ -470,6 +470,9 @@ def main() -> None:
         # `order-engine list | head`: the reader has left.
         _close_output()
         sys.exit(0)
+    except OSError as error:
+        _close_output()
+        sys.exit(_refuse(f"the output cannot be written: {error.strerror}", UNUSABLE))
 
 
 def _close_output() -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import select
 import sys
-from contextlib import suppress
 from uuid import uuid4
 
 from rich.console import Console
@@ -130,7 +130,11 @@ async def _follow(client: OrderClient, order: Order, after_sequence: int, *, jso
     console = Console(highlight=False)
     before: OrderEvent | None = None
     status = order.status
+    following = asyncio.current_task()
+    assert following is not None
     telling = asyncio.create_task(_tell_absence(client))
+    # It ends by itself only because nobody reads any more.
+    telling.add_done_callback(lambda ended: None if ended.cancelled() else following.cancel())
     try:
         async for event in client.watch(order.order_id, after_sequence):
             status = event.status
@@ -139,18 +143,28 @@ async def _follow(client: OrderClient, order: Order, after_sequence: int, *, jso
             else:
                 print_event(console, event, order.spec, before)
             before = event
+    except asyncio.CancelledError:
+        if telling.done() and not telling.cancelled():
+            telling.result()
+        raise
     finally:
         telling.cancel()
-        with suppress(asyncio.CancelledError):
-            await telling
+        await asyncio.wait([telling])
     return _OK if status is OrderStatus.CONFIRMED else _NOT_CONFIRMED
 
 
 async def _tell_absence(client: OrderClient) -> None:
-    """Say on stderr when the server cannot be reached, which a watch waits out, and when it can again."""
+    """Say on stderr when the server cannot be reached, which a watch waits out, and when it can again.
+
+    Raises BrokenPipeError when nobody reads what is printed any more: the next event may be days away.
+    """
     absence: str | None = None
+    output = select.poll()
+    output.register(sys.stdout, 0)
     while True:
         await asyncio.sleep(_LOOK_SECONDS)
+        if any(event & select.POLLERR for _, event in output.poll(0)):
+            raise BrokenPipeError
         before, absence = absence, await client.unready_reason()
         if absence is not None and before is None:
             _say(f"waiting for the server; the watch goes on when it is back ({absence})")

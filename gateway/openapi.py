@@ -72,6 +72,8 @@ _ABOUT: Final[Mapping[str, str]] = {
 _DECIMALS: Final = ("amount", "limitPrice", "minLiquidity", "maxPrice")
 """Fields of an order that may be sent as a number or as a string, and are read digit by digit."""
 
+_LAUNCHED: Final = "XvQ7zF43oKw5Fwuphth4PC4V3Mhp2yELQc7LfXdqKqv"
+"""The token that simnet launches first."""
 _SELL: Final = {"side": "sell", "amount": 1.5, "inputToken": "SOL", "outputToken": "USDC"}
 _EXAMPLES: Final[Json] = {
     "market": {"summary": "Sell 1.5 SOL now", "value": _SELL},
@@ -85,7 +87,7 @@ _EXAMPLES: Final[Json] = {
             "side": "sell",
             "amount": 1,
             "inputToken": "SOL",
-            "outputToken": "7xKXtg2CW87d97TXJSDpbD5jBkheTqA83TZRuJosgAsU",
+            "outputToken": _LAUNCHED,
             "type": "sniper",
             "minLiquidity": 10,
             "maxPrice": 0.001,
@@ -142,9 +144,9 @@ def _execute() -> Json:
             "content": {"application/json": {"schema": _ref("OrderSpec"), "examples": _EXAMPLES}},
         },
         "responses": {
-            "202": _answer("Accepted", "Accepted"),
-            "200": _answer("Accepted before, under this key", "Accepted", "Idempotent-Replayed"),
-            **_problems(400, 403, 408, 413, 415, 422, 429, 431, 503),
+            "202": _answer("Accepted", "Accepted", "Location"),
+            "200": _answer("Accepted before, under this key", "Accepted", "Location", "Idempotent-Replayed"),
+            **_problems(400, 403, 408, 413, 415, 422, 429, 431, 500, 503),
         },
     }
 
@@ -171,7 +173,7 @@ def _list() -> Json:
                 "Only orders of one of these; may come several times, and together with status.",
             ),
         ],
-        "responses": {"200": _answer("A page", "OrderPage"), **_problems(400, 431, 503)},
+        "responses": {"200": _answer("A page", "OrderPage"), **_problems(400, 431, 500, 503)},
     }
 
 
@@ -180,7 +182,7 @@ def _get() -> Json:
         "summary": "An order as it stands, and how each attempt was routed",
         "operationId": "get",
         "parameters": [_ORDER_ID],
-        "responses": {"200": _answer("The order", "OrderDetails"), **_problems(400, 404, 431, 503)},
+        "responses": {"200": _answer("The order", "OrderDetails"), **_problems(400, 404, 431, 500, 503)},
     }
 
 
@@ -189,7 +191,10 @@ def _cancel() -> Json:
         "summary": "Cancel an order that has not been broadcast",
         "operationId": "cancel",
         "parameters": [_ORDER_ID],
-        "responses": {"200": _answer("Cancelled", "Accepted"), **_problems(400, 403, 404, 409, 431, 503)},
+        "responses": {
+            "200": _answer("Cancelled", "Accepted"),
+            **_problems(400, 403, 404, 409, 431, 500, 503),
+        },
     }
 
 
@@ -222,7 +227,10 @@ def _quote() -> Json:
             {**_query(name, schema), "required": name in _REQUIRED}
             for name, schema in _spec_schema()["properties"].items()
         ],
-        "responses": {"200": _answer("The decision", "RoutingDecision"), **_problems(400, 409, 431, 503)},
+        "responses": {
+            "200": _answer("The decision", "RoutingDecision"),
+            **_problems(400, 409, 431, 500, 503),
+        },
     }
 
 
@@ -375,11 +383,20 @@ def _ref(name: str) -> Json:
     return {"$ref": f"#/components/schemas/{name}"}
 
 
-def _answer(about: str, schema: str, header: str | None = None) -> Json:
-    found: Json = {"description": about, "content": {"application/json": {"schema": _ref(schema)}}}
-    if header is not None:
-        found["headers"] = {header: {"schema": {"type": "string"}}}
-    return found
+def _answer(about: str, schema: str, *headers: str) -> Json:
+    content = {"application/json": {"schema": _ref(schema)}}
+    return {"description": about, "content": content, **_headers(*headers)}
+
+
+_HEADERS: Final[Json] = {
+    "Location": {"description": "Where the order is.", "schema": {"type": "string"}},
+    "Idempotent-Replayed": {"description": "true", "schema": {"type": "string"}},
+    "Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}},
+}
+
+
+def _headers(*names: str) -> Json:
+    return {"headers": {name: _HEADERS[name] for name in names}} if names else {}
 
 
 _PROBLEMS: Final = {
@@ -394,10 +411,18 @@ _PROBLEMS: Final = {
     426: "Not a WebSocket handshake",
     429: "Too many orders; nothing was stored. Retry-After says when to come back",
     431: "The headers are larger than 16 KiB",
+    500: "Something went wrong here; it was logged",
     503: "The engine cannot be reached, or the gateway is full, just now. Retry-After says when to come back",
 }
 
 
 def _problems(*codes: int) -> Json:
     content = {"application/problem+json": {"schema": _ref("Problem")}}
-    return {str(code): {"description": _PROBLEMS[code], "content": content} for code in codes}
+    return {
+        str(code): {
+            "description": _PROBLEMS[code],
+            "content": content,
+            **(_headers("Retry-After") if code in (429, 503) else {}),
+        }
+        for code in codes
+    }

@@ -159,7 +159,7 @@ def _read(headers: Headers, body: bytes, origins: Origins) -> tuple[OrderSpec, s
     """Return the order and its Idempotency-Key. Raises HttpRefusal, InvalidOrder."""
     keys: list[str] = []
     content_type = b""
-    from_page = False
+    from_page = coded = False
     for name, value in headers:
         if name == b"content-type":
             content_type = content_type or value
@@ -167,17 +167,24 @@ def _read(headers: Headers, body: bytes, origins: Origins) -> tuple[OrderSpec, s
             keys.append(value.decode("latin-1"))
         elif name == b"origin":
             from_page = True
+        elif name == b"content-encoding" and value.lower() != b"identity":
+            coded = True
     if from_page and (refusal := origins.refusal(headers)) is not None:
         raise refusal
     request_id = parse_request_id(keys)
     if not _is_json(content_type):
         # Not only manners: a page of another site can send any other type without the browser asking first.
         raise HttpRefusal("UNSUPPORTED_MEDIA_TYPE", "the body must be application/json in UTF-8")
+    if coded:
+        raise HttpRefusal(
+            "UNSUPPORTED_MEDIA_TYPE", "the body must be sent as it is, without a Content-Encoding"
+        )
     return parse_body(body), request_id
 
 
 @lru_cache(maxsize=64)
 def _is_json(content_type: bytes) -> bool:
-    kind, _, parameters = content_type.decode("latin-1").partition(";")
-    charset = parameters.strip().lower().removeprefix("charset=").strip('"')
-    return kind.strip().lower() == "application/json" and charset in ("", "utf-8")
+    kind, *parameters = [part.strip() for part in content_type.decode("latin-1").lower().split(";")]
+    pairs = [parameter.partition("=") for parameter in parameters]
+    charsets = [value.strip('"') for name, _, value in pairs if name == "charset"]
+    return kind == "application/json" and all(charset in ("utf-8", "utf8") for charset in charsets)

@@ -40,6 +40,7 @@ async def work(settings: Settings, stopping: asyncio.Event, index: int = 0) -> N
     Raises StartupError: a service is unreachable or too old, the wallet cannot be read, the port is taken.
     """
     wallet = _load_wallet(settings)
+    logger.info("orders are signed for with wallet %s", wallet.pubkey)
     await migrate(settings)
     await check_version(settings)
     broker = OrderBroker(settings)

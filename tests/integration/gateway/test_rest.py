@@ -221,6 +221,12 @@ async def test_only_json_is_taken(http: aiohttp.ClientSession) -> None:
         headers = {"content-type": kind}
         async with http.post("/api/orders/execute", data=json.dumps(BUY), headers=headers) as answer:
             assert_problem(answer, await answer.json(content_type=None), 415, "UNSUPPORTED_MEDIA_TYPE")
+    answer, body = await post(http, BUY, **{"content-encoding": "gzip"})
+    assert_problem(answer, body, 415, "UNSUPPORTED_MEDIA_TYPE")
+    for kind in ("utf8", '"UTF-8"; version=1'):
+        headers = {"content-type": f"Application/JSON; charset={kind}", "content-encoding": "identity"}
+        async with http.post("/api/orders/execute", data=json.dumps(BUY), headers=headers) as answer:
+            assert answer.status == 202
 
 
 async def test_an_order_reads_back_with_how_it_was_routed(
@@ -459,6 +465,22 @@ async def test_the_document_tells_each_refusal(http: aiohttp.ClientSession) -> N
         async with http.request(method, address, headers=headers) as answer:
             assert answer.status == code, address
         assert str(code) in paths[route][method]["responses"], (method, route, code)
+
+
+async def test_the_document_tells_each_header_of_an_order(http: aiohttp.ClientSession) -> None:
+    async with http.get("/openapi.json") as answer:
+        responses = (await answer.json())["paths"]["/api/orders/execute"]["post"]["responses"]
+    for code in ("202", "200"):
+        answer, _ = await post(http, BUY, **{"idempotency-key": "told"})
+        assert str(answer.status) == code
+        told = responses[code]["headers"]
+        assert all(name in answer.headers for name in told)
+        assert ("Idempotent-Replayed" in told) is ("Idempotent-Replayed" in answer.headers)
+        assert "Location" in told
+    assert {code for code, told in responses.items() if "Retry-After" in told.get("headers", {})} == {
+        "429",
+        "503",
+    }
 
 
 async def test_nothing_is_cached_or_sniffed_or_framed(http: aiohttp.ClientSession) -> None:

@@ -243,7 +243,7 @@ def test_the_list_takes_several_types_and_statuses(monkeypatch: pytest.MonkeyPat
 
 
 class Accepting(orders_pb2_grpc.OrderServiceServicer):
-    """Accepts every order, and answers it as it was asked for."""
+    """Accepts every order, answers it as it was asked for, and leaves it at that."""
 
     async def BatchSubmitOrders(  # noqa: N802
         self, request: pb.BatchSubmitOrdersRequest, context: grpc.aio.ServicerContext[object, object]
@@ -263,6 +263,15 @@ class Accepting(orders_pb2_grpc.OrderServiceServicer):
     ) -> pb.BatchGetOrdersResponse:
         found = pb.GetOrderResponse(order=stored(request.order_ids[0]))
         return pb.BatchGetOrdersResponse(results=[pb.BatchGetOrdersResult(response=found)])
+
+    async def WatchOrders(  # noqa: N802
+        self,
+        request_iterator: AsyncIterator[pb.WatchOrdersRequest],
+        context: grpc.aio.ServicerContext[object, object],
+    ) -> AsyncIterator[pb.WatchOrdersResponse]:
+        async for _ in request_iterator:
+            if False:
+                yield  # nothing ever happens
 
     async def ListOrders(  # noqa: N802
         self, request: pb.ListOrdersRequest, context: grpc.aio.ServicerContext[object, object]
@@ -347,6 +356,20 @@ async def test_a_reader_who_has_left_is_no_failure(arguments: tuple[str, ...], a
 @pytest.mark.parametrize("arguments", [("--help",), ("submit", "--help"), ("--version",)])
 async def test_a_reader_of_the_help_who_has_left_is_no_failure(arguments: tuple[str, ...]) -> None:
     assert await order_engine(*arguments, stdout=without_reader()) == (0, "")
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("submit", "--help"), ("--version",)])
+async def test_help_that_cannot_be_written_is_one_sentence(arguments: tuple[str, ...]) -> None:
+    said = await order_engine(*arguments, stdout=os.open("/dev/full", os.O_WRONLY))
+    assert said == (2, "order-engine: the output cannot be written: No space left on device\n")
+
+
+async def test_a_watch_whose_reader_has_left_ends(accepting: str) -> None:
+    async with asyncio.timeout(30):
+        assert await order_engine("watch", ORDER_ID, "--server", accepting, stdout=without_reader()) == (
+            0,
+            "",
+        )
 
 
 SUBMIT = ("submit", "sell", "1", "SOL", "USDC")
