@@ -240,10 +240,14 @@ class Monitor:
         return self._bound(group, amount, reach) * (1 + _ROUNDING)
 
     async def _fire_group(
-        self, group: RestingGroup, level: float, due: float, last: Order | None
+        self, group: RestingGroup, level: float, due: float, left_off: Order | None
     ) -> list[UUID]:
-        """Fire what fires of a group after the `last`; when it is due, what is left is for the next tick."""
-        loop, fired = asyncio.get_running_loop(), list[UUID]()
+        """Fire what fires of a group; when it is due, what is left is for the next tick.
+
+        Of those first that ask for least, which are looked at in every tick, then of those after the one at
+        which the last tick left off.
+        """
+        loop, fired, last = asyncio.get_running_loop(), list[UUID](), None
         ahead = _Ahead(self._market, self._slippage_bps)
         levels = [level]
         while True:
@@ -252,6 +256,9 @@ class Monitor:
                 fired += await self._fire(met)
             if len(page) < _PAGE:
                 return fired
+            if left_off is not None:
+                last, left_off = left_off, None
+                continue
             last = page[-1]
             if loop.time() >= due:
                 self._left_off[_which(group)] = last

@@ -162,14 +162,28 @@ async def test_a_tick_that_looks_at_many_in_vain_leaves_the_others_to_the_next_o
     monkeypatch.setattr(worker.market, "price_bound", lambda *asked: 1.0)
     for _ in range(4):
         assert await worker.monitors[LIQUIDITY].tick() == []
-    assert pages == [64, 64, 22, 64]
+    assert pages == [64, 64, 64, 64, 22, 64], "the first ones each time, then those after where it left off"
     # What was left off is nothing to the next crossing: the first that fire may lie before it.
     with monkeypatch.context() as gone:
         gone.setattr(worker.market, "price_bound", lambda *asked: 0.0)
         assert await worker.monitors[LIQUIDITY].tick() == []
     for _ in range(3):
         assert await worker.monitors[LIQUIDITY].tick() == []
-    assert pages[4:] == [64, 64, 22]
+    assert pages[6:] == [64, 64, 64, 64, 22]
+
+
+async def test_an_order_that_asks_for_least_does_not_wait_for_many_that_are_looked_at_in_vain(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(monitor, "_TICK_SECONDS", 0.0)
+    monkeypatch.setattr(worker.market, "price_bound", lambda *asked: 1e9)
+    least = OrderSpec(Side.SELL, LEAST, SOL, USDC)
+    price = there_is(worker, least)
+    await submit(worker, *[replace(least, type=limit(price * Decimal("1.001")))] * 150)
+    for _ in range(2):
+        assert await worker.monitors[PRICE].tick() == []
+        (met,) = await submit(worker, replace(least, type=limit(price)))
+        assert await worker.monitors[PRICE].tick() == [met.order_id]
 
 
 async def test_many_that_cross_fire_together_and_the_last_ones_are_met_by_what_is_left(
