@@ -20,7 +20,7 @@ from typing import Final, Self
 from uuid import UUID
 
 from engine.domain.amounts import format_amount
-from engine.domain.errors import NodeUnavailable, NoRoute, OutcomeUnknown, StoreUnavailable
+from engine.domain.errors import NodeUnavailable, NoRoute, OutcomeUnknown, StoreUnavailable, TooManyTokens
 from engine.domain.lifecycle import (
     CLOSED,
     Claimed,
@@ -36,7 +36,7 @@ from engine.domain.lifecycle import (
     apply,
     next_step,
 )
-from engine.domain.order import FailureReason, Order, OrderEvent, OrderStatus, Side
+from engine.domain.order import FailureReason, Order, OrderEvent, OrderStatus, RoutingDecision, Side
 from engine.domain.retry import RetryPolicy
 from engine.domain.tokens import SOL
 from engine.hints import Hints
@@ -332,7 +332,14 @@ class Executor:
     async def _route(self, order: Order) -> Order | None:
         start = time.perf_counter()
         spec = order.spec
-        await self._market.learn((spec.input_token, spec.output_token))
+        try:
+            await self._market.learn((spec.input_token, spec.output_token))
+        except TooManyTokens as error:
+            # As where no pool trades the pair: it is tried again, though not for ever.
+            decision = RoutingDecision(order.attempt, self._market.slot, (), None, str(error))
+            return await self._advance(
+                self._apply(order, Unmet(decision, str(error)) if spec.waits else NotRouted(decision))
+            )
         await self._market.wake()
         if next_step(order, self._now(order)) is Step.EXPIRE:
             # It took the node that long to tell of a token or of prices.

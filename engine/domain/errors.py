@@ -131,5 +131,9 @@ class NodeUnavailable(Unavailable):
     reason = "NODE_UNAVAILABLE"
 
 
+class TooManyTokens(NodeUnavailable):
+    """More are named by orders than can be followed at a time."""
+
+
 class Draining(Unavailable):
     reason = "DRAINING"

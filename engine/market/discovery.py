@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from solders.pubkey import Pubkey
 
-from engine.domain.errors import NodeUnavailable
+from engine.domain.errors import NodeUnavailable, TooManyTokens
 from engine.domain.tokens import Token
 from engine.market.accounts import Accounts
 from engine.market.listing import Listing
@@ -102,30 +102,33 @@ class Discovery:
     async def learn(self, tokens: Iterable[Token]) -> None:
         """Return once these tokens are followed and their pools have been read; mostly that is so already.
 
-        Raises NodeUnavailable, also where it follows as many as it can, and asks anew the next time.
+        Raises NodeUnavailable, and asks anew the next time; TooManyTokens, with as many followed as can be.
         """
         if not (unknown := self._unknown(tokens)):
             return
         async with self._learning:
-            new = [mint for mint in unknown if mint not in self._learned]
-            if not new:
-                return
-            if len(self._learned) + len(new) > MOST_LEARNED:
-                raise NodeUnavailable(f"{MOST_LEARNED} tokens are followed, which is as many as can be")
-            for mint in new:
-                self._follow(mint)
-            try:
-                await self._discover(new if len(new) <= _FEW else None)
-                await self._read_now()
-            except RpcError as error:
-                self.forget(new)
-                raise NodeUnavailable(f"the Solana node does not tell of a token's pools: {error}") from error
-            except BaseException:
-                self.forget(new)
-                raise
-            # Only now: whoever finds a token learned relies on its pools having been read.
-            self._learned.update(dict.fromkeys(new, self._monotonic_seconds()))
-            self._has_learned.set()
+            wanted = [mint for mint in unknown if mint not in self._learned]
+            new = wanted[: max(0, MOST_LEARNED - len(self._learned))]
+            if new:
+                await self._learn(new)
+            if len(new) < len(wanted):
+                raise TooManyTokens(f"{MOST_LEARNED} tokens are followed, which is as many as can be")
+
+    async def _learn(self, new: Sequence[str]) -> None:
+        for mint in new:
+            self._follow(mint)
+        try:
+            await self._discover(new if len(new) <= _FEW else None)
+            await self._read_now()
+        except RpcError as error:
+            self.forget(new)
+            raise NodeUnavailable(f"the Solana node does not tell of a token's pools: {error}") from error
+        except BaseException:
+            self.forget(new)
+            raise
+        # Only now: whoever finds a token learned relies on its pools having been read.
+        self._learned.update(dict.fromkeys(new, self._monotonic_seconds()))
+        self._has_learned.set()
 
     def learn_soon(self, tokens: Iterable[Token]) -> None:
         """Have these tokens learned while others wait for nothing; until then nothing of them is traded."""
@@ -191,6 +194,9 @@ class Discovery:
             for mints in (wanted, *([mint] for mint in wanted)):
                 try:
                     await self.learn([Token(mint, mint, 0) for mint in mints])
+                except TooManyTokens as error:
+                    logger.warning("of tokens that orders name some are not followed: %s", error)
+                    break
                 except NodeUnavailable as error:
                     logger.info("tokens that orders name are not known yet: %s", error)
                     await asyncio.sleep(RETRY_SECONDS)

@@ -159,7 +159,7 @@ class Market:
     async def learn(self, tokens: Iterable[Token]) -> None:
         """Return once these tokens are followed and their pools have been read; mostly that is so already.
 
-        Raises NodeUnavailable, also where it follows as many as it can, and asks anew the next time.
+        Raises NodeUnavailable, and asks anew the next time; TooManyTokens, with as many followed as can be.
         """
         await self._discovery.learn(tokens)
 

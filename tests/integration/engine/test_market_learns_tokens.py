@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from solders.keypair import Keypair
 
-from engine.domain.errors import NodeUnavailable
+from engine.domain.errors import NodeUnavailable, TooManyTokens
 from engine.domain.order import OrderSpec, Side
 from engine.domain.tokens import SOL, USDC, Token, token_of_mint
 from engine.market import Market
@@ -89,6 +89,20 @@ async def test_a_pool_that_opens_takes_the_place_of_one_that_holds_less_where_a_
         async with asyncio.timeout(20):
             while [quote.pool for quote in market.decide(spending(token), 1, 50).quotes] != [better["pool"]]:
                 await market.next_refresh()
+
+
+async def test_as_many_tokens_are_learned_as_can_be_followed(
+    simnet: Simnet, node: NodeClient, wallet: Wallet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.market.discovery.MOST_LEARNED", 1)
+    _, one = await launched(simnet, 0)
+    _, other = await launched(simnet, 0)
+    async with trading(node, wallet) as market:
+        for _ in range(2):
+            with pytest.raises(TooManyTokens, match="1 tokens are followed, which is as many as can be"):
+                await market.learn((one, other))
+            assert is_traded(market, one)
+            assert not is_traded(market, other)
 
 
 async def test_what_opened_while_the_node_was_gone_is_found_when_it_is_back(

@@ -21,7 +21,7 @@ from engine.domain.errors import NodeUnavailable, StoreUnavailable
 from engine.domain.lifecycle import CANCELLABLE, Cancelled, Transition
 from engine.domain.order import FailureReason, Order, OrderSpec, OrderStatus, RoutingDecision, Side
 from engine.domain.order_types import LimitOrder
-from engine.domain.tokens import JUP, SOL, USDC, USDT
+from engine.domain.tokens import JUP, SOL, USDC, USDT, Token
 from engine.market import Market
 from engine.settings import Settings
 from engine.solana.transactions import Wallet
@@ -646,6 +646,24 @@ async def test_claims_that_could_not_be_asked_are_not_executed(
             await worker.executor.take([order.order_id])
     assert not worker.executor.holds(order.order_id)
     assert (await execute(worker, order)).status is S.CONFIRMED
+
+
+async def test_an_order_for_one_token_too_many_does_not_wait_for_ever(
+    settings: Settings, simnet: Simnet, wallet: Wallet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.market.discovery.MOST_LEARNED", 0)
+    token = Token(
+        "HeLp6NuQkmYB4pYWo2zYs22mESHXPQYzXbB8n4V98jwC", "HeLp6NuQkmYB4pYWo2zYs22mESHXPQYzXbB8n4V98jwC", 7
+    )
+    async with worker_of(
+        settings, simnet, wallet, sweeps=True, max_attempts=2, retry_base_seconds=0.0
+    ) as worker:
+        spec = OrderSpec(Side.SELL, 10**9, SOL, token)
+        order = (await worker.store.submit(replace(new_order(), spec=spec))).order
+        closed = await worker.closed(order.order_id)
+        assert (closed.status, closed.attempt) == (S.FAILED, 2)
+        assert closed.failure_reason is FailureReason.NO_ROUTE
+        assert closed.failure_message == "0 tokens are followed, which is as many as can be"
 
 
 async def test_what_a_claim_gets_after_its_taker_was_stopped_is_given_back(
