@@ -318,6 +318,10 @@ open_orders = Gauge(
     "Orders that are open and do not rest, counted no further than MAX_OPEN_ORDERS.",
     ["status"],
 )
+oldest_due_seconds = Gauge(
+    "order_engine_oldest_due_seconds",
+    "For how long the order has been due that has been so for the longest, of those that are open.",
+)
 resting_orders = Gauge(
     "order_engine_resting_orders", "Orders that wait for their trigger, by type.", ["type"]
 )

@@ -13,7 +13,7 @@ import psycopg
 from engine.domain.errors import EngineError, TooManyOrders
 from engine.domain.order_types import MARKET, ORDER_TYPES
 from engine.storage.postgres import Store
-from engine.telemetry import Trouble, open_orders, resting_orders
+from engine.telemetry import Trouble, oldest_due_seconds, open_orders, resting_orders
 
 _COUNT_SECONDS: Final = 1.0
 _RESTING_PART: Final = 0.02
@@ -108,7 +108,7 @@ class Admission:
         while True:
             try:
                 # Counting stops at the limit: beyond it the number makes no difference.
-                await self._open.count(self._store.open_orders_count(self._open.limit))
+                await self._open.count(self._count_open())
                 if (start := now()) >= due:
                     await self._count_resting()
                     due = now() + (now() - start) / _RESTING_PART
@@ -121,6 +121,11 @@ class Admission:
                 self._trouble.works()
                 open_orders.labels("open").set(self._open.counted)
             await asyncio.sleep(_COUNT_SECONDS)
+
+    async def _count_open(self) -> int:
+        backlog = await self._store.backlog(self._open.limit)
+        oldest_due_seconds.set(backlog.oldest_due_seconds)
+        return backlog.count
 
     async def _count_resting(self) -> None:
         async def count() -> int:

@@ -111,6 +111,16 @@ class Position:
 
 
 @dataclass(frozen=True, slots=True)
+class Backlog:
+    """What is to be executed."""
+
+    count: int
+    """Of orders."""
+    oldest_due_seconds: float
+    """For how long the oldest has been due; 0: none is."""
+
+
+@dataclass(frozen=True, slots=True)
 class Place:
     """Where the record is kept."""
 
@@ -412,10 +422,10 @@ class Store:
                 await add("list_resting_orders", type=list(asked))
         return sorted(order_ids, reverse=True)[:limit]
 
-    async def open_orders_count(self, limit: int) -> int:
+    async def backlog(self, limit: int) -> Backlog:
         """Return how many orders are open and do not rest, counting no further than `limit`."""
-        rows = await self._read("list", "open_orders_count", {"limit": limit})
-        return int(rows[0][0])
+        ((count, seconds),) = await self._read("list", "backlog", {"limit": limit})
+        return Backlog(count, max(0.0, seconds or 0.0))
 
     async def resting_orders_count(self) -> dict[str, int]:
         """Return how many orders wait for their trigger, by type. Reads an entry of an index for each."""

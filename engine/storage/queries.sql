@@ -371,9 +371,11 @@ FROM unnest(%(order_id)t::uuid[], %(tx_hash)t::text[]) WITH ORDINALITY AS named 
 LEFT JOIN orders o ON o.order_id = named.order_id
 ORDER BY named.number;
 
--- name: open_orders_count
--- Open orders that do not rest, counted no further than the limit.
-SELECT count(*)
+-- name: backlog
+-- Open orders that do not rest, counted no further than the limit, and for how many seconds the oldest is due.
+SELECT count(*), extract(epoch FROM now() - (
+    SELECT due_time FROM orders WHERE closed_status IS NULL AND NOT resting ORDER BY due_time LIMIT 1
+))::double precision
 FROM (SELECT FROM orders WHERE closed_status IS NULL AND NOT resting LIMIT %(limit)b::bigint) AS open_orders;
 
 -- name: resting_orders_count

@@ -8,12 +8,13 @@ from contextlib import asynccontextmanager
 
 import psycopg
 import pytest
+from prometheus_client import REGISTRY
 
 import server.admission
 from engine.domain.order import OrderStatus
 from engine.domain.order_types import SniperOrder
 from engine.settings import Settings
-from engine.storage.postgres import Store
+from engine.storage.postgres import Backlog, Store
 from server.admission import Admission
 from tests.integration.engine.storage.records import LIMIT, stored
 
@@ -67,6 +68,26 @@ async def test_orders_that_rest_take_no_room_of_those_to_be_executed_nor_the_oth
             assert take(admission, "m") == "M"
 
 
+async def test_it_tells_for_how_long_the_oldest_order_is_due(database: Settings, until: Until) -> None:
+    def told() -> float | None:
+        return REGISTRY.get_sample_value("order_engine_oldest_due_seconds")
+
+    async with (
+        Store(database) as store,
+        await psycopg.AsyncConnection.connect(database.database, autocommit=True) as by_hand,
+    ):
+        async with counting(store, until, 9, 9):
+            assert told() == 0.0
+        await stored(store, type=LIMIT)
+        oldest = await stored(store)
+        await stored(store)
+        await by_hand.execute(
+            "UPDATE orders SET due_time = now() - interval '1 h' WHERE order_id = %s", [oldest.order_id]
+        )
+        async with counting(store, until, 9, 9):
+            assert 3600 <= (told() or 0.0) < 3700
+
+
 async def test_of_a_batch_the_first_of_each_kind_are_taken(database: Settings, until: Until) -> None:
     async with Store(database) as store, counting(store, until, 3, 2) as admission:
         assert take(admission, "mrm") == "mrm"
@@ -91,12 +112,12 @@ async def test_an_order_that_is_being_stored_while_the_record_counts_takes_room(
     class SlowStore(Store):
         """A record that has counted, and whose answer takes its time."""
 
-        async def open_orders_count(self, limit: int) -> int:
-            count = await super().open_orders_count(limit)
+        async def backlog(self, limit: int) -> Backlog:
+            backlog = await super().backlog(limit)
             if not rests:
                 asked.set()
                 await answer.wait()
-            return count
+            return backlog
 
         async def resting_orders_count(self) -> dict[str, int]:
             counts = await super().resting_orders_count()

@@ -99,7 +99,7 @@ async def test_market_orders_from_before_there_were_other_types_are_kept_and_go_
                 order.order_id
             ]
         still_open = [orders[status] for status in S if TRANSITIONS[status]]
-        assert await store.open_orders_count(99) == len(still_open)
+        assert (await store.backlog(99)).count == len(still_open)
         assert await store.resting_orders_count() == {}
         owner = await store.start_lease_owner(3600)
         assert sorted(await store.due_orders(99, 0.0)) == [order.order_id for order in still_open]

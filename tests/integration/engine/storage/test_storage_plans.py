@@ -81,7 +81,7 @@ async def test_no_statement_plans_to_read_a_whole_table_while_there_is_nothing_i
         ("due_orders", "orders_due"),
         ("leased_orders", "orders_due"),
         ("hasten_orders", "orders_due"),
-        ("open_orders_count", "orders_due"),
+        ("backlog", "orders_due"),
         ("list_open_orders", "orders_due"),
         ("list_closed_orders", "orders_closed"),
         ("list_resting_orders", "orders_resting_of_type"),
@@ -112,7 +112,7 @@ async def test_a_list_of_some_orders_does_not_walk_past_all_the_others(
 ) -> None:
     for settings in (filled, database):
         connection = Connection(settings.database, "test")
-        for name in ("list_open_orders", "list_closed_orders", "due_orders", "open_orders_count"):
+        for name in ("list_open_orders", "list_closed_orders", "due_orders", "backlog"):
             plan = await plan_of(connection, name)
             assert "orders_pkey" not in plan, plan
         await connection.close()

@@ -143,14 +143,14 @@ async def test_a_resting_order_is_not_due_and_nobody_can_claim_it(
     expire_time: datetime | None, store: Store, owner: int, by_hand: psycopg.AsyncConnection
 ) -> None:
     order = await stored(store, type=LIMIT, expire_time=expire_time)
-    before = await store.open_orders_count(10_000)
+    before = (await store.backlog(10_000)).count
     assert not await is_due(store, order)
     assert await store.claim((order.order_id, owner)) is None
     assert await store.leased_orders(owner) == []
     assert await row_of(by_hand, order, "due_time = coalesce(expire_time, 'infinity')") == (True,)
     # Nor does it take room of those that are to be executed.
     await stored(store, type=LIMIT)
-    assert await store.open_orders_count(10_000) == before
+    assert (await store.backlog(10_000)).count == before
 
 
 async def test_resting_orders_are_counted_by_type(database: Settings) -> None:
@@ -215,11 +215,11 @@ async def test_firing_makes_an_order_due_and_its_claim_starts_it(
     store: Store, owner: int, by_hand: psycopg.AsyncConnection
 ) -> None:
     order = await stored(store, type=LIMIT, expire_time=FAR)
-    before = await store.open_orders_count(10_000)
+    before = (await store.backlog(10_000)).count
     assert await store.fire(PRICE, [order]) == [order.order_id]
     assert await row_of(by_hand, order, "resting, sequence, due_time <= now()") == (False, 1, True)
     assert await is_due(store, order)
-    assert await store.open_orders_count(10_000) == before + 1
+    assert (await store.backlog(10_000)).count == before + 1
     claim = await store.claim((order.order_id, owner))
     assert claim is not None
     assert claim.started

@@ -141,7 +141,7 @@ def of_page(name: str, **values: Any) -> Any:
             0, 16, id="due_orders",
         ),
         pytest.param("leased_orders", {"lease_owner": 7}, 20, 30, id="leased_orders"),
-        pytest.param("open_orders_count", {"limit": 10_000}, 20, 30, id="open_orders_count"),
+        pytest.param("backlog", {"limit": 10_000}, 21, 30, id="backlog"),
         of_page("list_orders"),
         of_page("list_closed_orders", status=STATUSES, type=TYPES),
         of_page("list_open_orders", status=["pending", "routing"], type=TYPES),

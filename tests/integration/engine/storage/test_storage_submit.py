@@ -277,4 +277,4 @@ async def test_a_list_holds_the_newest_orders_of_the_wanted_statuses(empty_store
 async def test_open_orders_are_counted_no_further_than_asked(empty_store: Store) -> None:
     for status in (S.PENDING, S.SUBMITTED, S.CONFIRMED, S.ROUTING):
         await stored(empty_store, status)
-    assert [await empty_store.open_orders_count(limit) for limit in (2, 3, 9)] == [2, 3, 3]
+    assert [(await empty_store.backlog(limit)).count for limit in (2, 3, 9)] == [2, 3, 3]
