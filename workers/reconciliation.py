@@ -5,7 +5,7 @@ the record was put back: from a backup, or by a standby that took over and lacke
 order that is open here may have been executed already, and would be executed again. That shows in two ways:
 
 - the database is another one than the record was last kept in (`place_here` in queries.sql);
-- a transaction of the wallet's has landed that names an open order, and is not on record.
+- a transaction of a wallet of its workers has landed that names an open order, and is not on record.
 
 All that shows in neither is a disk put back within a minute or two, before anything that was lost has landed.
 
@@ -24,7 +24,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from typing import Final, NamedTuple
@@ -39,7 +39,7 @@ from engine.domain.order import Attempt, OrderSpec, Route, RouteLeg, RoutingDeci
 from engine.domain.tokens import Token
 from engine.solana.programs import WRAPPED_SOL_MINT
 from engine.solana.rpc import ChainPosition, NodeClient, RpcError, SignatureInfo, WholeTransaction
-from engine.solana.transactions import named_order
+from engine.solana.transactions import named_order, payer
 from engine.storage.postgres import Known, Place, Store
 from engine.venues import VENUE_BY_PROGRAM
 
@@ -99,7 +99,7 @@ class Reconciliation:
     """To be `done` before anything is claimed over a new connection to PostgreSQL."""
 
     def __init__(self, store: Store, node: NodeClient, wallet: str) -> None:
-        """`wallet` is the base58 address that pays for all transactions."""
+        """`wallet` is the base58 address that pays for all transactions from now on."""
         self._store = store
         self._node = node
         self._wallet = wallet
@@ -124,7 +124,7 @@ class Reconciliation:
                 await self._catch_up(place)
             finally:
                 self.under_way = None
-        await self._store.set_place(place.here)
+        await self._store.set_place(place.here, self._wallet)
         self._place = place.here
 
     async def _has_what_was_recorded_here(self) -> bool:
@@ -136,10 +136,16 @@ class Reconciliation:
 
     async def _lacks_any(self, place: Place) -> bool:
         """Return whether an open order has a transaction that landed and is not on record."""
+        for wallet in self._wallets(place):
+            if await self._lacks_any_of(wallet, place):
+                return True
+        return False
+
+    async def _lacks_any_of(self, wallet: str, place: Place) -> bool:
         since = (place.last_kept - _MARGIN).timestamp()
         looked_at = 0
-        async for named in _Unsure(self._landed()):
-            if named.is_lacking and named.known.is_open and self._is_ours(await self._whole(named.info)):
+        async for named in _Unsure(self._landed(wallet)):
+            if named.is_lacking and named.known.is_open and _pays(wallet, await self._whole(named.info)):
                 return True
             # What lacks is the newest there is. This far back clocks may say where to stop: of a new record
             # nothing is on the chain, and its wallet may have been used for years.
@@ -181,14 +187,19 @@ class Reconciliation:
     async def _record_what_landed(self, place: Place, seen: ChainPosition) -> None:
         # Asked before what is listed: nothing falls out of the node's history in between.
         first_slot = await self._node.first_available_slot()
-        unsure = _Unsure(self._landed(seen.absolute_slot))
-        lacking = [named async for named in unsure if named.is_lacking]
-        if not unsure.are_all:
-            self._check_history(place, seen, first_slot)
+        lacking: list[tuple[str, _Named]] = []
+        for wallet in self._wallets(place):
+            unsure = _Unsure(self._landed(wallet, seen.absolute_slot))
+            lacking += [(wallet, named) async for named in unsure if named.is_lacking]
+            if not unsure.are_all:
+                self._check_history(place, seen, first_slot)
+        # Of a slot, those of a wallet come in their order.
+        lacking.reverse()
+        lacking.sort(key=lambda found: found[1].info.slot)
         recorded = 0
-        for named in reversed(lacking):
+        for wallet, named in lacking:
             if named.order_id is not None:
-                recorded += await self._record(named.order_id, named.info, seen)
+                recorded += await self._record(named.order_id, wallet, named.info, seen)
         logger.warning("%d orders had been executed; their transactions are on record now", recorded)
 
     def _check_history(self, place: Place, seen: ChainPosition, first_slot: int) -> None:
@@ -203,10 +214,14 @@ class Reconciliation:
                 " set SOLANA_RPC_URL to a node that has more of it"
             )
 
-    async def _landed(self, seen_slot: int = 0) -> AsyncIterator[_Named]:
-        """Yield the wallet's transactions, newest first, each with what is on record of it."""
+    def _wallets(self, place: Place) -> Sequence[str]:
+        """Return all that orders of the record were ever signed for with, this process's own among them."""
+        return list(dict.fromkeys((self._wallet, *place.wallets)))
+
+    async def _landed(self, wallet: str, seen_slot: int = 0) -> AsyncIterator[_Named]:
+        """Yield a wallet's transactions, newest first, each with what is on record of it."""
         before = None
-        while page := await self._node.signatures_of(self._wallet, before, seen_slot=seen_slot):
+        while page := await self._node.signatures_of(wallet, before, seen_slot=seen_slot):
             before = page[-1].signature
             names = {
                 info.signature: order_id for info in page if (order_id := named_order(info.memo)) is not None
@@ -218,13 +233,13 @@ class Reconciliation:
             for info in page:
                 yield _Named(names.get(info.signature), info, known_of.get(info.signature, _NOTHING))
 
-    async def _record(self, order_id: UUID, info: SignatureInfo, seen: ChainPosition) -> bool:
+    async def _record(self, order_id: UUID, wallet: str, info: SignatureInfo, seen: ChainPosition) -> bool:
         """Return whether the record knows of it now, and did not."""
         order = await self._store.get(order_id)
         whole = await self._whole(info)
         # After the order was read: another worker may have recorded it meanwhile, and that one moves it.
         (known,) = await self._store.known_transactions([(order_id, info.signature)])
-        if order is None or known.on_record or not self._is_ours(whole):
+        if order is None or known.on_record or not _pays(wallet, whole):
             return False
         if order.status in CLOSED:
             said = {"order_id": order_id, "tx_hash": info.signature}
@@ -234,7 +249,7 @@ class Reconciliation:
             attempt=order.attempt,
             slot=whole.slot,
             quotes=(),
-            route=_route(whole, self._wallet, order.spec),
+            route=_route(whole, wallet, order.spec),
             reason="found on the chain after the database was put back: what was quoted is lost",
         )
         # No higher than the block it is in: its proof needs a history that reaches back to before that one.
@@ -254,9 +269,10 @@ class Reconciliation:
             raise NodeUnavailable(f"transaction {info.signature} is listed, and not to be had")
         return whole
 
-    def _is_ours(self, whole: WholeTransaction) -> bool:
-        """Return whether the wallet paid for it. Others can name it, and an order."""
-        return str(VersionedTransaction.from_bytes(whole.raw).message.account_keys[0]) == self._wallet
+
+def _pays(wallet: str, whole: WholeTransaction) -> bool:
+    """Return whether the wallet paid for it. Others can name it, and an order."""
+    return payer(whole.raw) == wallet
 
 
 def _route(whole: WholeTransaction, wallet: str, spec: OrderSpec) -> Route:

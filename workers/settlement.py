@@ -33,6 +33,7 @@ from engine.domain.lifecycle import Landed, Lapsed, Reverted
 from engine.domain.order import Attempt, FailureReason, Order
 from engine.market import explain_error
 from engine.solana.rpc import ChainPosition, NodeClient, SignatureStatus, TransactionRecord
+from engine.solana.transactions import payer
 from engine.telemetry import stage_seconds
 
 _HEIGHT_SECONDS: Final = 1.0
@@ -122,7 +123,7 @@ class Settlement:
         is_told: bool = True,
         jitter: Callable[[], float] = random.random,
     ) -> None:
-        """`wallet` is the base58 address whose swaps these are.
+        """`wallet` is the base58 address whose swaps these are, but for what was sent before it was this one.
 
         `is_told`: have the node tell what lands, all of the wallet's. With two workers that took more than it
         spared: they confirmed a fifth fewer orders in a burst.
@@ -334,8 +335,12 @@ class Settlement:
             )
 
     def _land(self, entry: _Open, record: TransactionRecord) -> None:
-        spec = entry.order.spec
-        entry.resolve(Landed(*record.exchanged(self._wallet, spec.input_token.mint, spec.output_token.mint)))
+        mints = (entry.order.spec.input_token.mint, entry.order.spec.output_token.mint)
+        amounts = record.exchanged(self._wallet, *mints)
+        if min(amounts) <= 0:
+            # No swap: it was another wallet's, which workers had when it was sent.
+            amounts = record.exchanged(payer(entry.attempt.raw_transaction), *mints)
+        entry.resolve(Landed(*amounts))
 
     async def _send(self, entry: _Open) -> bool:
         """Return whether the node says that it took it; it may have all the same."""

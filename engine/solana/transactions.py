@@ -278,6 +278,11 @@ def named_order(memo_text: str | None) -> UUID | None:
     return None if named is None else UUID(named[1])
 
 
+def payer(raw_transaction: bytes) -> str:
+    """Return the base58 address that pays for a transaction."""
+    return str(VersionedTransaction.from_bytes(raw_transaction).message.account_keys[0])
+
+
 def called_instruction(raw_transaction: bytes, index: int) -> tuple[Pubkey, bytes] | None:
     """Return the program that a transaction's instruction calls, and the instruction's data.
 

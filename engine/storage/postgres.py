@@ -133,6 +133,8 @@ class Place:
     now: datetime
     """By the same clock."""
     has_open_orders: bool
+    wallets: tuple[str, ...]
+    """Base58 addresses that orders were signed for with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -692,18 +694,18 @@ class Store:
 
     async def place(self) -> Place:
         """Return in which database the record is, and in which it was."""
-        ((recorded, last_kept, now, has_open_orders),) = await self._read("sweep", "place", {})
+        ((recorded, last_kept, now, has_open_orders, wallets),) = await self._read("sweep", "place", {})
         try:
             ((here,),) = await self._read("sweep", "place_here", {})
         except psycopg.Error as error:
             # Some who run PostgreSQL for others keep it to themselves.
             logger.debug("whether the database is another one cannot be told: %s", error)
             here = recorded or ""
-        return Place(recorded, here, last_kept, now, has_open_orders)
+        return Place(recorded, here, last_kept, now, has_open_orders, tuple(wallets))
 
-    async def set_place(self, here: str) -> None:
-        """Note that the record is kept here from now on."""
-        await self._write("sweep", "set_place", {"place": here})
+    async def set_place(self, here: str, wallet: str) -> None:
+        """Note that the record is kept here from now on, and that orders are signed for with this wallet."""
+        await self._write("sweep", "set_place", {"place": here, "wallet": wallet})
 
     async def known_transactions(self, named: Sequence[tuple[UUID, str]]) -> list[Known]:
         """Return, for transactions and the orders that they name, what is on record of both; in order."""

@@ -343,12 +343,13 @@ RETURNING lease_owner;
 
 -- name: place
 -- In which database the record was last kept, when a worker last kept it (as monitors are, several times a second;
--- else when it begins), what time it is, and whether any order is open.
+-- else when it begins), what time it is, whether any order is open, and the wallets of all its workers so far.
 SELECT (SELECT place FROM place),
     coalesce(nullif((SELECT max(expire_time) FROM monitors), '-infinity'),
              (SELECT min(apply_time) FROM schema_migrations)),
     now(),
-    EXISTS (SELECT FROM orders WHERE closed_status IS NULL AND NOT resting) OR EXISTS (SELECT FROM orders WHERE resting);
+    EXISTS (SELECT FROM orders WHERE closed_status IS NULL AND NOT resting) OR EXISTS (SELECT FROM orders WHERE resting),
+    ARRAY(SELECT wallet FROM wallets ORDER BY wallet);
 
 -- name: place_here
 -- Cluster, timeline, database and table: each way of putting a record back changes one of them, but that of the disk.
@@ -357,7 +358,8 @@ SELECT concat_ws('/', (SELECT system_identifier FROM pg_control_system()),
     (SELECT oid FROM pg_database WHERE datname = current_database()), 'orders'::regclass::oid);
 
 -- name: set_place
--- The record is kept here from now on.
+-- The record is kept here from now on, and the wallet is one of its workers'.
+WITH known AS (INSERT INTO wallets (wallet) VALUES (%(wallet)b::text) ON CONFLICT DO NOTHING)
 INSERT INTO place (place) VALUES (%(place)b::text) ON CONFLICT (only_one) DO UPDATE SET place = excluded.place
 WHERE place.place <> excluded.place;
 

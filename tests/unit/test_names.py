@@ -75,6 +75,7 @@ NOT_IN_DATABASE = {
 NOT_COLUMNS = {
     "before": "the order_id that a page starts after",
     "limit": "how many rows are wanted",
+    "due_limit": "how many of those that are due, of all that are wanted",
     "after_sequence": "the contract's word for a watcher's cursor",
     "after_level": "the trigger_level that a page of resting orders starts after",
     "after_order_id": "the order_id that it starts after, among equal levels",
@@ -167,7 +168,7 @@ def test_every_order_type_of_the_contract_is_one_of_the_domain() -> None:
 
 def test_the_tables_are_found() -> None:
     assert tables().keys() == {
-        "lease_owners", "orders", "order_events", "attempts", "monitors", "news_key", "place",
+        "lease_owners", "orders", "order_events", "attempts", "monitors", "news_key", "place", "wallets",
     }  # fmt: skip
     assert tables()["monitors"] == {"trigger_kind", "lease_owner", "expire_time"}
     assert {"closed_status", "create_time", "trigger_level", "resting", "terms"} < tables()["orders"]

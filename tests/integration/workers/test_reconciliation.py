@@ -14,6 +14,7 @@ from uuid import uuid4
 import psycopg
 import pytest
 from psycopg import sql
+from solders.keypair import Keypair
 
 from engine.domain.errors import NodeUnavailable, StoreUnavailable
 from engine.domain.lifecycle import Cancelled, Lapsed
@@ -33,6 +34,8 @@ from workers.leases import Lease
 from workers.reconciliation import Reconciliation
 
 S = OrderStatus
+OTHER = str(Keypair().pubkey())
+"""A wallet that has done nothing."""
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +101,7 @@ def pages_of_one(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 async def noted(settings: Settings) -> None:
     """Have the record say that it is where it is: as after a backup of the whole disk was put back."""
     async with Store(settings) as store:
-        await store.set_place((await store.place()).here)
+        await store.set_place((await store.place()).here, OTHER)
 
 
 async def route_of(worker: Worker, order: Order) -> Route:
@@ -193,11 +196,34 @@ async def test_what_was_executed_after_the_backup_is_not_executed_again(
         assert await executions_of(simnet, [*orders, lost, fresh, far]) == [1] * (len(orders) + 2) + [0]
 
 
+async def test_what_another_wallet_executed_after_the_backup_is_not_executed_again(
+    settings: Settings, simnet: Simnet, wallet: Wallet
+) -> None:
+    async with worker_of(settings, simnet, wallet) as worker:
+        orders = [await stored(worker.store) for _ in range(2)]
+        submitted = worker.to_submitted(orders[1])
+        await advance(worker.store, orders[1], *submitted)
+    async with copied(settings) as backup:
+        async with worker_of(settings, simnet, wallet, sweeps=True) as worker:
+            before = [await worker.closed(order.order_id) for order in orders]
+        assert await executions_of(simnet, orders) == [1, 1]
+        new = await simnet.make_wallet({SOL: 10_000 * 10**9, USDC: 1_000_000 * 10**6})
+        async with worker_of(backup, simnet, new, sweeps=True) as worker:
+            for order, once in zip(orders, before, strict=True):
+                again = await worker.closed(order.order_id)
+                assert (again.status, again.tx_hash) == (S.CONFIRMED, once.tx_hash)
+                assert (again.input_amount, again.output_amount) == (once.input_amount, once.output_amount)
+            fresh = await stored(worker.store)
+            assert (await worker.closed(fresh.order_id)).status is S.CONFIRMED
+            assert set((await worker.store.place()).wallets) == {str(wallet.pubkey), str(new.pubkey)}
+        assert await executions_of(simnet, [*orders, fresh]) == [1, 1, 1]
+
+
 async def test_what_was_sent_just_before_is_waited_for(
     settings: Settings, simnet: Simnet, wallet: Wallet
 ) -> None:
     async with Store(settings) as store:
-        await store.set_place("as after a standby took over")
+        await store.set_place("as after a standby took over", OTHER)
         sent, unsent = await stored(store), await stored(store)
     async with copied(settings) as standby, AsyncExitStack() as until_it_goes_on:
         async with worker_of(settings, simnet, wallet) as worker:
@@ -228,12 +254,12 @@ async def test_without_a_node_nothing_is_claimed_and_no_lease_is_left_behind(
         NodeClient("http://127.0.0.1:1", "ws://127.0.0.1:1") as nobody,
         NodeClient(simnet.url, simnet.ws_url) as node,
     ):
-        await store.set_place("another")
+        await store.set_place("another", OTHER)
         lease = Lease(settings, store, Reconciliation(store, nobody, str(wallet.pubkey)))
         # While no order is open none can be executed twice.
         await lease.start()
         await lease.end()
-        await store.set_place("another")
+        await store.set_place("another", OTHER)
         await stored(store)
         lease = Lease(settings, store, Reconciliation(store, nobody, str(wallet.pubkey)))
         for _ in range(3):
@@ -285,7 +311,7 @@ async def test_who_ends_in_the_middle_leaves_the_rest_to_the_next(
     async with restored(settings, simnet, wallet, 4, in_turn=True) as (backup, orders):
         if is_told_by == "the place":
             async with Store(backup) as store:
-                await store.set_place("another")
+                await store.set_place("another", OTHER)
         record, recorded = Reconciliation._record, 0
 
         async def record_two(self: Reconciliation, *its: Any) -> bool:
@@ -317,7 +343,7 @@ async def test_no_wrong_clock_hides_what_was_executed(
             await by_hand.execute("UPDATE monitors SET expire_time = now() + %s * interval '1 hour'", [hours])
         if is_told_by == "the place":
             async with Store(backup) as store:
-                await store.set_place("another")
+                await store.set_place("another", OTHER)
         async with worker_of(backup, simnet, wallet, sweeps=True) as worker:
             for order in orders:
                 assert (await worker.closed(order.order_id)).status is S.CONFIRMED
@@ -342,8 +368,8 @@ async def test_no_more_is_read_than_what_may_be_lacking(
             await reconciliation.done()
             pages.clear()
             assert not await reconciliation._lacks_any(await store.place())
-            # The one that was lacking, and one before it.
-            assert len(pages) == 2
+            # The one that was lacking, and one before it; the other wallet has none.
+            assert len(pages) == 3
 
 
 async def test_a_new_record_does_not_read_all_that_its_wallet_ever_did(
@@ -457,7 +483,7 @@ async def test_a_transaction_that_somebody_else_sent_proves_nothing(
     for is_elsewhere in (False, True):
         async with Store(settings) as store:
             if is_elsewhere:
-                await store.set_place("another")
+                await store.set_place("another", OTHER)
         async with worker_of(settings, simnet, wallet) as worker:
             assert (await worker.until(order.order_id, bool)).status is S.PENDING
             place = await worker.store.place()

@@ -16,6 +16,7 @@ from engine.storage.postgres import Known, Store
 from tests.integration.engine.storage.records import new_order, path_to, stored
 
 S = OrderStatus
+OTHER = "9xQeWvG816bUx9EPjHmaT23yvVM2ZWbrrpZb9PusVFin"
 
 
 async def test_a_record_says_where_it_is_kept_once_it_was_told(database: Settings) -> None:
@@ -23,10 +24,12 @@ async def test_a_record_says_where_it_is_kept_once_it_was_told(database: Setting
         place = await store.place()
         assert place.recorded is None
         for told in (place.here, place.here, "elsewhere"):
-            await store.set_place(told)
+            await store.set_place(told, OTHER)
             found = await store.place()
-            assert found == replace(place, recorded=told, now=found.now)
+            assert found == replace(place, recorded=told, now=found.now, wallets=(OTHER,))
             assert found.now > place.now
+        await store.set_place("elsewhere", "1" * 32)
+        assert (await store.place()).wallets == ("1" * 32, OTHER)
     # The next connections find themselves in the same one.
     async with Store(database) as store:
         assert (await store.place()).here == place.here
@@ -85,7 +88,7 @@ async def test_without_the_right_to_ask_it_is_where_it_was(database: Settings) -
             await by_hand.execute("REVOKE EXECUTE ON FUNCTION pg_control_system() FROM PUBLIC")
             async with Store(replace(database, db_username=role, db_password="plain")) as store:
                 assert (await store.place()).here == ""
-                await store.set_place("there")
+                await store.set_place("there", OTHER)
                 assert (await store.place()).here == "there"
         finally:
             await by_hand.execute(sql.SQL("DROP OWNED BY {}").format(name))
