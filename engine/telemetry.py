@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from itertools import accumulate, islice
 from types import TracebackType
 from typing import Any, Final, Self, TextIO
+from uuid import UUID
 
 import msgspec
 from aiohttp import web
@@ -437,6 +438,42 @@ class Trouble:
         if self._reason is not None:
             self._reason = None
             self._logger.info("%s", self._works)
+
+
+class Tally:
+    """Tells the log of what happens to many orders at once: of one, then once a second of how many more.
+
+    What the last of them met stands for all: it is mostly one service that is away.
+    """
+
+    def __init__(self, logger: logging.Logger, level: int, text: str) -> None:
+        self._logger = logger
+        self._level = level
+        self._text = text
+        self._count = 0
+        """That were not told of."""
+        self._timer: asyncio.TimerHandle | None = None
+        self._error: Exception
+
+    def note(self, error: Exception, order_id: UUID) -> None:
+        if self._timer is None:
+            self._logger.log(self._level, "%s: %s", self._text, error, extra={"order_id": order_id})
+            self._wait()
+        else:
+            self._count += 1
+            self._error = error
+
+    def _wait(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(_TALLY_SECONDS, self._tell)
+
+    def _tell(self) -> None:
+        self._timer, count, self._count = None, self._count, 0
+        if count:
+            self._logger.log(self._level, "%s of %d more orders: %s", self._text, count, self._error)
+            self._wait()
+
+
+_TALLY_SECONDS: Final = 1.0
 
 
 # ---- Probes --------------------------------------------------------------------------------------

@@ -44,7 +44,7 @@ from engine.market import Market
 from engine.settings import Settings
 from engine.solana.transactions import RENT_OF_WALLET, Wallet, build_swap, swap_fee
 from engine.storage.postgres import SUSPECT_INTERRUPTIONS, Claim, Store
-from engine.telemetry import leases_held, retries_total, stage_seconds, transitions_total
+from engine.telemetry import Tally, leases_held, retries_total, stage_seconds, transitions_total
 from workers.neighbours import Neighbours
 from workers.settlement import Settlement
 
@@ -117,6 +117,8 @@ class Executor:
         self._untold: dict[UUID, OrderEvent] = {}
         """Events by which claims made orders ROUTING. Each is told with the next one: its order is SUBMITTED
         a statement later, and one hint and one message do for both."""
+        self._resting = Tally(logger, logging.INFO, "resting")
+        self._letting_go = Tally(logger, logging.WARNING, "letting go")
         leases_held.set_function(lambda: len(self._held))
 
     async def __aenter__(self) -> Self:
@@ -282,12 +284,12 @@ class Executor:
             while (after := await self._perform(next_step(order, self._now(order)), order)) is not None:
                 order = after
         except NodeUnavailable as error:
-            logger.info("resting: %s", error, extra={"order_id": claimed.order_id})
+            self._resting.note(error, claimed.order_id)
             self._hints.publish([claimed.order_id])
             await self._postpone(claimed.order_id, _NODE_AWAY_SECONDS)
         except (StoreUnavailable, OutcomeUnknown) as error:
             # The sweeper finds out where it stands, here or elsewhere.
-            logger.warning("letting go: %s", error, extra={"order_id": claimed.order_id})
+            self._letting_go.note(error, claimed.order_id)
         except Exception:
             logger.exception("unexpected error", extra={"order_id": claimed.order_id})
             await self._contain(order)
@@ -471,4 +473,4 @@ class Executor:
         try:
             await self._store.postpone((order_id, self._lease_owner(), delay_seconds))
         except (StoreUnavailable, OutcomeUnknown) as error:
-            logger.warning("letting go: %s", error, extra={"order_id": order_id})
+            self._letting_go.note(error, order_id)

@@ -34,7 +34,7 @@ from engine.domain.order import Attempt, FailureReason, Order
 from engine.market import explain_error
 from engine.solana.rpc import ChainPosition, NodeClient, SignatureStatus, TransactionRecord
 from engine.solana.transactions import payer
-from engine.telemetry import stage_seconds
+from engine.telemetry import Tally, stage_seconds
 
 _HEIGHT_SECONDS: Final = 1.0
 """How often the finalized block height is read while something is open."""
@@ -134,6 +134,7 @@ class Settlement:
         # Confirmed it is a slot or two after it was seen, finalized half a minute.
         self._asks_for_whole = commitment == "confirmed"
         self._resend_seconds = resend_seconds
+        self._unsent = Tally(logger, logging.INFO, "sending again later")
         self._jitter = jitter
         self._open: dict[str, _Open] = {}
         self._has_open = asyncio.Event()
@@ -348,7 +349,7 @@ class Settlement:
             await self._node.send_transaction(entry.attempt.raw_transaction)
         except EngineError as error:
             # Nothing is concluded; it is sent again.
-            logger.info("sending again later: %s", error, extra={"order_id": entry.order.order_id})
+            self._unsent.note(error, entry.order.order_id)
             return False
         return True
 

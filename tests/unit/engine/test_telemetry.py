@@ -111,6 +111,25 @@ def test_a_trouble_is_told_once_for_each_reason_and_its_end_once(caplog: pytest.
     ]
 
 
+async def test_what_happens_to_many_orders_is_told_of_one_and_then_counted(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(telemetry, "_TALLY_SECONDS", 0.01)
+    tally = telemetry.Tally(logging.getLogger("tests"), logging.WARNING, "letting go")
+    for reason in ("refused", "broke", "is gone"):
+        tally.note(OSError(reason), ORDER_ID)
+    assert [record.getMessage() for record in caplog.records] == ["letting go: refused"]
+    assert vars(caplog.records[0])["order_id"] == ORDER_ID
+    async with asyncio.timeout(10):
+        while len(caplog.records) < 2 or tally._timer is not None:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+    tally.note(OSError("again"), ORDER_ID)
+    assert [record.getMessage() for record in caplog.records[1:]] == [
+        "letting go of 2 more orders: is gone",
+        "letting go: again",
+    ]
+
+
 @pytest.mark.usefixtures("_logging_put_back")
 def test_configured_logging_writes_lines_to_stderr_once(capsys: pytest.CaptureFixture[str]) -> None:
     telemetry.configure_logging("workers", "INFO")
