@@ -252,7 +252,7 @@ class RoutingDecision:
     """What every pool offered, what was chosen, and why."""
 
     slot: int
-    """The slot whose pool accounts were quoted; of market orders after the worker's swaps under way."""
+    """The slot whose pool accounts were quoted, after the swaps that were under way."""
     quotes: tuple[Quote, ...]
     """Best first, refusals last; of a pair up to 32."""
     reason: str

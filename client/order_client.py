@@ -518,7 +518,7 @@ class OrderClient:
 
     async def _ask(self, method: _Method[Request, Response], request: Request) -> Response:
         """Call a method that may be repeated."""
-        return await self._bounded(lambda: self._call(method, request, self._attempt_seconds))
+        return await self._bounded(lambda: self._call(method, request, self._timeout_seconds))
 
     async def _bounded(self, call: Callable[[], Awaitable[Answer]]) -> Answer:
         """Repeat the call for up to `timeout_seconds` in all."""

@@ -16,8 +16,9 @@ import asyncio
 import struct
 from typing import ClassVar, Final
 
-PULSE_SECONDS: Final = 10.0
-SILENCE_SECONDS: Final = 40.0
+PULSE_SECONDS: Final = 3.0
+"""Less than a client waits for one server: of one that is late it knows so whether it hangs."""
+SILENCE_SECONDS: Final = 13.0
 """As of gRPC, whose pings find out about a peer that hangs as late."""
 
 _HEADER: Final = struct.Struct(">II")

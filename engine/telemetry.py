@@ -321,7 +321,7 @@ open_orders = Gauge(
 )
 oldest_due_seconds = Gauge(
     "order_engine_oldest_due_seconds",
-    "For how long the order has been due that has been so for the longest, of those that are open.",
+    "For how long the oldest attempt has been due of an order that is open and does not rest.",
 )
 resting_orders = Gauge(
     "order_engine_resting_orders", "Orders that wait for their trigger, by type.", ["type"]
@@ -469,7 +469,7 @@ class Tally:
     def _tell(self) -> None:
         self._timer, count, self._count = None, self._count, 0
         if count:
-            self._logger.log(self._level, "%s of %d more orders: %s", self._text, count, self._error)
+            self._logger.log(self._level, "%s: %s (%d more orders)", self._text, self._error, count)
             self._wait()
 
 

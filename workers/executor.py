@@ -12,7 +12,7 @@ import logging
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from types import TracebackType
@@ -158,8 +158,9 @@ class Executor:
         self._held.update(dict.fromkeys(wanted))
         taken, failure = 0, None
         suspects: list[UUID] = []
+        claiming = self._store.claim.many([(order_id, owner) for order_id in wanted])
         try:
-            claims = await self._store.claim.many([(order_id, owner) for order_id in wanted])
+            claims = await asyncio.shield(claiming)
             at_once = _AT_ONCE if self._neighbours.are_there else max(1, len(wanted))
             for at in range(0, len(wanted), at_once):
                 if at:
@@ -184,7 +185,7 @@ class Executor:
             for order_id in left:
                 del self._held[order_id]
             # The claim goes on: what it gets, nobody here would ever execute.
-            self._group.create_task(self._give_back(left, owner))
+            self._group.create_task(self._give_back(left, owner, claiming))
             raise
         if suspects:
             self._set_aside(suspects)
@@ -192,8 +193,8 @@ class Executor:
             raise failure
         return taken
 
-    async def _give_back(self, order_ids: Sequence[UUID], owner: int) -> None:
-        await self._store.claim.drain()
+    async def _give_back(self, order_ids: Sequence[UUID], owner: int, claiming: Awaitable[object]) -> None:
+        await claiming
         given = [(order_id, owner, 0.0) for order_id in order_ids if order_id not in self._held]
         await self._store.postpone.many(given)
 

@@ -179,7 +179,7 @@ class RoutingDecision:
 
     attempt: int
     slot: int
-    """The slot whose pool accounts were quoted; of market orders after the swaps that were under way."""
+    """The slot whose pool accounts were quoted, after the swaps that were under way."""
     quotes: tuple[Quote, ...]
     """Best first, refusals last."""
     route: Route | None

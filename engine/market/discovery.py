@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence, Set
 from contextlib import aclosing
 from itertools import chain
 from typing import Any, Final
@@ -96,6 +96,7 @@ class Discovery:
         self._is_crowded = asyncio.Event()
         """A pool has opened whose pair has as many as are traded."""
         self._trouble = Trouble(logger, "pools cannot be listed", "pools are listed again")
+        self._full = Trouble(logger, "not all tokens that orders name are followed", "they all are again")
 
     # ---- Tokens
 
@@ -118,8 +119,11 @@ class Discovery:
         for mint in new:
             self._follow(mint)
         try:
-            await self._discover(new if len(new) <= _FEW else None)
+            is_other = await self._discover(new if len(new) <= _FEW else None)
             await self._read_now()
+            if is_other:
+                # Of pools that were chosen instead of others it is known now which arrays to read.
+                await self._read_now()
         except RpcError as error:
             self.forget(new)
             raise NodeUnavailable(f"the Solana node does not tell of a token's pools: {error}") from error
@@ -195,12 +199,13 @@ class Discovery:
                 try:
                     await self.learn([Token(mint, mint, 0) for mint in mints])
                 except TooManyTokens as error:
-                    logger.warning("of tokens that orders name some are not followed: %s", error)
+                    self._full.fails(error)
                     break
                 except NodeUnavailable as error:
                     logger.info("tokens that orders name are not known yet: %s", error)
                     await asyncio.sleep(RETRY_SECONDS)
                 else:
+                    self._full.works()
                     if len(mints) == len(wanted):
                         break
 
@@ -229,8 +234,7 @@ class Discovery:
         while True:
             await self._is_crowded.wait()
             self._is_crowded.clear()
-            await until_done(self._choose, self._trouble)
-            self._accounts.plan()
+            await until_done(self._choose_again, self._trouble)
             self._read_soon()
             await asyncio.sleep(_CHOOSE_SECONDS)
 
@@ -252,8 +256,8 @@ class Discovery:
     async def _discover_learned(self) -> None:
         await self._discover(list(self._learned))
 
-    async def _discover(self, mints: Sequence[str] | None = None) -> None:
-        """Find the pools of tokens we know, or of these among them.
+    async def _discover(self, mints: Sequence[str] | None = None) -> bool:
+        """Find the pools of tokens we know, or of these among them; say whether others are traded instead.
 
         In two passes for any number of pools: the mints of every one, then those that count, whole.
         """
@@ -289,9 +293,10 @@ class Discovery:
                 # Its opening may have been announced meanwhile.
                 if account is not None and str(address) not in self._pools:
                     self._list(venue, address, account.data)
-        await self._choose()
+        is_other = await self._choose(None if mints is None else frozenset(mints))
         self._accounts.plan()
         logger.info("trading %d pools", len(self._pools.traded))
+        return is_other
 
     def _list(self, venue: Venue[Any], address: Pubkey, data: bytes) -> None:
         try:
@@ -311,17 +316,30 @@ class Discovery:
         )
         self._pools.add(listing, data)
 
-    async def _choose(self) -> None:
+    async def _choose_again(self) -> None:
+        await self._choose(None)
+        self._accounts.plan()
+
+    async def _choose(self, mints: Set[str] | None) -> bool:
         """Of pairs with more pools than are traded, trade those that hold the most of the better known token.
 
-        Of the other one its maker may have any amount.
+        Of the other one its maker may have any amount. `mints`: only of pairs with one of these. Says whether
+        others are traded than before; what is read has to be planned anew then, in the same turn of the loop.
         """
-        for listings in self._pools.crowded():
-            better_known = min(listings[0].mints, key=lambda mint: self._always.get(mint, len(self._always)))
-            _, vaults = await self._node.multiple_accounts([each.vault_of(better_known) for each in listings])
-            amounts = {each: _amount(vault) for each, vault in zip(listings, vaults, strict=True)}
-            self._pools.trade_best(sorted(listings, key=amounts.__getitem__, reverse=True))
+        pairs = self._pools.crowded(mints)
+        answers = await asyncio.gather(*(self._node.multiple_accounts(self._vaults(pair)) for pair in pairs))
+        changed = False
+        for pools, (_, vaults) in zip(pairs, answers, strict=True):
+            amounts = {each: _amount(vault) for each, vault in zip(pools, vaults, strict=True)}
+            changed |= self._pools.trade_best(sorted(pools, key=amounts.__getitem__, reverse=True))
+        if changed:
             self._forget_offers()
+        return changed
+
+    def _vaults(self, pools: Sequence[Listing]) -> list[Pubkey]:
+        """Return where a pair's pools hold the better known of its tokens."""
+        better_known = min(pools[0].mints, key=lambda mint: self._always.get(mint, len(self._always)))
+        return [pool.vault_of(better_known) for pool in pools]
 
 
 def _amount(vault: Account | None) -> int:

@@ -1,4 +1,4 @@
-"""A pool that is traded, as it is and as it will be after the swaps that are under way."""
+"""A pool, as it is and as it will be after the swaps that are under way."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class SwapUnderWay(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Listing:
-    """A pool that is traded: what never changes of it, and how it is now."""
+    """A pool: what never changes of it and, while it is traded, how it is now."""
 
     __slots__ = (
         "_further",

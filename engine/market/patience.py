@@ -12,7 +12,7 @@ from engine.telemetry import Trouble
 RETRY_SECONDS: Final = 0.5
 
 
-async def until_done(work: Callable[[], Awaitable[None]], trouble: Trouble) -> None:
+async def until_done(work: Callable[[], Awaitable[object]], trouble: Trouble) -> None:
     """Return once it was done without an error of the engine's; until then tell `trouble`."""
     while True:
         try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence, Set
 from typing import Final
 
 from solders.pubkey import Pubkey
@@ -54,26 +54,34 @@ class Pools:
             raise NoRoute(f"pool {address} is not traded any more")
         return listing
 
-    def crowded(self) -> list[list[Listing]]:
-        """Return the pools of each pair that has more than are traded."""
-        return [list(pools) for pools in self._of_mints.values() if len(pools) > MOST_POOLS]
+    def crowded(self, mints: Set[str] | None) -> list[list[Listing]]:
+        """Return the pools of each pair that has more than are traded; with `mints`, only of theirs."""
+        return [
+            list(pools)
+            for pair, pools in self._of_mints.items()
+            if len(pools) > MOST_POOLS and (mints is None or not mints.isdisjoint(pair))
+        ]
 
     def add(self, listing: Listing, data: bytes) -> None:
         """Know a pool whose account holds `data`; trade it if its pair has room."""
         self._known[listing.address] = listing
-        pools = self._of_mints.setdefault(_sorted(listing.mints), {})
-        pools[listing] = None
-        if sum(pool.address in self._traded for pool in pools) < MOST_POOLS:
+        self._of_mints.setdefault(_sorted(listing.mints), {})[listing] = None
+        if len(self._by_pair.get(listing.mints, ())) < MOST_POOLS:
             self._trade(listing, data)
 
-    def trade_best(self, ranked: Sequence[Listing]) -> None:
-        """Of a pair's pools, best first, trade as many as are traded of a pair, and no others."""
-        for listing in ranked[MOST_POOLS:]:
-            if listing.address in self._traded:
-                self._leave(listing)
-        for listing in ranked[:MOST_POOLS]:
-            if listing.address in self._known and listing.address not in self._traded:
-                self._trade(listing)
+    def trade_best(self, ranked: Sequence[Listing]) -> bool:
+        """Of a pair's pools, best first, trade so many; say whether they are others than before.
+
+        Some may have been forgotten since they were asked for.
+        """
+        known = [listing for listing in ranked if self._known.get(listing.address) is listing]
+        left = [listing for listing in known[MOST_POOLS:] if listing.address in self._traded]
+        new = [listing for listing in known[:MOST_POOLS] if listing.address not in self._traded]
+        for listing in left:
+            self._leave(listing)
+        for listing in new:
+            self._trade(listing)
+        return bool(left or new)
 
     def remove(self, mints: Collection[Pubkey]) -> None:
         """Forget all pools of these tokens."""

@@ -27,8 +27,8 @@ from engine.telemetry import Trouble
 
 MINIMUM_POSTGRES: Final = 15
 _LOCK: Final = 0x6F72646572  # "order"
-_WAIT_BRIEFLY: Final = "SET LOCAL lock_timeout = '500ms'"
-_RETRY_SECONDS: Final = 0.5
+_WAIT_BRIEFLY: Final = "SET LOCAL lock_timeout = '50ms'"
+_RETRY_SECONDS: Final = 1.0
 
 logger = logging.getLogger(__name__)
 

@@ -112,12 +112,11 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """What is to be executed."""
+    """Orders that are open and do not rest, whether or not a worker has them."""
 
     count: int
-    """Of orders."""
     oldest_due_seconds: float
-    """For how long the oldest has been due; 0: none is."""
+    """For how long the oldest has been due: since when its attempt could begin. 0: none is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -628,13 +627,14 @@ class Store:
     # ---- Leases -------------------------------------------------------------------------------
 
     async def due_orders(self, limit: int, hint_seconds: float, *, expired_only: bool = False) -> list[UUID]:
-        """Return orders that are due and that nobody alive holds, then those that rested until they expired.
+        """Return orders that are due and nobody's that is alive, then those that rested until they expired.
 
         New ones come after `hint_seconds`; with `expired_only` come none but those that rested.
         """
         values = {
             "limit": limit,
-            "due_limit": 0 if expired_only else limit,
+            # A few places are for what expired, however many others are due.
+            "due_limit": 0 if expired_only else limit - limit // 8,
             "hint_seconds": hint_seconds,
             # What cannot be claimed here must not take the place of what can.
             "type": list(ORDER_TYPES),

@@ -622,8 +622,8 @@ class RoutingDecision(_message.Message):
     attempt: _builtins.int
     """Which attempt of the order this was for, from 1. Unset in GetQuote."""
     slot: _builtins.int
-    """The slot whose pool accounts the quotes were computed from. For a market order the swaps
-    that its worker had under way then count as done.
+    """The slot whose pool accounts the quotes were computed from. Swaps that were under way then
+    count as done.
     """
     reason: _builtins.str
     """Why this route, for a person to read."""

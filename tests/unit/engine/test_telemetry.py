@@ -125,7 +125,7 @@ async def test_what_happens_to_many_orders_is_told_of_one_and_then_counted(
             await asyncio.sleep(0.001)
     tally.note(OSError("again"), ORDER_ID)
     assert [record.getMessage() for record in caplog.records[1:]] == [
-        "letting go of 2 more orders: is gone",
+        "letting go: is gone (2 more orders)",
         "letting go: again",
     ]
 

@@ -90,7 +90,7 @@ async def test_a_database_of_a_newer_program_is_refused(empty_database: Settings
         await migrate(empty_database, [FIRST])
 
 
-async def test_a_migration_that_waits_for_a_table_keeps_nobody_from_it(
+async def test_a_migration_that_waits_for_a_table_keeps_nobody_from_it_for_long(
     empty_database: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     await migrate(empty_database, [FIRST])
