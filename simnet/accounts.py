@@ -5,7 +5,7 @@ Addresses are 32 raw bytes here, as they are in transactions: most are compared 
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, TypeGuard
 
 import msgspec
 from solders.pubkey import Pubkey
@@ -52,6 +52,11 @@ def rent_exempt_minimum(size: int) -> int:
     Solana: 3480 lamports a byte and year, two years, for the data and 128 bytes more.
     """
     return (128 + size) * 6960
+
+
+def is_made(account: Account | None) -> TypeGuard[Account]:
+    """Say whether there is an account of a program; lamports alone anybody can send to its address before."""
+    return account is not None and account.data != b""
 
 
 def is_token_account(account: Account) -> bool:
@@ -108,6 +113,19 @@ def with_token_change(account: Account, change: int) -> Account:
         account.owner,
         data[:_AMOUNT_AT] + amount.to_bytes(8, "little") + data[_AMOUNT_END:],
     )
+
+
+def with_lamports_of(account: Account, existing: Account | None) -> Account:
+    """Return a new account at an address that may hold lamports already.
+
+    These count towards its reserve; what is beyond it stays, and becomes balance if it is wrapped SOL.
+    """
+    surplus = 0 if existing is None else existing.lamports - rent_exempt_minimum(len(account.data))
+    if surplus <= 0:
+        return account
+    if is_token_account(account) and is_native(account):
+        return with_token_change(account, surplus)
+    return Account(account.lamports + surplus, account.owner, account.data)
 
 
 def mint_decimals(account: Account) -> int:

@@ -10,7 +10,7 @@ from typing import Any, Final
 from solders.pubkey import Pubkey
 
 from engine.domain.tokens import SOL, TOKENS, Token, find_token
-from simnet.accounts import is_mint, mint_decimals
+from simnet.accounts import is_made, is_mint, mint_decimals
 from simnet.chain import Chain
 from simnet.launches import (
     REQUESTED_TIERS,
@@ -135,7 +135,7 @@ class LaunchRpc:
         for tier in REQUESTED_TIERS:
             launch = make(tier)
             pool = pool_of(launch).keys.pool
-            if bytes(pool) not in self._chain.accounts and pool not in waiting:
+            if not is_made(self._chain.accounts.get(bytes(pool))) and pool not in waiting:
                 return launch
         raise invalid(
             f"there are {len(REQUESTED_TIERS)} such pools of that token already; take another kind or quote"
@@ -156,7 +156,7 @@ class LaunchRpc:
             "venue": pool.venue.name,
             "kind": launch.kind,
             "slot": launch.slot,
-            "open": bytes(pool.keys.pool) in self._chain.accounts,
+            "open": is_made(self._chain.accounts.get(bytes(pool.keys.pool))),
             "price": float(price),
             "baseAmount": str(launch.base_amount),
             "quoteAmount": str(launch.quote_amount),

@@ -20,7 +20,7 @@ from solders.pubkey import Pubkey
 
 from engine.domain.tokens import SOL, USDC, Token, find_token
 from engine.venues import VENUE_BY_KIND
-from simnet.accounts import Account, new_mint
+from simnet.accounts import Account, is_made, new_mint, with_lamports_of
 from simnet.bank import View
 from simnet.genesis import FEES_PPM, PRICES, GenesisPool, make_pool, wallet_of
 from simnet.liquidity import KINDS, LiquidityError, quote_reserve, set_liquidity
@@ -159,12 +159,12 @@ class Launches:
         opened = [launch for launch in self.requested if launch.slot <= slot]
         index, due = 0, self._due(slot)
         # Beyond what is due, too: another schedule may have been kept before.
-        while bytes((launch := self._scheduled(index)).mint) in accounts or index < due:
+        while is_made(accounts.get((launch := self._scheduled(index)).mint)) or index < due:
             opened.append(launch)
             index += 1
         for launch in sorted(opened, key=lambda launch: launch.slot):
             pool = pool_of(launch)
-            if bytes(pool.keys.pool) in accounts:
+            if is_made(accounts.get(bytes(pool.keys.pool))):
                 yield pool
 
     def request(self, view: View, launch: Launch, slot: int) -> GenesisPool | None:
@@ -228,14 +228,15 @@ class Launches:
 
 
 def _make_mint(view: View, launch: Launch) -> None:
-    if view.get(launch.mint) is None:
-        view.put(launch.mint, new_mint(launch.decimals, 0))
+    existing = view.get(launch.mint)
+    if not is_made(existing):
+        view.put(launch.mint, with_lamports_of(new_mint(launch.decimals, 0), existing))
 
 
 def _open(view: View, launch: Launch) -> GenesisPool | None:
     """Open the launch's pool, unless it is open. Raises SupplyError, with nothing changed."""
     pool, accounts = _parts(launch)
-    if view.get(bytes(pool.keys.pool)) is not None:
+    if is_made(view.get(bytes(pool.keys.pool))):
         return None
     above = View(view)
     # It lacks where this schedule was not kept when the launch before opened.
@@ -243,9 +244,10 @@ def _open(view: View, launch: Launch) -> GenesisPool | None:
     change_supply(above, launch.mint, launch.base_amount)
     change_supply(above, bytes(Pubkey.from_string(launch.quote_mint)), launch.quote_amount)
     for address, account in accounts.items():
+        existing = above.get(address)
         # A configuration that pools share may be there.
-        if above.get(address) is None:
-            above.put(address, account)
+        if not is_made(existing):
+            above.put(address, with_lamports_of(account, existing))
     view.changed.update(above.changed)
     return pool
 
@@ -261,7 +263,7 @@ def _open_if_possible(view: View, launch: Launch) -> GenesisPool | None:
 def _grow(view: View, launch: Launch, step: int) -> None:
     pool = pool_of(launch)
     quote_amount = launch.growth[step][1]
-    if view.get(bytes(pool.keys.pool)) is None or quote_reserve(view, pool) >= quote_amount:
+    if not is_made(view.get(bytes(pool.keys.pool))) or quote_reserve(view, pool) >= quote_amount:
         return
     try:
         set_liquidity(view, pool, quote_amount)

@@ -19,11 +19,11 @@ from solders.pubkey import Pubkey
 
 from engine.domain.pools.pool import Clock, Pool, SwapError
 from engine.domain.tokens import BONK, JUP, RAY, SOL, USDC, USDT, Token
-from simnet.accounts import Account, new_token_account, token_balance, with_token_balance
+from simnet.accounts import Account, is_made, token_balance, with_token_balance
 from simnet.bank import Accounts, View
 from simnet.genesis import PRICES, Genesis, GenesisPool
 from simnet.programs.associated_token import address_of
-from simnet.supply import SupplyError, give
+from simnet.supply import SupplyError, give, token_account
 
 _OCTAVES: Final = 5
 _STEP: Final = 0.0001
@@ -43,7 +43,7 @@ def read_pool(accounts: Accounts, pool: GenesisPool) -> tuple[Pool, dict[Pubkey,
 
     def find(key: Pubkey) -> bytes | None:
         account = accounts.get(bytes(key))
-        return None if account is None else account.data
+        return account.data if is_made(account) else None
 
     found = pool.venue.accounts(pool.keys, find)
     return pool.venue.pool(pool.keys, found), found
@@ -133,8 +133,7 @@ class Market:
                 give(view, self._trader, bytes(mint_in), lacking)
             except SupplyError:
                 return False
-        if view.get(paid_to) is None:
-            view.put(paid_to, new_token_account(bytes(mint_out), self._trader))
+        view.put(paid_to, token_account(view, self._trader, bytes(mint_out)))
         vaults = (keys.vault_a, keys.vault_b)
         for key, data in pool.venue.written(keys, accounts, a_to_b, swap).items():
             if key not in vaults:

@@ -6,7 +6,14 @@ from solders.pubkey import Pubkey
 
 from engine.domain.tokens import TOKENS
 from engine.solana.accounts import MINT
-from simnet.accounts import Account, is_mint, new_token_account, with_token_change
+from simnet.accounts import (
+    Account,
+    is_made,
+    is_mint,
+    new_token_account,
+    with_lamports_of,
+    with_token_change,
+)
 from simnet.bank import View
 from simnet.programs.associated_token import address_of
 
@@ -34,6 +41,11 @@ def change_supply(view: View, mint: bytes, change: int) -> None:
 def give(view: View, wallet: bytes, mint: bytes, amount: int) -> None:
     """Give a wallet so many base units, in its associated token account. Raises SupplyError."""
     change_supply(view, mint, amount)
-    address = address_of(wallet, mint)
     # No balance is more than the supply, so it fits.
-    view.put(address, with_token_change(view.get(address) or new_token_account(mint, wallet), amount))
+    view.put(address_of(wallet, mint), with_token_change(token_account(view, wallet, mint), amount))
+
+
+def token_account(view: View, wallet: bytes, mint: bytes) -> Account:
+    """Return a wallet's associated token account; a new one, for the caller to put, where it has none."""
+    existing = view.get(address_of(wallet, mint))
+    return existing if is_made(existing) else with_lamports_of(new_token_account(mint, wallet), existing)

@@ -14,13 +14,12 @@ from simnet.accounts import (
     TOKEN_ACCOUNT_SIZE,
     Account,
     is_mint,
-    is_native,
     is_token_account,
     new_token_account,
     rent_exempt_minimum,
     token_mint,
     token_owner,
-    with_token_balance,
+    with_lamports_of,
 )
 from simnet.bank import Call, Program, ProgramError, log_failure
 
@@ -70,7 +69,7 @@ class AssociatedToken(Program):
 
     def _create(self, call: Call, existing: Account, mint: bytes, owner: bytes) -> None:
         payer = call.get(0) or _NOTHING
-        # Lamports sent ahead count towards the reserve; beyond it they become a wrapped balance.
+        # Lamports sent ahead count towards the reserve.
         cost = max(0, _RESERVE - existing.lamports)
         if not call.is_signer(0):
             raise ProgramError("MissingRequiredSignature")
@@ -81,13 +80,4 @@ class AssociatedToken(Program):
                 *log_failure(SYSTEM, _NOT_ENOUGH_LAMPORTS),
             )
         call.put(0, Account(payer.lamports - cost, payer.owner, payer.data))
-        made = new_token_account(mint, owner)
-        if existing.lamports > _RESERVE:
-            made = _with_surplus(made, existing.lamports - _RESERVE)
-        call.put(1, made)
-
-
-def _with_surplus(account: Account, surplus: int) -> Account:
-    if is_native(account):
-        return with_token_balance(account, surplus)
-    return Account(account.lamports + surplus, account.owner, account.data)
+        call.put(1, with_lamports_of(new_token_account(mint, owner), existing))

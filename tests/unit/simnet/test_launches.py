@@ -12,7 +12,9 @@ from engine.domain.order import Side
 from engine.domain.pools.pool import Clock
 from engine.domain.tokens import SOL, USDC, Token
 from engine.solana.accounts import MINT
+from engine.solana.instructions import transfer_lamports
 from engine.solana.programs import CLOCK_SYSVAR
+from simnet.accounts import rent_exempt_minimum
 from simnet.bank import View
 from simnet.chain import FIRST_SLOT
 from simnet.genesis import GenesisPool, make_genesis
@@ -116,6 +118,50 @@ async def test_liquidity_grows_at_the_same_price_and_supplies_are_what_is_held(t
                 assert price(net, pool) == pytest.approx(opening, rel=1e-9)
             for token in (each.base, each.quote):
                 assert supply(net, token) == supply_held(net.chain.accounts, token)
+
+
+@pytest.mark.parametrize("index", range(4))
+async def test_lamports_where_a_launch_will_have_its_accounts_do_not_keep_it_from_opening(
+    tmp_path: Path, index: int
+) -> None:
+    each = launch(index)
+    keys = pool_of(each).keys
+    async with open_chain(tmp_path / "undisturbed", launch_slots=SLOTS) as net:
+        advance_to(net, each.growth[-1][0])
+        expected = net.chain.accounts
+    async with open_chain(tmp_path / "one", launch_slots=SLOTS) as net:
+        await net.fund(ALICE, SOL, 10**13)
+        # Its own mint may be there by now; that of the next one is not.
+        for key in (Pubkey.from_bytes(launch(index + 1).mint), keys.pool, keys.vault_a, keys.vault_b):
+            sent = ALICE.sign([transfer_lamports(ALICE.pubkey, key, 10**6)], net.blockhash)
+            assert await net.land(sent) is None
+    async with open_chain(tmp_path / "one", launch_slots=SLOTS) as net:
+        assert net.chain.market.find(bytes(keys.pool)) is None
+        assert not [told for told in net.rpc._methods["simnet_launches"]([]) if told["open"]]
+        advance_to(net, each.growth[-1][0])
+        for account in map(bytes, (keys.pool, keys.vault_a, keys.vault_b)):
+            assert net.chain.accounts[account] == expected[account]
+        for mint in (each.mint, launch(index + 1).mint):
+            assert net.chain.accounts[mint] == expected[mint]
+
+
+async def test_lamports_beyond_its_reserve_stay_in_an_account_that_is_made(tmp_path: Path) -> None:
+    each = launch(0)
+    keys = pool_of(each).keys
+    async with open_chain(tmp_path, launch_slots=SLOTS) as net:
+        await net.fund(ALICE, SOL, 10**13)
+        for key in (keys.pool, keys.vault_a, keys.vault_b):
+            sent = ALICE.sign([transfer_lamports(ALICE.pubkey, key, 10**9)], net.blockhash)
+            assert await net.land(sent) is None
+        advance_to(net, each.slot)
+        base_vault, quote_vault = (
+            (keys.vault_a, keys.vault_b) if pool_of(each).a_is_base else (keys.vault_b, keys.vault_a)
+        )
+        assert net.lamports(keys.pool) == net.lamports(base_vault) == 10**9
+        assert net.tokens(base_vault) == each.base_amount
+        # Wrapped SOL: beyond the reserve it is balance, as in any account that is made.
+        assert net.lamports(quote_vault) == 10**9 + each.quote_amount
+        assert net.tokens(quote_vault) == 10**9 + each.quote_amount - rent_exempt_minimum(165)
 
 
 async def test_a_pool_with_more_in_it_than_it_would_grow_to_stays_as_it_is(tmp_path: Path) -> None:

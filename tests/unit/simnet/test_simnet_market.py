@@ -9,13 +9,15 @@ import pytest
 from engine.domain.pools.meteora_damm_v2 import CollectFeeMode
 from engine.domain.pools.pool import Clock
 from engine.domain.tokens import SOL, USDC
+from engine.solana.instructions import transfer_lamports
 from engine.venues import VENUES
 from engine.venues.meteora_damm_v2 import POOL
+from simnet.accounts import rent_exempt_minimum
 from simnet.bank import View
 from simnet.chain import FIRST_SLOT
 from simnet.genesis import make_genesis
 from simnet.market import Market
-from tests.simnet_wallets import NOON, open_chain
+from tests.simnet_wallets import NOON, SigningWallet, open_chain
 
 
 def pools_after(seed: int, slots: int) -> dict[bytes, bytes]:
@@ -86,6 +88,43 @@ def test_prices_begin_at_105_move_with_every_slot_and_stay_near_one_another(seed
     last = [market.price(view, pool) * 1000 for pool in pools]
     assert last != first
     assert all(95 < price < 116 for price in last)
+
+
+async def test_lamports_where_a_pool_has_no_account_change_nothing_for_it(tmp_path: Path) -> None:
+    async with open_chain(tmp_path, market_pools=2) as net:
+        alice = SigningWallet(1)
+        await net.fund(alice, SOL, 10**13)
+        absent = {
+            key
+            for pool in net.pools
+            for key in pool.venue.quote_accounts(pool.keys, net.accounts_of(pool))
+            if bytes(key) not in net.chain.accounts
+        }
+        assert absent
+        for key in absent:
+            sent = alice.sign([transfer_lamports(alice.pubkey, key, 10**6)], net.blockhash)
+            assert await net.land(sent) is None
+        before = net.rpc.simnet_pools([])
+        for _ in range(30):
+            net.chain.advance()
+        assert net.rpc.simnet_pools([]) != before
+
+
+async def test_a_wallet_is_funded_where_its_token_account_was_sent_lamports_before(tmp_path: Path) -> None:
+    async with open_chain(tmp_path) as net:
+        alice, reserve = SigningWallet(1), rent_exempt_minimum(165)
+        await net.fund(alice, SOL, 10**13)
+        for number, lamports in enumerate((10**6, 10**7), 2):
+            bob = SigningWallet(number)
+            for token in (USDC, SOL):
+                account = bob.token_account(token)
+                sent = alice.sign([transfer_lamports(alice.pubkey, account, lamports)], net.blockhash)
+                assert await net.land(sent) is None
+                net.rpc.simnet_fund([{"wallet": str(bob.pubkey), "mint": token.mint, "amount": 5}])
+                # Of wrapped SOL, what is beyond the reserve is balance.
+                wrapped = max(0, lamports - reserve) if token is SOL else 0
+                assert net.tokens(account) == 5 + wrapped
+                assert net.lamports(account) == max(lamports, reserve) + (5 if token is SOL else 0)
 
 
 async def test_a_pool_that_is_pushed_comes_back_unless_it_is_held(tmp_path: Path) -> None:
