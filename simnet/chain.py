@@ -220,7 +220,8 @@ class Chain:
         for waiting in self._waiting.pop(slot, ()):
             self._known.discard(waiting.transaction.signature)
             self._land(waiting, view, clock, landed, lagging)
-        self._record(view, landed, lagging, slot, block_time)
+        self._record(view.changed, landed, slot, block_time)
+        self._show(view.changed, landed, lagging, slot, block_time)
         for listener in self.listeners:
             listener()
 
@@ -228,15 +229,18 @@ class Chain:
         """Change accounts between slots, durably: for funding and for tests."""
         view = View(self.accounts)
         act(view, Clock(self.slot, self.block_time))
-        self._record(view, [], {}, self.slot, self.block_time)
+        self._record(view.changed, [], self.slot, self.block_time)
+        self._show(view.changed, [], {}, self.slot, self.block_time)
 
     def launch(self, launch: Launch) -> None:
         """Take a request to launch a token, durably; its mint is there at once. Raises SupplyError."""
         view = View(self.accounts)
-        pool = self.launches.request(view, launch, self.slot)
+        pool = self.launches.make(view, launch, self.slot)
+        self._record(view.changed, [], self.slot, self.block_time, (launch,))
+        self.launches.take_up(launch, self.slot)
         if pool is not None:
             self.market.add(pool)
-        self._record(view, [], {}, self.slot, self.block_time, (launch,))
+        self._show(view.changed, [], {}, self.slot, self.block_time)
 
     def _land(
         self,
@@ -270,19 +274,18 @@ class Chain:
 
     def _record(
         self,
-        view: View,
-        landed: list[Landed],
-        lagging: Mapping[bytes, int],
+        changed: Mapping[bytes, Account],
+        landed: Sequence[Landed],
         slot: int,
         block_time: int,
         requested: Sequence[Launch] = (),
     ) -> None:
-        """Put a slot on record, then show it.
+        """Put a slot on record, so that it can be shown. Where that fails, nothing has happened.
 
         Empty slots shorter than a tenth of a second go on record together. Losing those loses nothing: what
         they did follows from the seed and the slot before, and `start` does it again.
         """
-        self._unrecorded.update(view.changed)
+        unrecorded = {**self._unrecorded, **changed}
         if landed or slot == self.slot or slot - self._recorded_slot >= self._recording_slots:
             progress = Progress(
                 self._seed,
@@ -291,10 +294,10 @@ class Chain:
                 self.transaction_count + len(landed),
                 tuple(sorted(self.market.held)),
             )
-            self._ledger.commit(progress, self._unrecorded, landed, requested)
+            self._ledger.commit(progress, unrecorded, landed, requested)
             self._recorded_slot = slot
-            self._unrecorded = {}
-        self._show(view.changed, landed, lagging, slot, block_time)
+            unrecorded = {}
+        self._unrecorded = unrecorded
 
     def _show(
         self,

@@ -153,9 +153,7 @@ class Launches:
     ) -> Iterator[GenesisPool]:
         """Take up again what was requested up to a slot; yield the pools that were opened."""
         for launch in requested:
-            self.requested.append(launch)
-            if launch.slot > slot:
-                self._waiting.setdefault(launch.slot, []).append(launch)
+            self.take_up(launch, slot)
         opened = [launch for launch in self.requested if launch.slot <= slot]
         index, due = 0, self._due(slot)
         # Beyond what is due, too: another schedule may have been kept before.
@@ -167,17 +165,19 @@ class Launches:
             if is_made(accounts.get(bytes(pool.keys.pool))):
                 yield pool
 
-    def request(self, view: View, launch: Launch, slot: int) -> GenesisPool | None:
+    def make(self, view: View, launch: Launch, slot: int) -> GenesisPool | None:
         """Make the mint of a new request, and its pool if it is due already; return that.
 
         Raises SupplyError.
         """
         _make_mint(view, launch)
-        pool = _open(view, launch) if launch.slot <= slot else None
+        return _open(view, launch) if launch.slot <= slot else None
+
+    def take_up(self, launch: Launch, slot: int) -> None:
+        """Take notice of a request that is on record; its pool opens in its slot if that is to come."""
         self.requested.append(launch)
-        if pool is None:
+        if launch.slot > slot:
             self._waiting.setdefault(launch.slot, []).append(launch)
-        return pool
 
     def act(self, view: View, slot: int) -> list[GenesisPool]:
         """Do what is due in a slot; return the pools it opened."""

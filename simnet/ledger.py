@@ -352,10 +352,12 @@ class Ledger(LedgerReader):
         self._connection.execute("BEGIN IMMEDIATE")
         try:
             yield
+            self._connection.execute("COMMIT")
         except BaseException:
-            self._connection.execute("ROLLBACK")
+            # After some errors, as of a full disk, SQLite has rolled back by itself.
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
             raise
-        self._connection.execute("COMMIT")
 
 
 def _landed(row: tuple[int, bytes, int, int, bytes | None, int, str | None, bytes, bytes]) -> Landed:

@@ -613,7 +613,12 @@ class Rpc:
                 if hold is not None:
                     (market.held.add if hold else market.held.discard)(bytes(pool.keys.pool))
 
-        self._chain.change(push)
+        held = set(market.held)
+        try:
+            self._chain.change(push)
+        except BaseException:
+            market.held = held
+            raise
         view = View(self._chain.accounts)
         return [self._pool_json(view, pool) for pool in pools]
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
+from itertools import repeat
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,7 +15,7 @@ from simnet.accounts import Account
 from simnet.bank import Meta
 from simnet.faults import Faults
 from simnet.ledger import FILE_NAME, Landed, Ledger, LedgerError, LedgerReader, Progress
-from tests.simnet_wallets import SigningWallet, open_chain
+from tests.simnet_wallets import OpenChain, SigningWallet, open_chain
 
 ALICE, BOB = SigningWallet(1), SigningWallet(2)
 META = Meta(["log"], 150, [5], [4], [])
@@ -87,6 +90,38 @@ def test_a_slot_goes_on_record_whole_or_not_at_all(tmp_path: Path) -> None:
     assert progress.slot == 10
     assert ledger.accounts() == {b"a" * 32: Account(5)}
     ledger.close()
+
+
+async def test_what_a_full_disk_refuses_does_not_happen_later_either(tmp_path: Path) -> None:
+    def state(net: OpenChain) -> tuple[Any, ...]:
+        pools = net.rpc.simnet_pools([])
+        return (
+            net.lamports(ALICE.pubkey),
+            list(net.chain.launches.requested),
+            set(net.chain.market.held),
+            pools,
+        )
+
+    async with open_chain(tmp_path) as net:
+        disk = net.chain._ledger._connection
+        (pages,) = disk.execute("PRAGMA page_count").fetchone()
+        disk.execute(f"PRAGMA max_page_count = {pages}")
+        asked = {"wallet": str(ALICE.pubkey), "mint": "SOL", "amount": 10**9}
+        with pytest.raises(sqlite3.OperationalError, match="full"):
+            all(map(net.rpc.simnet_fund, repeat([asked])))
+        before = state(net)
+        for refused, params in (
+            (net.rpc._methods["simnet_launch"], {"quoteAmount": 10**10, "slots": 20}),
+            (net.rpc.simnet_move_price, {"pair": "SOL/USDC", "bps": 50, "hold": True}),
+        ):
+            with pytest.raises(sqlite3.OperationalError, match="full"):
+                refused([params])
+        disk.execute("PRAGMA max_page_count = 100000")
+        await net.fund(BOB, SOL, 10**9)
+        assert state(net) == before
+    async with open_chain(tmp_path) as net:
+        assert state(net) == before
+        assert net.lamports(BOB.pubkey) == 10**9
 
 
 def test_two_writers_cannot_share_a_ledger(tmp_path: Path) -> None:
