@@ -105,6 +105,8 @@ class Rpc:
         self._history = history
         self._faucet = faucet
         self._airdrops = count(1)
+        self._lamports = sum(account.lamports for account in chain.accounts.values())
+        """What all accounts held at the start, and what was given since."""
         self._account_cache: dict[bytes, tuple[Account, bytes]] = {}
         self._methods: dict[str, Callable[[list[Any]], Any]] = {
             "getAccountInfo": self.get_account_info,
@@ -535,8 +537,7 @@ class Rpc:
             address = wallet
 
             def give(view: View, _clock: Clock) -> None:
-                account = view.get(wallet) or Account(0)
-                view.put(wallet, Account(account.lamports + amount, account.owner, account.data))
+                supply.give_lamports(view, wallet, amount, self._lamports)
 
         else:
             mint_address = _mint(mint)
@@ -549,6 +550,8 @@ class Rpc:
             self._chain.change(give)
         except supply.SupplyError as error:
             raise invalid(str(error)) from None
+        if address == wallet:
+            self._lamports += amount
         account = self._chain.accounts[address]
         balance = account.lamports if address == wallet else token_balance(account)
         return {"account": address_text(address), "balance": str(balance)}

@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 
-from engine.domain.tokens import SOL
+from engine.domain.tokens import SOL, USDC
 from engine.solana.instructions import memo, transfer_lamports
+from engine.solana.programs import CLOCK_SYSVAR
 from simnet.accounts import Account
 from simnet.bank import Meta
 from simnet.faults import Faults
 from simnet.ledger import FILE_NAME, Landed, Ledger, LedgerError, LedgerReader, Progress
+from simnet.questions import RpcFault
 from tests.simnet_wallets import OpenChain, SigningWallet, open_chain
 
 ALICE, BOB = SigningWallet(1), SigningWallet(2)
@@ -90,6 +92,42 @@ def test_a_slot_goes_on_record_whole_or_not_at_all(tmp_path: Path) -> None:
     assert progress.slot == 10
     assert ledger.accounts() == {b"a" * 32: Account(5)}
     ledger.close()
+
+
+async def test_no_account_comes_to_hold_more_lamports_than_the_ledger_can_record(tmp_path: Path) -> None:
+    most = 2**63 - 1
+    async with open_chain(tmp_path) as net:
+        alice, bob = str(ALICE.pubkey), str(BOB.pubkey)
+        await net.fund(ALICE, SOL, 10**18)
+        await net.fund(BOB, SOL, 2 * 10**18)
+        pool = net.pool("raydium_cpmm", SOL, USDC)
+        before = net.chain.accounts.copy()
+        for method, asked in (
+            ("simnet_fund", {"wallet": alice, "mint": "SOL", "amount": most}),
+            ("simnet_fund", {"wallet": alice, "mint": "SOL", "amount": 2 * 10**18}),
+            ("simnet_fund", {"wallet": alice, "mint": SOL.mint, "amount": most}),
+            ("simnet_launch", {"quote": "SOL", "quoteAmount": most, "price": 1_000_000}),
+            ("simnet_liquidity", {"pool": pool.name, "quoteAmount": 10**18}),
+        ):
+            with pytest.raises(RpcFault, match="there cannot be so many"):
+                net.rpc._methods[method]([asked])
+            assert net.chain.accounts == before
+        # It is not made before its slot; then it is left out.
+        net.rpc._methods["simnet_launch"]([{"quoteAmount": most, "price": 1_000_000, "slots": 2}])
+        net.rpc._methods["simnet_move_price"]([{"pair": "SOL/USDC", "bps": 1_000_000}])
+        gathered = BOB.sign([transfer_lamports(BOB.pubkey, ALICE.pubkey, 10**18)], net.blockhash)
+        assert await net.land(gathered) is None
+        net.rpc.request_airdrop([alice, 4 * 10**17])
+        for _ in range(80):
+            net.chain.advance()
+            net.rpc.simnet_fund([{"wallet": bob, "mint": "USDC", "amount": 1}])
+        assert net.lamports(ALICE.pubkey) == 24 * 10**17
+        kept = net.chain.accounts.copy()
+    async with open_chain(tmp_path) as net:
+        kept.pop(bytes(CLOCK_SYSVAR))
+        assert {key: net.chain.accounts[key] for key in kept} == kept
+        with pytest.raises(RpcFault, match="there cannot be so many"):
+            await net.fund(ALICE, SOL, 2 * 10**18)
 
 
 async def test_what_a_full_disk_refuses_does_not_happen_later_either(tmp_path: Path) -> None:
