@@ -6,6 +6,7 @@ is kept if every instruction succeeds and thrown away if one does not.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Final, Protocol
 
@@ -25,6 +26,8 @@ from simnet.accounts import (
     token_owner,
 )
 from simnet.transaction import Named, Outline, Transaction, TransactionError
+
+logger = logging.getLogger(__name__)
 
 _RENT_OF_NOTHING: Final = rent_exempt_minimum(0)
 BUILT_IN_UNITS: Final = 150
@@ -334,7 +337,11 @@ class Bank:
                 if revert and program.slippage_error is not None:
                     raise ProgramError(program.slippage_error)
                 program.execute(Call(run, named, data))
-            except ProgramError as error:
+            except Exception as error:
+                if not isinstance(error, ProgramError):
+                    # A defect costs the transaction that meets it, not the node.
+                    logger.exception("%sraised an error; its data was %s", other, data.hex())
+                    error = ProgramError("ProgramFailedToComplete")
                 code = {"Custom": error.code} if isinstance(error.code, int) else error.code
                 logs.extend(error.logs)
                 logs.append(f"{other}failed: {_instruction_error_text(code)}")

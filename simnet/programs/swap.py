@@ -101,20 +101,13 @@ class SwapProgram(Program):
         asked = self._read(call)
         places = self._places(call, asked)
         shape = places.shape
-        swap, written = self._swap(call, places, asked)
+        swap, accounts = self._swap(call, places, asked)
         if self._errors.funds is not None:
             giver = read_token_account(call, shape.input_account)
             if token_balance(giver) < swap.input_amount:
                 raise ProgramError(self._errors.funds)
         if not self._errors.pays_first:
             self._check_threshold(asked, swap)
-        for key, data in written.items():
-            position = places.positions.get(key)
-            # The vaults follow below, in step with their lamports.
-            if position is not None:
-                before = call.get(position)
-                assert before is not None
-                call.put(position, Account(before.lamports, before.owner, data))
         try:
             giver = read_token_account(call, shape.input_account)
             if token_owner(giver) != call.key(shape.owner):
@@ -126,6 +119,8 @@ class SwapProgram(Program):
                 invoked, failed = log_failure(TOKEN, error.code)
                 raise ProgramError(error.code, invoked, *error.logs, failed) from None
             raise
+        # Only now is it certain that the vaults can hold it.
+        self._write(call, places, asked, swap, accounts)
         if self._errors.pays_first:
             self._check_threshold(asked, swap)
 
@@ -248,7 +243,7 @@ class SwapProgram(Program):
             raise ProgramError(self._errors.not_writable)
 
     def _swap(self, call: Call, places: _Places, asked: SwapCall) -> tuple[Swap, dict[Pubkey, bytes]]:
-        """Return the swap, and the bytes of the pool's accounts after it."""
+        """Return the swap, and the bytes of the pool's accounts before it."""
         keys = places.keys
         accounts = {}
         for key, index in places.reads:
@@ -273,11 +268,22 @@ class SwapProgram(Program):
             ):
                 error = self._errors.arrays
             raise ProgramError(error, f"Program log: Error: the pool {refused}") from None
-        written = self.venue.written(keys, accounts, asked.a_to_b, swap)
+        return swap, accounts
+
+    def _write(
+        self, call: Call, places: _Places, asked: SwapCall, swap: Swap, accounts: dict[Pubkey, bytes]
+    ) -> None:
+        """Write what a swap changes beside the vaults; `accounts` are from before it."""
+        written = self.venue.written(places.keys, accounts, asked.a_to_b, swap)
+        for key, data in written.items():
+            position = places.positions.get(key)
+            if position is not None:
+                before = call.get(position)
+                assert before is not None
+                call.put(position, Account(before.lamports, before.owner, data))
         if not places.arrays:
             # With arrays, a swap may leave another pool than is read from them: it knows those behind it.
-            self._left[keys.pool] = accounts | written, swap.pool
-        return swap, written
+            self._left[places.keys.pool] = accounts | written, swap.pool
 
     def _arrays_ahead(self, keys: PoolKeys, accounts: Mapping[Pubkey, bytes], asked: SwapCall) -> set[Pubkey]:
         """Return the arrays that the engine would name in a swap of that direction."""

@@ -36,7 +36,8 @@ from engine.solana.programs import (
 )
 from engine.venues import VENUES
 from simnet.accounts import Account, rent_exempt_minimum
-from simnet.bank import View, error_text
+from simnet.bank import Call, View, error_text
+from simnet.programs.memo import Memo
 from simnet.transaction import Transaction
 from tests.simnet_wallets import (
     OpenChain,
@@ -326,6 +327,28 @@ async def test_a_memo_must_be_text(net: OpenChain) -> None:
     assert await net.land(ALICE.sign([bad], net.blockhash)) == {
         "InstructionError": [0, "InvalidInstructionData"]
     }
+
+
+async def test_a_defect_of_a_program_fails_the_transaction_and_is_logged(
+    net: OpenChain, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def execute(_program: Memo, _call: Call) -> None:
+        raise OverflowError("a defect")
+
+    monkeypatch.setattr(Memo, "execute", execute)
+    before = net.lamports(ALICE.pubkey)
+    raw = ALICE.sign(
+        [transfer_lamports(ALICE.pubkey, BOB.pubkey, 10**9), memo("x", ALICE.pubkey)], net.blockhash
+    )
+    assert await net.land(raw) == {"InstructionError": [1, "ProgramFailedToComplete"]}
+    assert (net.lamports(ALICE.pubkey), net.lamports(BOB.pubkey)) == (before - 5000, 0)
+    assert [record.exc_info is not None for record in caplog.records] == [True]
+
+
+async def test_a_swap_of_more_than_a_vault_could_hold_finds_too_few_tokens_first(net: OpenChain) -> None:
+    # The other kinds' curves do not go so far.
+    swap = ALICE.swap(net.pool("meteora_damm_v2", SOL, USDC), USDC, SOL, Side.SELL, 2**64 - 2, 0)
+    assert await net.land(ALICE.sign(swap, net.blockhash)) == {"InstructionError": [1, {"Custom": 1}]}
 
 
 async def test_what_a_program_does_not_know_it_refuses(net: OpenChain) -> None:
