@@ -5,7 +5,7 @@ from __future__ import annotations
 from base64 import b64decode
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from typing import Any, Final
 
 from solders.pubkey import Pubkey
 from solders.signature import Signature
@@ -13,6 +13,13 @@ from solders.signature import Signature
 from simnet import base58
 from simnet.chain import COMMITMENTS
 from simnet.shapes import Json
+
+_MOST_DECODED: Final = 128
+"""Characters of base58: a signature has 88. The time it takes to decode them grows with their square."""
+_MOST_COMPARED: Final = 128
+"""Bytes that memcmp compares."""
+_MOST_COMPARED_TEXT: Final = 175
+"""Characters that they come to, in base58."""
 
 
 class RpcFault(Exception):
@@ -89,6 +96,8 @@ def _address(text: str) -> bytes:
 
 
 def _what_is_wrong(text: str) -> str:
+    if len(text) > _MOST_DECODED:
+        return "WrongSize"
     try:
         base58.decode(text)
     except ValueError:
@@ -136,8 +145,12 @@ def _parse_filter(asked: Any) -> Callable[[bytes], bool]:
     text = memcmp.get("bytes")
     if not isinstance(text, str):
         raise invalid("Invalid params: invalid type, expected a string")
+    if len(text) > _MOST_COMPARED_TEXT:
+        raise invalid("Invalid param: DataTooLarge")
     try:
         wanted = b64decode(text, validate=True) if memcmp.get("encoding") == "base64" else base58.decode(text)
     except ValueError:
         raise invalid("Invalid param: Invalid") from None
+    if len(wanted) > _MOST_COMPARED:
+        raise invalid("Invalid param: DataTooLarge")
     return lambda data: data[offset : offset + len(wanted)] == wanted

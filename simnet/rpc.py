@@ -59,6 +59,7 @@ from simnet.questions import (
     parse_whole,
 )
 from simnet.shapes import (
+    MAX_BASE58_DATA,
     Encoded,
     Json,
     Pieces,
@@ -67,6 +68,7 @@ from simnet.shapes import (
     is_versioned,
     memo_text,
     signature_text,
+    sliced,
     status_json,
     token_amount_json,
     transaction_json,
@@ -266,7 +268,7 @@ class Rpc:
             raise invalid("Invalid params: invalid type, expected a sequence")
         if len(addresses) > MAX_ACCOUNTS:
             raise invalid(f"Too many inputs provided; max {MAX_ACCOUNTS}")
-        slot, encode = self._account_reader(parse_options(params, 1))
+        slot, encode = self._account_reader(parse_options(params, 1), "base64")
         pieces = [b'{"context":{"slot":%d,"apiVersion":"%b"},"value":[' % (slot, API_VERSION.encode())]
         for text in addresses:
             pieces.append(encode(parse_address(text)))
@@ -315,12 +317,14 @@ class Rpc:
     def get_minimum_balance_for_rent_exemption(self, params: list[Any]) -> int:
         return rent_exempt_minimum(parse_whole(argument(params, 0, 1), "length", 0, 10 * 2**20))
 
-    def _account_reader(self, options: Json) -> tuple[int, Callable[[bytes], bytes]]:
+    def _account_reader(
+        self, options: Json, usual_encoding: str = "base58"
+    ) -> tuple[int, Callable[[bytes], bytes]]:
         """Return the slot to read at, and what turns an address into its account's JSON."""
         self._check_context(options)
         slot = self._chain.slot_of(parse_commitment(options))
         accounts = self._chain.accounts_at(slot)
-        encoding = options.get("encoding") or "base58"
+        encoding = options.get("encoding") or usual_encoding
         if encoding not in ("base64", "base58"):
             raise invalid(f"Invalid params: encoding {encoding!r} is not supported; use base64")
         data_slice = parse_data_slice(options.get("dataSlice"))
@@ -328,7 +332,15 @@ class Rpc:
 
             def encode(address: bytes) -> bytes:
                 account = accounts.get(address)
-                return b"null" if account is None else _encode(account_json(account, encoding, data_slice))
+                if account is None:
+                    return b"null"
+                if encoding == "base58" and len(sliced(account.data, data_slice)) > MAX_BASE58_DATA:
+                    raise RpcFault(
+                        -32600,
+                        f"Encoded binary (base 58) data should be less than {MAX_BASE58_DATA} bytes,"
+                        " please use Base64 encoding.",
+                    )
+                return _encode(account_json(account, encoding, data_slice))
 
             return slot, encode
         cache = self._account_cache

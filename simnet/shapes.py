@@ -27,6 +27,8 @@ class Encoded(msgspec.Struct, frozen=True, gc=False):
     pieces: Pieces
 
 
+MAX_BASE58_DATA: Final = 128
+"""Bytes of an account that are told in base58; the time that it takes grows with their square."""
 _NEVER_PAYS_RENT: Final = 2**64 - 1
 _encode: Final = msgspec.json.Encoder().encode
 _TOKEN_TEXT: Final = str(Pubkey.from_bytes(TOKEN))
@@ -42,11 +44,13 @@ def signature_text(signature: bytes) -> str:
 
 def account_json(account: Account, encoding: str, data_slice: tuple[int, int] | None) -> Json:
     """`encoding` is base64 or base58; `data_slice` is offset and length and leaves `space` as it is."""
-    data = account.data
-    if data_slice is not None:
-        offset, length = data_slice
-        data = data[offset : offset + length]
-    text = b64encode(data).decode() if encoding == "base64" else base58.encode(data)
+    data = sliced(account.data, data_slice)
+    if encoding == "base64":
+        text = b64encode(data).decode()
+    else:
+        text = (
+            base58.encode(data) if len(data) <= MAX_BASE58_DATA else "error: data too large for bs58 encoding"
+        )
     return {
         "data": [text, encoding],
         "executable": account.executable,
@@ -55,6 +59,13 @@ def account_json(account: Account, encoding: str, data_slice: tuple[int, int] | 
         "rentEpoch": _NEVER_PAYS_RENT,
         "space": len(account.data),
     }
+
+
+def sliced(data: bytes, data_slice: tuple[int, int] | None) -> bytes:
+    if data_slice is None:
+        return data
+    offset, length = data_slice
+    return data[offset : offset + length]
 
 
 def token_amount_json(amount: int, decimals: int) -> Json:

@@ -17,6 +17,7 @@ from engine.domain.order import Side
 from engine.domain.tokens import SOL, USDC
 from engine.settings import Settings
 from engine.solana.instructions import memo, transfer_lamports
+from engine.solana.programs import TOKEN_PROGRAM
 from engine.venues import VENUES
 from simnet import base58
 from simnet.genesis import GenesisPool, make_genesis
@@ -29,6 +30,12 @@ USDC_ACCOUNT = str(ALICE.token_account(USDC))
 CONFIRMED = {"commitment": "confirmed"}
 PROCESSED = {"commitment": "processed"}
 UNKNOWN = str(Signature.default())
+
+
+TOO_LARGE_FOR_BASE58 = (
+    "Encoded binary (base 58) data should be less than 128 bytes, please use Base64 encoding."
+)
+DATA_TOO_LARGE = "Invalid param: DataTooLarge"
 
 
 class Wire:
@@ -212,8 +219,11 @@ async def test_accounts_come_whole_in_slices_or_not_at_all(wire: Wire) -> None:
     )
     assert b64decode(part["value"]["data"][0]) == data[64:72]
     assert part["value"]["space"] == 165
-    base58_form = (await wire.result("getAccountInfo", USDC_ACCOUNT, PROCESSED))["value"]["data"]
-    assert base58_form == [base58.encode(data), "base58"]
+    part = await wire.result("getAccountInfo", USDC_ACCOUNT, {"dataSlice": {"offset": 37, "length": 128}})
+    assert part["value"]["data"] == [base58.encode(data[37:]), "base58"]
+    # Without a word about the encoding, several come in another one than one does.
+    (one,) = (await wire.result("getMultipleAccounts", [USDC_ACCOUNT], PROCESSED))["value"]
+    assert one == whole
     absent = await wire.result("getAccountInfo", str(Pubkey.from_bytes(b"\x42" * 32)), {"encoding": "base64"})
     assert absent["value"] is None
     assert (await wire.result("getBalance", str(Pubkey.from_bytes(b"\x42" * 32))))["value"] == 0
@@ -544,6 +554,26 @@ async def test_a_transaction_sent_again_after_it_landed_changes_nothing(wire: Wi
         ("getAccountInfo", ["not-a-key", {}], -32602, "Invalid param: Invalid"),
         ("getAccountInfo", ["abc", {}], -32602, "Invalid param: WrongSize"),
         ("getSignatureStatuses", [["abc"]], -32602, "Invalid param: WrongSize"),
+        ("getAccountInfo", [USDC_ACCOUNT], -32600, TOO_LARGE_FOR_BASE58),
+        ("getAccountInfo", [USDC_ACCOUNT, {"encoding": "base58"}], -32600, TOO_LARGE_FOR_BASE58),
+        ("getMultipleAccounts", [[USDC_ACCOUNT], {"encoding": "base58"}], -32600, TOO_LARGE_FOR_BASE58),
+        ("getProgramAccounts", [str(TOKEN_PROGRAM)], -32600, TOO_LARGE_FOR_BASE58),
+        # Whether it is base58 nobody looks: that takes a minute for the longest that there can be.
+        ("getBalance", ["0" * 129], -32602, "Invalid param: WrongSize"),
+        ("getSignatureStatuses", [["0" * 129]], -32602, "Invalid param: WrongSize"),
+        *[
+            (
+                "getProgramAccounts",
+                [str(TOKEN_PROGRAM), {"filters": [{"memcmp": memcmp}]}],
+                -32602,
+                DATA_TOO_LARGE,
+            )
+            for memcmp in (
+                {"offset": 0, "bytes": "0" * 176},
+                {"offset": 0, "bytes": base58.encode(b"\xff" * 128) + "z"},
+                {"offset": 0, "bytes": b64encode(bytes(129)).decode(), "encoding": "base64"},
+            )
+        ],
         ("getMultipleAccounts", [[USDC.mint] * 101], -32602, "Too many inputs provided; max 100"),
         ("getSignatureStatuses", [[UNKNOWN] * 257], -32602, "Too many inputs provided; max 256"),
         ("getTokenAccountBalance", [str(Pubkey.default())], -32602, "Invalid param: could not find account"),

@@ -305,6 +305,16 @@ async def test_accounts_of_a_program_are_announced_as_they_change_until_unsubscr
     assert (await socket.ask("programUnsubscribe", subscription))["error"]["code"] == -32602
 
 
+async def test_an_account_that_is_too_large_for_base58_is_announced_without_its_data(
+    node: Node, socket: Socket
+) -> None:
+    await socket.ask("programSubscribe", str(PROGRAM), {"commitment": "processed"})
+    data = b"\xff" * 128
+    await _changed(node, a=_account(bytes(PROGRAM), data), b=_account(bytes(PROGRAM), data + b"\xff"))
+    told = [(await socket.next())["params"]["result"]["value"]["account"]["data"] for _ in range(2)]
+    assert told == [[base58.encode(data), "base58"], ["error: data too large for bs58 encoding", "base58"]]
+
+
 async def test_accounts_that_a_slot_changes_are_announced_with_it(node: Node, socket: Socket) -> None:
     options = {"encoding": "base64", "commitment": "processed"}
     subscription = (await socket.ask("programSubscribe", str(SYSTEM_PROGRAM), options))["result"]
