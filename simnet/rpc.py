@@ -206,9 +206,7 @@ class Rpc:
     # ---- Time
 
     def get_slot(self, params: list[Any]) -> int:
-        options = parse_options(params, 0)
-        self._check_context(options)
-        return self._chain.slot_of(parse_commitment(options))
+        return self._slot_asked(parse_options(params, 0))
 
     def get_block_height(self, params: list[Any]) -> int:
         return self._chain.block_height(self.get_slot(params))
@@ -229,19 +227,14 @@ class Rpc:
         return 0
 
     def get_latest_blockhash(self, params: list[Any]) -> Json:
-        options = parse_options(params, 0)
-        self._check_context(options)
-        slot = self._chain.slot_of(parse_commitment(options))
+        slot = self._slot_asked(parse_options(params, 0))
         return _with_context(slot, self._blockhash_json(slot))
 
     def is_blockhash_valid(self, params: list[Any]) -> Json:
         blockhash = parse_address(argument(params, 0, 1))
         options = parse_options(params, 1)
-        self._check_context(options)
-        commitment = parse_commitment(options)
-        return _with_context(
-            self._chain.slot_of(commitment), self._chain.is_blockhash_valid(blockhash, commitment)
-        )
+        slot = self._slot_asked(options)
+        return _with_context(slot, self._chain.is_blockhash_valid(blockhash, parse_commitment(options)))
 
     def get_health(self, _params: list[Any]) -> str:
         return "ok"
@@ -278,9 +271,7 @@ class Rpc:
 
     def get_balance(self, params: list[Any]) -> Json:
         address = parse_address(argument(params, 0, 1))
-        options = parse_options(params, 1)
-        self._check_context(options)
-        slot = self._chain.slot_of(parse_commitment(options))
+        slot = self._slot_asked(parse_options(params, 1))
         account = self._chain.accounts_at(slot).get(address)
         return _with_context(slot, account.lamports if account else 0)
 
@@ -321,8 +312,7 @@ class Rpc:
         self, options: Json, usual_encoding: str = "base58"
     ) -> tuple[int, Callable[[bytes], bytes]]:
         """Return the slot to read at, and what turns an address into its account's JSON."""
-        self._check_context(options)
-        slot = self._chain.slot_of(parse_commitment(options))
+        slot = self._slot_asked(options)
         accounts = self._chain.accounts_at(slot)
         encoding = options.get("encoding") or usual_encoding
         if encoding not in ("base64", "base58"):
@@ -364,9 +354,11 @@ class Rpc:
     def send_transaction(self, params: list[Any]) -> str:
         options = parse_options(params, 1)
         transaction = _transaction(argument(params, 0, 1), options.get("encoding") or "base58")
-        self._check_context(options)
-        if not options.get("skipPreflight"):
-            self._preflight(transaction, parse_commitment(options, "preflightCommitment"))
+        skips_preflight = options.get("skipPreflight")
+        commitment = "processed" if skips_preflight else parse_commitment(options, "preflightCommitment")
+        self._check_context(options, commitment)
+        if not skips_preflight:
+            self._preflight(transaction, commitment)
         elif not self._chain.has(transaction.signature) and not transaction.verified():
             # Forwarded unseen and thrown away by the next node: the sender hears nothing of it.
             return signature_text(transaction.signature)
@@ -378,16 +370,15 @@ class Rpc:
     def simulate_transaction(self, params: list[Any]) -> Json:
         options = parse_options(params, 1)
         transaction = _transaction(argument(params, 0, 1), options.get("encoding") or "base58")
-        self._check_context(options)
+        commitment = parse_commitment(options)
+        slot = self._slot_asked(options)
         replace = bool(options.get("replaceRecentBlockhash"))
         if options.get("sigVerify"):
             if replace:
                 raise invalid("sigVerify may not be used with replaceRecentBlockhash")
             if not transaction.verified():
                 raise RpcFault(-32003, "Transaction signature verification failure")
-        commitment = parse_commitment(options)
         outcome, view = self._chain.simulate(transaction, commitment, any_blockhash=replace)
-        slot = self._chain.slot_of(commitment)
         value = _simulation_json(outcome)
         wanted = options.get("accounts")
         if wanted is not None:
@@ -451,8 +442,8 @@ class Rpc:
     def get_signatures_for_address(self, params: list[Any]) -> Any:
         address = parse_address(argument(params, 0, 1))
         options = parse_options(params, 1)
-        self._check_context(options)
         commitment = parse_commitment(options)
+        self._check_context(options, commitment)
         if commitment == "processed":
             raise invalid("Method does not support commitment below `confirmed`")
         limit = options.get("limit")
@@ -530,10 +521,16 @@ class Rpc:
             for each in found
         ]
 
-    def _check_context(self, options: Json) -> None:
+    def _slot_asked(self, options: Json) -> int:
+        """Return the newest slot of the commitment asked for."""
+        commitment = parse_commitment(options)
+        self._check_context(options, commitment)
+        return self._chain.slot_of(commitment)
+
+    def _check_context(self, options: Json, commitment: str) -> None:
         least = options.get("minContextSlot")
         if least is not None:
-            slot = self._chain.slot_of(parse_commitment(options))
+            slot = self._chain.slot_of(commitment)
             if slot < parse_whole(least, "minContextSlot", 0, 2**64 - 1):
                 raise RpcFault(-32016, "Minimum context slot has not been reached", {"contextSlot": slot})
 

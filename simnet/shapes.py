@@ -47,10 +47,10 @@ def account_json(account: Account, encoding: str, data_slice: tuple[int, int] | 
     data = sliced(account.data, data_slice)
     if encoding == "base64":
         text = b64encode(data).decode()
+    elif len(data) <= MAX_BASE58_DATA:
+        text = base58.encode(data)
     else:
-        text = (
-            base58.encode(data) if len(data) <= MAX_BASE58_DATA else "error: data too large for bs58 encoding"
-        )
+        text = "error: data too large for bs58 encoding"
     return {
         "data": [text, encoding],
         "executable": account.executable,

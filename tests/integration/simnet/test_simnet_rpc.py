@@ -636,6 +636,28 @@ async def test_an_error_has_a_nodes_code_and_words(
         assert error["data"] == {"contextSlot": await wire.result("getSlot")}
 
 
+@pytest.mark.parametrize(
+    ("options", "lag"),
+    [
+        ({"skipPreflight": True, "preflightCommitment": "finalized"}, 0),
+        ({"preflightCommitment": "processed"}, 0),
+        ({"preflightCommitment": "confirmed"}, 1),
+    ],
+)
+async def test_a_transaction_is_sent_from_the_slot_on_that_it_names_at_its_preflights_commitment(
+    wire: Wire, options: dict[str, Any], lag: int
+) -> None:
+    raw = await wire.note(f"from a slot on {options}")
+    await wire.result("simnet_advance")
+    slot = await wire.result("getSlot", PROCESSED)
+    assert (await wire.send(raw, **options, minContextSlot=slot - lag + 1))["error"] == {
+        "code": -32016,
+        "message": "Minimum context slot has not been reached",
+        "data": {"contextSlot": slot - lag},
+    }
+    assert "result" in await wire.send(raw, **options, minContextSlot=slot - lag)
+
+
 async def test_an_unknown_commitment_is_refused(wire: Wire) -> None:
     error = await wire.error("getSlot", {"commitment": "surely"})
     assert error["code"] == -32602
