@@ -29,7 +29,7 @@ from simnet.genesis import Genesis
 from simnet.launches import Launch, Launches
 from simnet.ledger import Landed, Ledger, LedgerReader, Progress
 from simnet.market import Market
-from simnet.transaction import Transaction, TransactionError
+from simnet.transaction import Transaction, TransactionError, message_hash
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +76,7 @@ class Status(msgspec.Struct, frozen=True, gc=False):
     error: TransactionError | None
     shown_slot: int
     """Before this slot it is not told (status lag), unless it is finalized."""
+    message_hash: int
 
 
 class _Waiting(msgspec.Struct, frozen=True, gc=False):
@@ -133,6 +134,8 @@ class Chain:
         self._known: set[bytes] = set()
         """Signatures of the waiting."""
         self._statuses: dict[bytes, Status] = {}
+        self._messages: dict[int, bytes] = {}
+        """Signatures of both, by their messages' hashes: a message lands once, whoever signs it anew."""
         self._landed_by_slot: OrderedDict[int, list[bytes]] = OrderedDict()
         """Signatures of those whose statuses are known, oldest slot first."""
         self._records: OrderedDict[bytes, Landed] = OrderedDict()
@@ -164,7 +167,9 @@ class Chain:
             for pool in self.launches.restore(requested, self.accounts, self.slot):
                 self.market.add(pool)
             for landed in reversed(list(self._ledger.since(self.slot - self._status_slots))):
-                self._statuses[landed.signature] = Status(landed.slot, landed.error, landed.slot)
+                hashed = message_hash(landed.raw)
+                self._statuses[landed.signature] = Status(landed.slot, landed.error, landed.slot, hashed)
+                self._messages[hashed] = landed.signature
                 self._landed_by_slot.setdefault(landed.slot, []).append(landed.signature)
         self._recorded_slot = self.slot
         if progress is not None:
@@ -212,16 +217,16 @@ class Chain:
         view = View(self.accounts)
         view.changed[_CLOCK] = _clock_account(slot, block_time)
         landed: list[Landed] = []
-        lagging: dict[bytes, int] = {}
+        statuses: dict[bytes, Status] = {}
         clock = Clock(slot, block_time)
         for pool in self.launches.act(view, slot):
             self.market.add(pool)
         self.market.move(view, slot, clock)
         for waiting in self._waiting.pop(slot, ()):
             self._known.discard(waiting.transaction.signature)
-            self._land(waiting, view, clock, landed, lagging)
+            self._land(waiting, view, clock, landed, statuses)
         self._record(view.changed, landed, slot, block_time)
-        self._show(view.changed, landed, lagging, slot, block_time)
+        self._show(view.changed, landed, statuses, slot, block_time)
         for listener in self.listeners:
             listener()
 
@@ -248,16 +253,18 @@ class Chain:
         view: View,
         clock: Clock,
         landed: list[Landed],
-        lagging: dict[bytes, int],
+        statuses: dict[bytes, Status],
     ) -> None:
         transaction, fate = waiting.transaction, waiting.fate
-        if self._age_error(transaction, self.block_height(clock.slot)) is not None:
+        outcome = None
+        if self._age_error(transaction, self.block_height(clock.slot)) is None:
+            outcome = self._bank.execute(transaction, view, clock, revert=fate.reverted)
+        if outcome is None or outcome.meta is None:
+            del self._messages[transaction.message_hash]
             return
-        outcome = self._bank.execute(transaction, view, clock, revert=fate.reverted)
-        if outcome.meta is None:
-            return
-        if fate.status_lag_slots:
-            lagging[transaction.signature] = clock.slot + fate.status_lag_slots
+        statuses[transaction.signature] = Status(
+            clock.slot, outcome.error, clock.slot + fate.status_lag_slots, transaction.message_hash
+        )
         landed.append(
             Landed(
                 sequence=self.transaction_count + len(landed) + 1,
@@ -303,7 +310,7 @@ class Chain:
         self,
         changed: Mapping[bytes, Account],
         landed: Sequence[Landed],
-        lagging: Mapping[bytes, int],
+        statuses: Mapping[bytes, Status],
         slot: int,
         block_time: int,
     ) -> None:
@@ -323,8 +330,8 @@ class Chain:
             else:
                 accounts.pop(address, None)
         if landed:
+            self._statuses.update(statuses)
             for each in landed:
-                self._statuses[each.signature] = Status(slot, each.error, lagging.get(each.signature, slot))
                 self._records[each.signature] = each
             while len(self._records) > _RECORD_CACHE:
                 self._records.popitem(last=False)
@@ -332,7 +339,7 @@ class Chain:
             self.transaction_count += len(landed)
         while self._landed_by_slot and next(iter(self._landed_by_slot)) < slot - self._status_slots:
             for signature in self._landed_by_slot.popitem(last=False)[1]:
-                del self._statuses[signature]
+                self._messages.pop(self._statuses.pop(signature).message_hash, None)
         self.slot = slot
         self.block_time = block_time
         for watcher in self.watchers:
@@ -353,6 +360,7 @@ class Chain:
         if (
             fate.dropped
             or signature in self._known
+            or self._messages.get(transaction.message_hash) in self._known
             or len(self._known) >= _WAITING_LIMIT
             or self._age_error(transaction, self.block_height(self.slot) + 1) is not None
         ):
@@ -360,6 +368,7 @@ class Chain:
         slot = self.slot + 1 + self.timing.landing_slots + fate.delay_slots
         self._waiting.setdefault(slot, []).append(_Waiting(transaction, fate))
         self._known.add(signature)
+        self._messages[transaction.message_hash] = signature
         return fate
 
     def has(self, signature: bytes) -> bool:
@@ -382,7 +391,7 @@ class Chain:
     def _age_error(self, transaction: Transaction, block_height: int) -> TransactionError | None:
         if not self._is_good(transaction.blockhash, block_height):
             return "BlockhashNotFound"
-        return "AlreadyProcessed" if transaction.signature in self._statuses else None
+        return "AlreadyProcessed" if self._messages.get(transaction.message_hash) in self._statuses else None
 
     def _is_good(self, blockhash: bytes, block_height: int) -> bool:
         height = self._known_hashes().get(blockhash)

@@ -85,6 +85,36 @@ async def test_a_transaction_lands_once_however_often_it_is_sent(net: OpenChain)
     assert net.chain.transaction_count == 1
 
 
+async def test_a_message_lands_once_whoever_signs_it_anew(tmp_path: Path) -> None:
+    async with open_chain(tmp_path) as net:
+        await net.fund(ALICE, SOL, 10**13)
+        raw = ALICE.sign([transfer_lamports(ALICE.pubkey, BOB.pubkey, 10**9)], net.blockhash)
+        # The chain is not who looks at signatures; a key can make any number of good ones.
+        others = [raw[:1] + bytes([number]) * 64 + raw[65:] + bytes(number) for number in range(1, 4)]
+        net.chain.accept(Transaction(raw))
+        # Waiting, it may still be simulated.
+        assert net.chain.simulate(Transaction(others[0]), "processed")[0].error is None
+        for other in others[:2]:
+            net.chain.accept(Transaction(other))
+        net.chain.advance()
+        assert await net.land(others[2]) == "not landed"
+        advance(net, 3)
+        assert net.chain.transaction_count == 1
+    async with open_chain(tmp_path) as net:
+        assert net.chain.simulate(Transaction(others[0]), "processed")[0].error == "AlreadyProcessed"
+        assert await net.land(others[1]) == "not landed"
+        assert net.lamports(BOB.pubkey) == 10**9
+        advance(net, STATUS_CACHE_SLOTS + 1)
+        assert net.chain._messages == {}
+
+
+async def test_a_message_that_did_not_land_can_be_sent_again(net: OpenChain) -> None:
+    raw = BOB.sign([memo("poor", BOB.pubkey)], net.blockhash)
+    assert await net.land(raw) == "not landed"
+    await net.fund(BOB, SOL, 10**9)
+    assert await net.land(raw) is None
+
+
 async def test_slot_and_block_height_walk_together_at_a_distance(net: OpenChain) -> None:
     advance(net, 5)
     assert net.chain.slot == FIRST_SLOT + 5

@@ -63,6 +63,16 @@ def test_keys_instructions_and_blockhash_are_as_solders_reads_them(raw: bytes, l
 
 
 @pytest.mark.parametrize("legacy", [True, False])
+def test_what_follows_a_message_is_left_out(legacy: bool) -> None:
+    raw = ALICE.sign([transfer_lamports(ALICE.pubkey, BOB.pubkey, 3)], bytes(32), legacy=legacy)
+    for more in (b"", b"\0", b"more"):
+        transaction = Transaction(raw + more)
+        assert transaction.raw == raw
+        assert transaction.message_hash == Transaction(raw).message_hash
+        assert transaction.verified()
+
+
+@pytest.mark.parametrize("legacy", [True, False])
 def test_it_mentions_the_accounts_it_names_and_nothing_that_only_reads_like_one(legacy: bool) -> None:
     carol = SigningWallet(3)
     raw = ALICE.sign(
