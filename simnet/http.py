@@ -68,6 +68,8 @@ class _Connection(asyncio.Protocol):
         self._asked: deque[tuple[str, str, bytes]] = deque()
         """Method, path and body of requests that wait for the one before to be answered."""
         self._is_answering = False
+        self._is_blocked = False
+        """Whoever asks does not read its answers: there are no more until it has read some."""
         self._is_last = False
         """The connection ends after the requests that have been read."""
 
@@ -100,11 +102,14 @@ class _Connection(asyncio.Protocol):
         self._answer_asked()
 
     def pause_writing(self) -> None:
+        self._is_blocked = True
         self._transport.pause_reading()
 
     def resume_writing(self) -> None:
+        self._is_blocked = False
         if not self._is_answering:
             self._transport.resume_reading()
+            self._answer_asked()
 
     # ---- Called by the parser
 
@@ -137,7 +142,7 @@ class _Connection(asyncio.Protocol):
     # ---- Answers
 
     def _answer_asked(self) -> None:
-        while self._asked and not self._is_answering:
+        while self._asked and not self._is_answering and not self._is_blocked:
             method, path, body = self._asked.popleft()
             try:
                 answered = self._serve(method, path, body)
@@ -152,7 +157,7 @@ class _Connection(asyncio.Protocol):
                 self._is_answering = True
                 self._transport.pause_reading()
                 self._tasks.create_task(self._answer_later(answered))
-        if self._is_last and not self._is_answering:
+        if self._is_last and not self._is_answering and not self._asked:
             self._transport.close()
 
     async def _answer_later(self, making: Coroutine[Any, Any, bytes]) -> None:
@@ -164,7 +169,8 @@ class _Connection(asyncio.Protocol):
         self._is_answering = False
         if not self._transport.is_closing():
             self._transport.write(answered)
-            self._transport.resume_reading()
+            if not self._is_blocked:
+                self._transport.resume_reading()
             self._answer_asked()
 
     def _refuse(self, answered: bytes) -> None:

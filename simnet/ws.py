@@ -240,6 +240,9 @@ class _Connection(asyncio.Protocol):
             else:
                 self._on_frame(cast(Frame, event))
         self._flush()
+        # Pongs are not read either.
+        if self._leaves_too_much_unread():
+            self._give_up()
 
     def _on_frame(self, frame: Frame) -> None:
         # Pings are answered, and closes confirmed, by the protocol itself.
@@ -320,11 +323,8 @@ class _Connection(asyncio.Protocol):
     def _send(self, text: bytes) -> None:
         if self._protocol.state is not State.OPEN:
             return
-        if self._transport.get_write_buffer_size() > _MAX_UNREAD:
-            self.close(_TRY_AGAIN_LATER, "too slow")
-            self._transport.close()
-            self._heartbeat.cancel()
-            self._heartbeat = asyncio.get_running_loop().call_later(_GOODBYE_SECONDS, self.abort)
+        if self._leaves_too_much_unread():
+            self._give_up()
             return
         # By hand, a third of what it takes by way of the protocol: a frame is nothing but its length and the
         # text as long as nothing is compressed (RFC 6455, 5.2).
@@ -336,6 +336,15 @@ class _Connection(asyncio.Protocol):
         else:
             head = b"\x81\x7f" + length.to_bytes(8, "big")
         self._transport.write(head + text)
+
+    def _leaves_too_much_unread(self) -> bool:
+        return self._transport.get_write_buffer_size() > _MAX_UNREAD
+
+    def _give_up(self) -> None:
+        self.close(_TRY_AGAIN_LATER, "too slow")
+        self._transport.close()
+        self._heartbeat.cancel()
+        self._heartbeat = asyncio.get_running_loop().call_later(_GOODBYE_SECONDS, self.abort)
 
     # ---- Calls
 

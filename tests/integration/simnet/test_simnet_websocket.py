@@ -431,6 +431,25 @@ async def test_who_does_not_read_loses_its_connection_and_nobody_else_notices(
             assert len([message async for message in _until_closed(lazy)]) < 120_000
 
 
+async def test_who_sends_pings_and_reads_no_pong_loses_its_connection(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("simnet.ws._GOODBYE_SECONDS", 0.01)
+    monkeypatch.setattr("simnet.ws._MAX_UNREAD", 2**18)
+    pings = (b"\x89\xfd" + bytes(4) + b"p" * 125) * 500
+    async with websockets.connect(node.ws_url, compression=None) as lazy:
+        lazy.transport.pause_reading()
+        # Far more than the system itself keeps for it.
+        for _ in range(400):
+            if lazy.transport.is_closing():
+                break
+            lazy.transport.write(pings)
+            await asyncio.sleep(0)
+        lazy.transport.resume_reading()
+        async with asyncio.timeout(20):
+            await lazy.wait_closed()
+
+
 async def test_what_is_no_websocket_handshake_is_refused(node: Node) -> None:
     url = node.ws_url.replace("ws:", "http:")
     async with aiohttp.ClientSession() as session, session.get(url) as response:

@@ -34,6 +34,8 @@ class Toy:
         await self.go.wait()
         if body == b"broken":
             raise LookupError("a defect")
+        if body == b"large":
+            return answer(b"x" * 300_000)
         return json_answer([b"later ", body])
 
 
@@ -171,6 +173,23 @@ async def test_who_does_not_read_its_answers_is_not_read_from_either_and_loses_n
             client.send(post("/large", b""))
         for _ in range(100):
             assert await client.answer() == (200, b"x" * 300_000)
+
+
+@pytest.mark.parametrize(("path", "body"), [("/large", b""), ("/later", b"large")])
+async def test_no_more_is_answered_than_is_read(path: str, body: bytes) -> None:
+    async with served() as (toy, connections, client):
+        toy.go.set()
+        client.send(post(path, body) * 100)
+        for _ in range(1000):
+            # Time enough for all of them.
+            await asyncio.sleep(0)
+        (connection,) = connections._open
+        assert connection._transport.get_write_buffer_size() < 2 * 300_000
+        client.send(post("/", b"last", "Connection: close"))
+        for _ in range(100):
+            assert await client.answer() == (200, b"x" * 300_000)
+        assert await client.answer() == (200, b"POST / last")
+        assert await client.rest() == b""
 
 
 async def test_closing_lets_an_answer_that_is_under_way_out_first() -> None:
