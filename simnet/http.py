@@ -18,6 +18,10 @@ logger = logging.getLogger(__name__)
 
 MAX_BODY: Final = 2**20
 """Bytes of a request; larger ones are refused with 413."""
+MAX_HEAD: Final = 2**16
+"""Bytes before a request's body that are waited for; beyond them it is refused with 431."""
+_IDLE_SECONDS: Final = 300.0
+"""Far longer than a client leaves a connection alone that it means to use again."""
 
 Serve = Callable[[str, str, bytes], bytes | Coroutine[Any, Any, bytes]]
 """Takes method, path and body, and gives a whole answer, or a coroutine of one."""
@@ -65,6 +69,11 @@ class _Connection(asyncio.Protocol):
         self._url = b""
         self._body: list[bytes] = []
         self._size = 0
+        self._head_size = 0
+        """Bytes that came without completing a head, or being a body."""
+        self._is_heard = True
+        """Something came since the connection was last looked after."""
+        self._idle_timer: asyncio.TimerHandle
         self._asked: deque[tuple[str, str, bytes]] = deque()
         """Method, path and body of requests that wait for the one before to be answered."""
         self._is_answering = False
@@ -83,12 +92,16 @@ class _Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._connections.add(self)
+        self._look_after()
 
     def connection_lost(self, _error: Exception | None) -> None:
+        self._idle_timer.cancel()
         self._connections.discard(self)
         self._asked.clear()
 
     def data_received(self, data: bytes) -> None:
+        self._is_heard = True
+        self._head_size += len(data)
         try:
             self._parser.feed_data(data)
         except HttpParserUpgrade:
@@ -99,6 +112,9 @@ class _Connection(asyncio.Protocol):
             if not self._is_last:
                 self._refuse(answer(b"this is no HTTP request\n", status=400))
                 return
+        if self._head_size > MAX_HEAD:
+            self._refuse(answer(b"the request's head is too large\n", status=431))
+            return
         self._answer_asked()
 
     def pause_writing(self) -> None:
@@ -120,7 +136,11 @@ class _Connection(asyncio.Protocol):
         if name.lower() == b"expect" and value.lower() == b"100-continue":
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
+    def on_headers_complete(self) -> None:
+        self._head_size = 0
+
     def on_body(self, body: bytes) -> None:
+        self._head_size = 0
         self._size += len(body)
         if self._size <= MAX_BODY:
             self._body.append(body)
@@ -140,6 +160,14 @@ class _Connection(asyncio.Protocol):
         self._url, self._body, self._size = b"", [], 0
 
     # ---- Answers
+
+    def _look_after(self) -> None:
+        """Let go of a connection of which nothing came since the last time, unless it waits for an answer."""
+        if not self._is_heard and not self._is_answering:
+            self._transport.abort()
+            return
+        self._is_heard = False
+        self._idle_timer = asyncio.get_running_loop().call_later(_IDLE_SECONDS, self._look_after)
 
     def _answer_asked(self) -> None:
         while self._asked and not self._is_answering and not self._is_blocked:

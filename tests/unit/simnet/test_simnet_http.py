@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from simnet.http import MAX_BODY, HttpConnections, answer, json_answer
+from simnet.http import MAX_BODY, MAX_HEAD, HttpConnections, answer, json_answer
 
 
 class Toy:
@@ -137,7 +137,11 @@ async def test_a_connection_ends_with_the_request_that_says_so(request_bytes: by
     [
         (b"no HTTP at all\r\n\r\n", 400),
         (post("/", b"x" * (MAX_BODY + 1)), 413),
+        (b"GET /" + b"x" * MAX_HEAD, 431),
+        (b"GET / HTTP/1.1\r\nHost: " + b"x" * MAX_HEAD, 431),
+        (b"GET / HTTP/1.1\r\n" + b"Host: x\r\n" * (MAX_HEAD // 9), 431),
     ],
+    ids=["no HTTP", "body", "path", "header", "headers"],
 )
 async def test_what_cannot_be_taken_is_refused_and_the_connection_ends(
     request_bytes: bytes, status: int
@@ -189,6 +193,32 @@ async def test_no_more_is_answered_than_is_read(path: str, body: bytes) -> None:
         for _ in range(100):
             assert await client.answer() == (200, b"x" * 300_000)
         assert await client.answer() == (200, b"POST / last")
+        assert await client.rest() == b""
+
+
+async def test_a_large_body_in_small_pieces_is_no_large_head() -> None:
+    async with served() as (_, _, client):
+        body = b"x" * (2 * MAX_HEAD)
+        for request in (post("/", body), post("/", body)):
+            for at in range(0, len(request), 1000):
+                client.send(request[at : at + 1000])
+                await asyncio.sleep(0)
+        for _ in range(2):
+            assert await client.answer() == (200, b"POST / " + body)
+
+
+async def test_a_connection_that_nobody_uses_ends_but_not_while_it_waits_for_an_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("simnet.http._IDLE_SECONDS", 0.01)
+    async with served() as (toy, _, client):
+        client.send(post("/later", b"slow"))
+        await toy.later.wait()
+        for _ in range(3):
+            async with served() as (_, _, idle):
+                assert await idle.rest() == b""
+        toy.go.set()
+        assert await client.answer() == (200, b"later slow")
         assert await client.rest() == b""
 
 
