@@ -27,6 +27,10 @@ _COMPUTE_BUDGET: Final = bytes(COMPUTE_BUDGET_PROGRAM)
 _MEMO: Final = bytes(MEMO_PROGRAM)
 _VERSIONED: Final = 0x80
 
+_MOST_KEPT: Final = 64
+"""Of what an outline has worked out, of each kind; those of a wallet's swaps in a pool are fewer than ten. An
+outline's transactions can have any number of others."""
+
 TransactionError = str | dict[str, Any]
 """As JSON-RPC spells it: "BlockhashNotFound", {"InstructionError": [2, {"Custom": 6005}]}."""
 
@@ -169,12 +173,16 @@ class Outline:
             memo=called.index(_MEMO) if _MEMO in called else None,
             surplus=len(raw) - parted - (0 if self.legacy else 1),
         )
+        if len(self.calls) >= _MOST_KEPT:
+            self.calls.clear()
         self.calls[len(raw)] = calls
         return calls, tuple(datas)
 
     def _named(self, indexes: bytes) -> Named:
         named = self.named.get(indexes)
         if named is None:
+            if len(self.named) >= _MOST_KEPT:
+                self.named.clear()
             named = self.named[indexes] = Named(self, indexes)
         return named
 

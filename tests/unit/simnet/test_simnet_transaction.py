@@ -5,6 +5,7 @@ from __future__ import annotations
 from base64 import b64decode
 
 import pytest
+from solders.instruction import AccountMeta, Instruction
 from solders.pubkey import Pubkey
 from solders.transaction import VersionedTransaction
 
@@ -60,6 +61,19 @@ def test_keys_instructions_and_blockhash_are_as_solders_reads_them(raw: bytes, l
         written = {key for index, key in enumerate(ours.keys) if ours.outline.writable[index]}
         assert written == {ALICE.address, BOB.address}
     assert ours.verified()
+
+
+def test_what_is_worked_out_of_a_message_is_not_kept_for_ever() -> None:
+    nobody = Pubkey.from_bytes(bytes(32))
+    metas = [AccountMeta(nobody, False, False), AccountMeta(ALICE.pubkey, True, True)]
+    # Both are named always, so that it is one outline: in other orders, and with data of other lengths.
+    for number in range(300):
+        accounts = [*metas, *(metas[number >> bit & 1] for bit in range(9))]
+        outline = Transaction(
+            ALICE.sign([Instruction(BOB.pubkey, bytes(number), accounts)], bytes(32))
+        ).outline
+    assert 0 < len(outline.named) < 100
+    assert 0 < len(outline.calls) < 100
 
 
 @pytest.mark.parametrize("legacy", [True, False])
