@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from base64 import b64decode
 from collections.abc import Callable
 from functools import lru_cache
@@ -13,6 +14,8 @@ from solders.signature import Signature
 from simnet import base58
 from simnet.chain import COMMITMENTS
 from simnet.shapes import Json
+
+logger = logging.getLogger(__name__)
 
 _MOST_DECODED: Final = 128
 """Characters of base58: a signature has 88. The time it takes to decode them grows with their square."""
@@ -34,6 +37,14 @@ class RpcFault(Exception):
 
 def invalid(message: str) -> RpcFault:
     return RpcFault(-32602, message)
+
+
+def fault_of(error: Exception) -> RpcFault:
+    """Return the answer to a call that ended so. A defect is logged, and costs that call alone."""
+    if isinstance(error, RpcFault):
+        return error
+    logger.error("a call could not be answered", exc_info=error)
+    return RpcFault(-32603, "Internal error")
 
 
 def argument(params: list[Any], position: int, least: int) -> Any:

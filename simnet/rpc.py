@@ -48,6 +48,7 @@ from simnet.programs.associated_token import address_of
 from simnet.questions import (
     RpcFault,
     argument,
+    fault_of,
     invalid,
     parse_address,
     parse_commitment,
@@ -149,7 +150,7 @@ class Rpc:
         """Return the answer to one call or to a batch of them; a coroutine of it where one takes longer."""
         try:
             request = _decode(body)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, RecursionError):
             return _answer_pieces(None, RpcFault(-32700, "Parse error"))
         if not isinstance(request, list):
             request_id, result = self._begin(request)
@@ -189,7 +190,8 @@ class Rpc:
             params = [params]
         try:
             result = method(params)
-        except RpcFault as fault:
+        except Exception as error:
+            fault = fault_of(error)
             requests_total.labels(name, fault.code).inc()
             return request_id, fault
         self._answered[name] += 1
@@ -199,8 +201,8 @@ class Rpc:
         if isinstance(result, CoroutineType):
             try:
                 result = await result
-            except RpcFault as fault:
-                result = fault
+            except Exception as error:
+                result = fault_of(error)
         return request_id, result
 
     # ---- Time
@@ -783,8 +785,8 @@ def _ledger_json(landed: Landed) -> Json:
 # ---- Questions
 
 
-def _transaction(text: Any, encoding: str) -> Transaction:
-    if not isinstance(text, str):
+def _transaction(text: Any, encoding: Any) -> Transaction:
+    if not isinstance(text, str) or not isinstance(encoding, str):
         raise invalid("Invalid params: invalid type, expected a string")
     most = {"base64": MAX_BASE64_SIZE, "base58": MAX_BASE58_SIZE}.get(encoding)
     if most is None:

@@ -24,6 +24,7 @@ from simnet.chain import Chain
 from simnet.questions import (
     RpcFault,
     argument,
+    fault_of,
     invalid,
     parse_address,
     parse_commitment,
@@ -351,14 +352,14 @@ class _Connection(asyncio.Protocol):
     def _answer(self, text: bytes) -> Json:
         try:
             request = _decode(text)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, RecursionError):
             return _fault_json(None, RpcFault(-32700, "Parse error"))
         if not isinstance(request, dict):
             return _fault_json(None, RpcFault(-32600, "Invalid request"))
         try:
             result = self._call(request.get("method"), request.get("params") or [])
-        except RpcFault as fault:
-            return _fault_json(request.get("id"), fault)
+        except Exception as error:
+            return _fault_json(request.get("id"), fault_of(error))
         return {"jsonrpc": "2.0", "result": result, "id": request.get("id")}
 
     def _call(self, method: Any, params: list[Any]) -> int | bool:
@@ -435,7 +436,7 @@ class _Connection(asyncio.Protocol):
 
     def _unsubscribe(self, held: set[int] | dict[int, Any], params: list[Any]) -> bool:
         subscription = argument(params, 0, 1)
-        if subscription not in held:
+        if type(subscription) is not int or subscription not in held:
             raise RpcFault(-32602, "Invalid subscription id.")
         if isinstance(held, set):
             held.discard(subscription)

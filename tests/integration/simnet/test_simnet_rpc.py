@@ -599,6 +599,12 @@ async def test_a_transaction_sent_again_after_it_landed_changes_nothing(wire: Wi
             " 1648 bytes (max: encoded/raw 1644/1232)",
         ),
         (
+            "sendTransaction",
+            ["AAAA", {"encoding": ["base64"]}],
+            -32602,
+            "Invalid params: invalid type, expected a string",
+        ),
+        (
             "simulateTransaction",
             [
                 b64encode(ALICE.sign([memo("x", ALICE.pubkey)], bytes(32))).decode(),
@@ -673,7 +679,7 @@ async def test_a_versioned_record_is_told_only_to_those_who_can_read_it(wire: Wi
 
 @pytest.mark.parametrize(
     ("body", "code"),
-    [(b"{", -32700), (b"[]", -32600), (b"7", -32600), (b'{"id":1}', -32600)],
+    [(b"{", -32700), (b"[" * 100_000, -32700), (b"[]", -32600), (b"7", -32600), (b'{"id":1}', -32600)],
 )
 async def test_what_is_no_call_is_answered_so(wire: Wire, body: bytes, code: int) -> None:
     assert (await wire.post(body))["error"]["code"] == code
@@ -697,6 +703,17 @@ async def test_a_batch_is_answered_call_by_call(wire: Wire) -> None:
     assert answers["b"]["error"]["code"] == -32601
     assert isinstance(answers["c"]["result"], list)
     assert answers["d"]["error"]["code"] == -32602
+
+
+@pytest.mark.parametrize(("method", "broken"), [("simnet_pools", "market"), ("simnet_ledger", "page")])
+async def test_a_defect_costs_one_call_of_a_batch_and_is_logged(
+    wire: Wire, method: str, broken: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(wire.node.chain, broken, None)
+    one, other = await wire.post([{"id": 1, "method": method}, {"id": 2, "method": "getHealth"}])
+    assert one == {"jsonrpc": "2.0", "error": {"code": -32603, "message": "Internal error"}, "id": 1}
+    assert other == {"jsonrpc": "2.0", "result": "ok", "id": 2}
+    assert [record.exc_info is not None for record in caplog.records] == [True]
 
 
 # ---- What only a simulation has

@@ -357,6 +357,8 @@ async def test_accounts_that_a_slot_changes_are_announced_with_it(node: Node, so
         ("blockSubscribe", [ABOUT_ALICE, WHOLE | {"maxSupportedTransactionVersion": None}], -32602),
         ("blockSubscribe", [ABOUT_ALICE, WHOLE | {"showRewards": True}], -32602),
         ("blockUnsubscribe", [77], -32602),
+        ("blockUnsubscribe", [[77]], -32602),
+        ("slotUnsubscribe", [{}], -32602),
         ("signatureSubscribe", [], -32602),
         ("signatureSubscribe", ["abc"], -32602),
         ("signatureSubscribe", [str(Signature.default()), {"commitment": "surely"}], -32602),
@@ -366,6 +368,24 @@ async def test_what_cannot_be_subscribed_is_refused(
     socket: Socket, method: str, params: list[Any], code: int
 ) -> None:
     assert (await socket.ask(method, *params))["error"]["code"] == code
+
+
+async def test_what_is_wrong_with_a_call_costs_no_subscription(
+    node: Node, socket: Socket, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def failing(_text: Any) -> None:
+        raise LookupError("a defect")
+
+    assert (await socket.ask("slotSubscribe"))["result"] == 1
+    # True is 1, but no number of a subscription.
+    assert (await socket.ask("slotUnsubscribe", True))["error"]["code"] == -32602
+    await socket._socket.send_str("[" * 100_000)
+    assert (await socket.next())["error"]["code"] == -32700
+    monkeypatch.setattr("simnet.ws.parse_signature", failing)
+    assert (await socket.ask("signatureSubscribe", "x"))["error"]["code"] == -32603
+    assert [record.exc_info is not None for record in caplog.records] == [True]
+    node.chain.advance()
+    assert (await socket.next())["params"]["subscription"] == 1
 
 
 async def test_sockets_are_told_to_come_back_when_the_node_stops() -> None:
