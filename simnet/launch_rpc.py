@@ -24,7 +24,7 @@ from simnet.questions import invalid, parse_address, parse_named, parse_options,
 from simnet.shapes import Json, address_text
 from simnet.supply import SupplyError
 
-_MOST_LISTED: Final = 1000
+_MOST_LISTED: Final = 100
 _USUALLY_LISTED: Final = 10
 _MOST_DECIMALS: Final = 12
 _MOST_SLOTS: Final = 10_000_000
@@ -131,7 +131,7 @@ class LaunchRpc:
 
     def _with_free_tier(self, make: Callable[[int], Launch]) -> Launch:
         """Return the launch as the first pool of its token, kind and quote that there is not yet."""
-        waiting = self._chain.launches.waiting_pools()
+        waiting = self._chain.launches.waiting_pools
         for tier in REQUESTED_TIERS:
             launch = make(tier)
             pool = pool_of(launch).keys.pool

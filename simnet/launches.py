@@ -147,6 +147,8 @@ class Launches:
         self._growth_slots = _growth_slots(launch_slots)
         self._waiting: dict[int, list[Launch]] = {}
         """Requested ones, by the slot that they open in."""
+        self.waiting_pools: set[Pubkey] = set()
+        """Addresses of the pools that these will open."""
 
     def restore(
         self, requested: Iterable[Launch], accounts: Mapping[bytes, Account], slot: int
@@ -178,12 +180,15 @@ class Launches:
         self.requested.append(launch)
         if launch.slot > slot:
             self._waiting.setdefault(launch.slot, []).append(launch)
+            self.waiting_pools.add(pool_of(launch).keys.pool)
 
     def act(self, view: View, slot: int) -> list[GenesisPool]:
         """Do what is due in a slot; return the pools it opened."""
         opened = []
         if self._waiting:
-            opened += [_open_if_possible(view, launch) for launch in self._waiting.pop(slot, ())]
+            for launch in self._waiting.pop(slot, ()):
+                self.waiting_pools.discard(pool_of(launch).keys.pool)
+                opened.append(_open_if_possible(view, launch))
         if self._launch_slots:
             passed = slot - self._first_slot
             index, since = divmod(passed, self._launch_slots)
@@ -214,10 +219,6 @@ class Launches:
         before = [launch for launch in launches if launch.slot <= slot]
         after = [launch for launch in launches if launch.slot > slot]
         return before[-count:] + after[:count]
-
-    def waiting_pools(self) -> set[Pubkey]:
-        """Return the addresses of pools that requests will open."""
-        return {pool_of(launch).keys.pool for launches in self._waiting.values() for launch in launches}
 
     def _scheduled(self, index: int) -> Launch:
         return scheduled_launch(self._seed, index, self._launch_slots, self._first_slot)

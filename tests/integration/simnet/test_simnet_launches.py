@@ -175,6 +175,7 @@ LAUNCH = {"quoteAmount": 10**10}
     ("method", "asked", "sentence"),
     [
         ("simnet_launches", {"count": 0}, "count must be a whole number from 1"),
+        ("simnet_launches", {"count": 101}, "count must be a whole number from 1 to 100"),
         ("simnet_launch", {}, "quoteAmount is missing"),
         ("simnet_launch", {"quoteAmount": 1.5}, "quoteAmount must be a whole number"),
         ("simnet_launch", {**LAUNCH, "quote": "DOGE"}, "quote must be one of SOL, USDC"),

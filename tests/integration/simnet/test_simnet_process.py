@@ -169,20 +169,20 @@ async def test_launches_survive_kill_9_and_those_that_wait_open_in_their_slots(t
         at_once = await simnet.call("simnet_launch", {"quoteAmount": 10**10})
         async with asyncio.timeout(20):
             while True:
-                told = await simnet.call("simnet_launches", {"count": 1000})
+                told = await simnet.call("simnet_launches", {"count": 100})
                 if sum(each["open"] for each in told) > 2:
                     break
         # With slots shown that are not on record.
         await simnet.kill()
     opened = [each for each in told if each["open"]]
     async with running(tmp_path, **figures) as again:
-        now = await again.call("simnet_launches", {"count": 1000})
+        now = await again.call("simnet_launches", {"count": 100})
         assert [each for each in now if each["slot"] <= opened[-1]["slot"]] == opened
         assert at_once in opened
         pools = {each["pool"]: each for each in await again.call("simnet_pools")}
         assert pools.keys() >= {each["pool"] for each in opened}
         await again.call("simnet_advance", {"slots": 60})
-        assert {**waiting, "open": True} in await again.call("simnet_launches", {"count": 1000})
+        assert {**waiting, "open": True} in await again.call("simnet_launches", {"count": 100})
         mint = await again.call("getAccountInfo", waiting["mint"], {"encoding": "base64", **PROCESSED})
         supply = MINT.decode(b64decode(mint["value"]["data"][0])).supply
         assert supply == int(waiting["baseAmount"])

@@ -14,6 +14,7 @@ from engine.domain.tokens import SOL, USDC, Token
 from engine.solana.accounts import MINT
 from engine.solana.instructions import transfer_lamports
 from engine.solana.programs import CLOCK_SYSVAR
+from simnet import launches
 from simnet.accounts import rent_exempt_minimum
 from simnet.bank import View
 from simnet.chain import FIRST_SLOT
@@ -226,6 +227,22 @@ async def test_the_price_of_a_launched_token_is_moved_like_any(tmp_path: Path, i
         assert price(net, pool) / before == pytest.approx(factor if pool.a_is_base else 1 / factor, abs=1e-3)
         for token in (each.base, each.quote):
             assert supply(net, token) == supply_held(net.chain.accounts, token)
+
+
+async def test_a_request_takes_no_longer_where_many_wait(tmp_path: Path) -> None:
+    async with open_chain(tmp_path) as net:
+        for index in range(1, 301):
+            waiting = msgspec.structs.replace(
+                launch(0), index=index, requested=True, mint=index.to_bytes(32, "big"), slot=FIRST_SLOT + 5
+            )
+            net.chain.launch(waiting)
+        assert len(net.chain.launches.waiting_pools) == 300
+        made = launches._parts.cache_info().misses
+        net.rpc._methods["simnet_launch"]([{"quoteAmount": 10**10, "slots": 5}])
+        assert launches._parts.cache_info().misses - made <= 2
+        advance_to(net, FIRST_SLOT + 5)
+        assert len(net.chain.market.pools) == len(net.pools) + 301
+        assert net.chain.launches.waiting_pools == set()
 
 
 # ---- Liquidity
