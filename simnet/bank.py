@@ -45,6 +45,7 @@ class ProgramError(Exception):
 
 
 _WORDS: Final = {
+    "InvalidArgument": "invalid program argument",
     "InvalidInstructionData": "invalid instruction data",
     "InvalidAccountData": "invalid account data for instruction",
     "IncorrectProgramId": "incorrect program id for instruction",
@@ -53,6 +54,7 @@ _WORDS: Final = {
     "InvalidSeeds": "Provided seeds do not result in a valid address",
     "IllegalOwner": "Provided owner is not allowed",
     "ReadonlyDataModified": "instruction modified data of a read-only account",
+    "ReadonlyLamportChange": "instruction changed the balance of a read-only account",
     "UninitializedAccount": "instruction requires an initialized account",
     "ComputationalBudgetExceeded": "Computational budget exceeded",
     "UnsupportedProgramId": "Unsupported program id",
@@ -116,6 +118,12 @@ class View:
         if account is None:
             return self.below.get(address)
         return account if account.lamports else None
+
+    def existing(self, address: bytes) -> Account:
+        """Return an account that is sure to be there."""
+        account = self.get(address)
+        assert account is not None
+        return account
 
     def get_all(self, addresses: Sequence[bytes]) -> list[Account | None]:
         changed, below = self.changed.get, self.below.get
@@ -229,9 +237,11 @@ class Call:
 
     def put(self, position: int, account: Account) -> None:
         """Change an account. Raises ProgramError if the message says it is read-only."""
-        if not self.named.writable[position]:
-            raise ProgramError("ReadonlyDataModified")
         index = self._indexes[position]
+        if not self.named.writable[position]:
+            before = self.accounts[index]
+            keeps_lamports = account.lamports == (0 if before is None else before.lamports)
+            raise ProgramError("ReadonlyDataModified" if keeps_lamports else "ReadonlyLamportChange")
         self._run.written[index] = account
         self.accounts[index] = account if account.lamports else None
 

@@ -68,7 +68,7 @@ def set_liquidity(view: View, pool: GenesisPool, quote_amount: int) -> None:
     reserve_b, reserve_a = state.price(True)
     before = reserve_b if pool.a_is_base else reserve_a
     amount_a, amount_b = (reserve * quote_amount // before for reserve in (reserve_a, reserve_b))
-    account = _existing(view, bytes(keys.pool))
+    account = view.existing(bytes(keys.pool))
     changes = {
         bytes(vault): (bytes(mint), amount - reserve)
         for vault, mint, amount, reserve in (
@@ -76,7 +76,7 @@ def set_liquidity(view: View, pool: GenesisPool, quote_amount: int) -> None:
             (keys.vault_b, keys.mint_b, amount_b, reserve_b),
         )
     }
-    vaults = {address: _existing(view, address) for address in changes}
+    vaults = {address: view.existing(address) for address in changes}
     if min(amount_a, amount_b) < 1:
         raise LiquidityError("that is less than a base unit on one side")
     if any(token_balance(vaults[address]) + change > U64_MAX for address, (_, change) in changes.items()):
@@ -93,9 +93,3 @@ def set_liquidity(view: View, pool: GenesisPool, quote_amount: int) -> None:
     if data != account.data:
         above.put(bytes(keys.pool), Account(account.lamports, account.owner, data))
     view.changed.update(above.changed)
-
-
-def _existing(view: View, address: bytes) -> Account:
-    account = view.get(address)
-    assert account is not None
-    return account

@@ -137,7 +137,7 @@ class Market:
         vaults = (keys.vault_a, keys.vault_b)
         for key, data in pool.venue.written(keys, accounts, a_to_b, swap).items():
             if key not in vaults:
-                before = _existing(view, bytes(key))
+                before = view.existing(bytes(key))
                 view.put(bytes(key), Account(before.lamports, before.owner, data))
         for address, change in (
             (paid_from, -swap.input_amount),
@@ -145,7 +145,7 @@ class Market:
             (bytes(vault_out), -swap.output_amount),
             (paid_to, swap.output_amount),
         ):
-            account = _existing(view, address)
+            account = view.existing(address)
             view.put(address, with_token_balance(account, token_balance(account) + change))
         return True
 
@@ -218,9 +218,3 @@ def _amount_until(state: Pool, a_to_b: bool, target: float, fee_ppm: int, clock:
             break
         amount += segment.jump or segment.slope * (min(segment.end, end) - segment.start)
     return int(amount)
-
-
-def _existing(view: View, address: bytes) -> Account:
-    account = view.get(address)
-    assert account is not None
-    return account

@@ -15,7 +15,7 @@ import msgspec
 from solders.pubkey import Pubkey
 from solders.transaction import VersionedTransaction
 
-from engine.solana.programs import COMPUTE_BUDGET_PROGRAM, MEMO_PROGRAM
+from engine.solana.programs import CLOCK_SYSVAR, COMPUTE_BUDGET_PROGRAM, MEMO_PROGRAM, SYSTEM_PROGRAM
 from simnet.accounts import LAMPORTS_PER_SIGNATURE
 
 MAX_RAW_SIZE: Final = 1232
@@ -26,6 +26,8 @@ _DEFAULT_UNITS_PER_INSTRUCTION: Final = 200_000
 _COMPUTE_BUDGET: Final = bytes(COMPUTE_BUDGET_PROGRAM)
 _MEMO: Final = bytes(MEMO_PROGRAM)
 _VERSIONED: Final = 0x80
+_RESERVED: Final = {bytes(key) for key in (CLOCK_SYSVAR, SYSTEM_PROGRAM, COMPUTE_BUDGET_PROGRAM)}
+"""The runtime's own accounts, of those that there are here: read-only whatever a message says of them."""
 
 _MOST_KEPT: Final = 64
 """Of what an outline has worked out, of each kind; those of a wallet's swaps in a pool are fewer than ten. An
@@ -112,11 +114,14 @@ class Outline:
         self.index_of = {key: index for index, key in enumerate(self.keys)}
         self.has_twins = len(self.index_of) < len(self.keys)
         """A key is there twice: such a transaction never lands."""
-        self.writable = (
+        asked = (
             b"\1" * self.writable_signer_count
             + bytes(signers - self.writable_signer_count)
             + b"\1" * (len(self.keys) - signers - self.read_only_count)
             + bytes(self.read_only_count)
+        )
+        self.writable = bytes(
+            [flag and key not in _RESERVED for flag, key in zip(asked, self.keys, strict=False)]
         )
         """1 for each key that instructions may change, else 0."""
         self.named: dict[bytes, Named] = {}

@@ -30,6 +30,8 @@ from engine.solana.instructions import (
 )
 from engine.solana.programs import (
     ASSOCIATED_TOKEN_PROGRAM,
+    CLOCK_SYSVAR,
+    COMPUTE_BUDGET_PROGRAM,
     SYSTEM_PROGRAM,
     TOKEN_PROGRAM,
     WRAPPED_SOL_MINT,
@@ -135,6 +137,24 @@ async def test_a_transfer_to_oneself_makes_no_money(net: OpenChain) -> None:
         is None
     )
     assert net.lamports(ALICE.pubkey) == 10**13 - 5000
+
+
+def test_an_error_of_the_runtime_reads_as_a_node_words_it() -> None:
+    for word, text in (
+        ("InvalidArgument", "invalid program argument"),
+        ("ReadonlyLamportChange", "instruction changed the balance of a read-only account"),
+    ):
+        error = {"InstructionError": [0, word]}
+        assert error_text(error) == f"Error processing Instruction 0: {text}"
+
+
+@pytest.mark.parametrize("key", [CLOCK_SYSVAR, SYSTEM_PROGRAM, COMPUTE_BUDGET_PROGRAM])
+async def test_the_runtimes_own_accounts_take_no_lamports(net: OpenChain, key: Pubkey) -> None:
+    before = lamports_held(net.chain.accounts)
+    raw = ALICE.sign([transfer_lamports(ALICE.pubkey, key, 10**9)], net.blockhash)
+    assert await net.land(raw) == {"InstructionError": [0, "ReadonlyLamportChange"]}
+    net.chain.advance()
+    assert lamports_held(net.chain.accounts) == before
 
 
 async def test_too_few_lamports_to_transfer_is_the_system_programs_error_1_and_still_costs_the_fee(
