@@ -54,7 +54,7 @@ def run(
         configure_logging(name, settings.log_level)
         _spare_the_collector()
         with _runner(uvloop.new_event_loop) as runner:
-            runner.run(_until_stopped(main, settings, supervised))
+            runner.run(_until_stopped(main, settings, name, supervised))
     except (SettingsError, StartupError) as error:
         return _refuse(error, name, supervised)
     except ExceptionGroup as group:
@@ -124,10 +124,15 @@ def _runner(loop_factory: Callable[[], asyncio.AbstractEventLoop]) -> asyncio.Ru
 
 
 async def _until_stopped(
-    main: Callable[[Settings, asyncio.Event], Awaitable[None]], settings: Settings, supervised: bool
+    main: Callable[[Settings, asyncio.Event], Awaitable[None]],
+    settings: Settings,
+    name: str,
+    supervised: bool,
 ) -> None:
     import asyncio
+    import logging
 
+    logger = logging.getLogger(name)
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     told = 0.0
@@ -141,11 +146,15 @@ async def _until_stopped(
         if stopping.is_set():
             signal.signal(signal_number, signal.SIG_DFL)
             os.kill(os.getpid(), signal_number)
+        else:
+            logger.info("told to stop by %s", signal_number.name)
         stopping.set()
 
     for signal_number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signal_number, stop, signal_number)
     await main(settings, stopping)
+    if stopping.is_set():
+        logger.info("stopped")
 
 
 def _refuse(error: BaseException, name: str, supervised: bool) -> int:

@@ -30,6 +30,7 @@ from engine.domain.errors import (
     SequenceAhead,
     StoreUnavailable,
     TooManyOrders,
+    TooManyTokens,
 )
 from engine.telemetry import refusals_total
 
@@ -47,6 +48,7 @@ CODES: Final[Mapping[type[EngineError], int]] = {
     StoreUnavailable: code_pb2.UNAVAILABLE,
     OrderNotReadable: code_pb2.UNAVAILABLE,
     NodeUnavailable: code_pb2.UNAVAILABLE,
+    TooManyTokens: code_pb2.UNAVAILABLE,
     Draining: code_pb2.UNAVAILABLE,
     # To the client it is the same: ask again, with the same request_id.
     OutcomeUnknown: code_pb2.UNAVAILABLE,

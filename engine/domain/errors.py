@@ -131,8 +131,11 @@ class NodeUnavailable(Unavailable):
     reason = "NODE_UNAVAILABLE"
 
 
-class TooManyTokens(NodeUnavailable):
+class TooManyTokens(Unavailable):
     """More are named by orders than can be followed at a time."""
+
+    # What to do is the same as where the node cannot tell of one.
+    reason = "NODE_UNAVAILABLE"
 
 
 class Draining(Unavailable):

@@ -93,7 +93,9 @@ class OrderServiceServicer:
         INVALID_ARGUMENT: a field is malformed (BadRequest names each one).
         ALREADY_EXISTS, REQUEST_ID_REUSED: `request_id` was used for a different order.
         RESOURCE_EXHAUSTED, TOO_MANY_ORDERS: nothing was stored; RetryInfo says when to come back.
-        UNAVAILABLE, STORE_UNAVAILABLE or DRAINING: ask again, with the same `request_id`.
+        UNAVAILABLE, with any reason: ask again, with the same `request_id`. STORE_UNAVAILABLE, DRAINING:
+        nothing was stored. OUTCOME_UNKNOWN: it may have been. NODE_UNAVAILABLE: the chain could not be
+        asked about a mint.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -111,6 +113,7 @@ class OrderServiceServicer:
         """Prices an order without executing it: what each venue offers, and the route chosen.
 
         FAILED_PRECONDITION, NO_ROUTE: no pool can fill the order now.
+        UNAVAILABLE, NODE_UNAVAILABLE: prices are not known, or too old.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -143,6 +146,7 @@ class OrderServiceServicer:
     def CancelOrder(self, request, context):
         """Cancels an order that has not been broadcast. On return it is CANCELLED.
 
+        NOT_FOUND, ORDER_NOT_FOUND: no such order.
         FAILED_PRECONDITION, ORDER_IN_FLIGHT: a transaction may already be on the network.
         FAILED_PRECONDITION, ORDER_CLOSED: the order has already ended.
         """

@@ -49,7 +49,9 @@ class OrderServiceStub:
     INVALID_ARGUMENT: a field is malformed (BadRequest names each one).
     ALREADY_EXISTS, REQUEST_ID_REUSED: `request_id` was used for a different order.
     RESOURCE_EXHAUSTED, TOO_MANY_ORDERS: nothing was stored; RetryInfo says when to come back.
-    UNAVAILABLE, STORE_UNAVAILABLE or DRAINING: ask again, with the same `request_id`.
+    UNAVAILABLE, with any reason: ask again, with the same `request_id`. STORE_UNAVAILABLE, DRAINING:
+    nothing was stored. OUTCOME_UNKNOWN: it may have been. NODE_UNAVAILABLE: the chain could not be
+    asked about a mint.
     """
     BatchSubmitOrders: _grpc.UnaryUnaryMultiCallable[_orders_pb2.BatchSubmitOrdersRequest, _orders_pb2.BatchSubmitOrdersResponse]
     """Submits many orders at once. Each has its own result, in the request's order: one
@@ -59,6 +61,7 @@ class OrderServiceStub:
     """Prices an order without executing it: what each venue offers, and the route chosen.
 
     FAILED_PRECONDITION, NO_ROUTE: no pool can fill the order now.
+    UNAVAILABLE, NODE_UNAVAILABLE: prices are not known, or too old.
     """
     GetOrder: _grpc.UnaryUnaryMultiCallable[_orders_pb2.GetOrderRequest, _orders_pb2.GetOrderResponse]
     """Returns an order as it stands now.
@@ -74,6 +77,7 @@ class OrderServiceStub:
     CancelOrder: _grpc.UnaryUnaryMultiCallable[_orders_pb2.CancelOrderRequest, _orders_pb2.CancelOrderResponse]
     """Cancels an order that has not been broadcast. On return it is CANCELLED.
 
+    NOT_FOUND, ORDER_NOT_FOUND: no such order.
     FAILED_PRECONDITION, ORDER_IN_FLIGHT: a transaction may already be on the network.
     FAILED_PRECONDITION, ORDER_CLOSED: the order has already ended.
     """
@@ -109,7 +113,9 @@ class OrderServiceAsyncStub(OrderServiceStub):
     INVALID_ARGUMENT: a field is malformed (BadRequest names each one).
     ALREADY_EXISTS, REQUEST_ID_REUSED: `request_id` was used for a different order.
     RESOURCE_EXHAUSTED, TOO_MANY_ORDERS: nothing was stored; RetryInfo says when to come back.
-    UNAVAILABLE, STORE_UNAVAILABLE or DRAINING: ask again, with the same `request_id`.
+    UNAVAILABLE, with any reason: ask again, with the same `request_id`. STORE_UNAVAILABLE, DRAINING:
+    nothing was stored. OUTCOME_UNKNOWN: it may have been. NODE_UNAVAILABLE: the chain could not be
+    asked about a mint.
     """
     BatchSubmitOrders: _aio.UnaryUnaryMultiCallable[_orders_pb2.BatchSubmitOrdersRequest, _orders_pb2.BatchSubmitOrdersResponse]  # type: ignore[assignment]
     """Submits many orders at once. Each has its own result, in the request's order: one
@@ -119,6 +125,7 @@ class OrderServiceAsyncStub(OrderServiceStub):
     """Prices an order without executing it: what each venue offers, and the route chosen.
 
     FAILED_PRECONDITION, NO_ROUTE: no pool can fill the order now.
+    UNAVAILABLE, NODE_UNAVAILABLE: prices are not known, or too old.
     """
     GetOrder: _aio.UnaryUnaryMultiCallable[_orders_pb2.GetOrderRequest, _orders_pb2.GetOrderResponse]  # type: ignore[assignment]
     """Returns an order as it stands now.
@@ -134,6 +141,7 @@ class OrderServiceAsyncStub(OrderServiceStub):
     CancelOrder: _aio.UnaryUnaryMultiCallable[_orders_pb2.CancelOrderRequest, _orders_pb2.CancelOrderResponse]  # type: ignore[assignment]
     """Cancels an order that has not been broadcast. On return it is CANCELLED.
 
+    NOT_FOUND, ORDER_NOT_FOUND: no such order.
     FAILED_PRECONDITION, ORDER_IN_FLIGHT: a transaction may already be on the network.
     FAILED_PRECONDITION, ORDER_CLOSED: the order has already ended.
     """
@@ -172,7 +180,9 @@ class OrderServiceServicer(metaclass=_abc_1.ABCMeta):
         INVALID_ARGUMENT: a field is malformed (BadRequest names each one).
         ALREADY_EXISTS, REQUEST_ID_REUSED: `request_id` was used for a different order.
         RESOURCE_EXHAUSTED, TOO_MANY_ORDERS: nothing was stored; RetryInfo says when to come back.
-        UNAVAILABLE, STORE_UNAVAILABLE or DRAINING: ask again, with the same `request_id`.
+        UNAVAILABLE, with any reason: ask again, with the same `request_id`. STORE_UNAVAILABLE, DRAINING:
+        nothing was stored. OUTCOME_UNKNOWN: it may have been. NODE_UNAVAILABLE: the chain could not be
+        asked about a mint.
         """
 
     @_abc_1.abstractmethod
@@ -194,6 +204,7 @@ class OrderServiceServicer(metaclass=_abc_1.ABCMeta):
         """Prices an order without executing it: what each venue offers, and the route chosen.
 
         FAILED_PRECONDITION, NO_ROUTE: no pool can fill the order now.
+        UNAVAILABLE, NODE_UNAVAILABLE: prices are not known, or too old.
         """
 
     @_abc_1.abstractmethod
@@ -233,6 +244,7 @@ class OrderServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_orders_pb2.CancelOrderResponse, _abc.Awaitable[_orders_pb2.CancelOrderResponse]]:
         """Cancels an order that has not been broadcast. On return it is CANCELLED.
 
+        NOT_FOUND, ORDER_NOT_FOUND: no such order.
         FAILED_PRECONDITION, ORDER_IN_FLIGHT: a transaction may already be on the network.
         FAILED_PRECONDITION, ORDER_CLOSED: the order has already ended.
         """

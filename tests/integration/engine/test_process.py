@@ -41,13 +41,20 @@ async def _ended(process: Process) -> tuple[int | None, str, str]:
     return process.returncode, out.decode(), err.decode()
 
 
+def _messages(said: str) -> list[str]:
+    """What a log says."""
+    return [json.loads(line)["message"] for line in said.splitlines()]
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_a_signal_asks_it_to_stop_and_it_exits_with_0(number: signal.Signals) -> None:
     process = await _start(_FRAME.format(body=_WAITS))
     assert process.stdout is not None
     assert await process.stdout.readline() == b"ready\n"
     process.send_signal(number)
-    assert await _ended(process) == (0, "drained\n", "")
+    code, out, said = await _ended(process)
+    assert (code, out) == (0, "drained\n")
+    assert _messages(said) == [f"told to stop by {number.name}", "stopped"]
 
 
 async def test_a_second_signal_ends_it_at_once(until: Callable[..., Awaitable[None]]) -> None:
@@ -75,7 +82,9 @@ async def test_a_supervised_process_takes_two_signals_that_come_together_for_one
     process.send_signal(signal.SIGTERM)
     assert await process.stdout.readline() == b"drained\n"
     process.send_signal(signal.SIGTERM)
-    assert await _ended(process) == (0, "done\n", "")
+    code, out, said = await _ended(process)
+    assert (code, out) == (0, "done\n")
+    assert _messages(said) == ["told to stop by SIGTERM", "stopped"]
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ from engine.domain.errors import (
     SequenceAhead,
     StoreUnavailable,
     TooManyOrders,
+    TooManyTokens,
     Unavailable,
 )
 from server.refusals import CODES, to_status
@@ -45,6 +46,7 @@ TABLE: list[tuple[EngineError, str, str]] = [
     (StoreUnavailable("PostgreSQL is away"), "UNAVAILABLE", "STORE_UNAVAILABLE"),
     (OrderNotReadable(ORDER_ID), "UNAVAILABLE", "STORE_UNAVAILABLE"),
     (NodeUnavailable("the node is away"), "UNAVAILABLE", "NODE_UNAVAILABLE"),
+    (TooManyTokens("as many as can be"), "UNAVAILABLE", "NODE_UNAVAILABLE"),
     (Draining("come back"), "UNAVAILABLE", "DRAINING"),
     (OutcomeUnknown("the connection broke"), "UNAVAILABLE", "OUTCOME_UNKNOWN"),
 ]
