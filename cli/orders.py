@@ -159,17 +159,24 @@ async def _tell_absence(client: OrderClient) -> None:
     Raises BrokenPipeError when nobody reads what is printed any more: the next event may be days away.
     """
     absence: str | None = None
-    output = select.poll()
-    output.register(sys.stdout, 0)
     while True:
         await asyncio.sleep(_LOOK_SECONDS)
-        if any(event & select.POLLERR for _, event in output.poll(0)):
+        if _reader_has_left():
             raise BrokenPipeError
         before, absence = absence, await client.unready_reason()
         if absence is not None and before is None:
             _say(f"waiting for the server; the watch goes on when it is back ({absence})")
         elif absence is None and before is not None:
             _say("the server is back")
+
+
+def _reader_has_left() -> bool:
+    output = select.poll()
+    try:
+        output.register(sys.stdout, 0)
+    except (OSError, ValueError):
+        return False  # it is no file, or closed
+    return any(event & select.POLLERR for _, event in output.poll(0))
 
 
 def _say(sentence: str) -> None:

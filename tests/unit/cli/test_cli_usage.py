@@ -6,7 +6,6 @@ import asyncio
 import os
 import re
 import signal
-import socket
 import sys
 from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator
@@ -386,18 +385,32 @@ def test_a_submit_without_an_answer_says_how_to_submit_it_again_safely() -> None
     assert said.stderr.endswith(f" (to submit it again safely, add {again[0]})\n")
 
 
+class Silent(orders_pb2_grpc.OrderServiceServicer):
+    """Takes orders and answers nothing."""
+
+    def __init__(self) -> None:
+        self.asked = asyncio.Event()
+
+    async def BatchSubmitOrders(  # noqa: N802
+        self, request: pb.BatchSubmitOrdersRequest, context: grpc.aio.ServicerContext[object, object]
+    ) -> pb.BatchSubmitOrdersResponse:
+        self.asked.set()
+        await asyncio.Event().wait()
+        raise AssertionError("it waits for ever")
+
+
 async def test_a_submit_that_is_interrupted_says_how_to_submit_it_again_safely() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        server = f"127.0.0.1:{silent.getsockname()[1]}"
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "cli", *SUBMIT, "--server", server), stdout=PIPE, stderr=PIPE
-        )
-        connection, _ = await asyncio.to_thread(silent.accept)
-        with connection:
-            # From here on it waits for an answer, which nobody gives.
-            await asyncio.to_thread(connection.recv, 1)
-            process.send_signal(signal.SIGINT)
-            out, said = await process.communicate()
+    server, silent = grpc.aio.server(), Silent()  # type: ignore[abstract]
+    orders_pb2_grpc.add_OrderServiceServicer_to_server(silent, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "cli", *SUBMIT, "--server", f"127.0.0.1:{port}"), stdout=PIPE, stderr=PIPE
+    )
+    await silent.asked.wait()
+    process.send_signal(signal.SIGINT)
+    out, said = await process.communicate()
+    await server.stop(0)
     assert (process.returncode, out) == (130, b"")
     again = r"to submit it again safely, add --request-id \w{32}"
     assert re.fullmatch(rf"order-engine: the order may have been submitted; {again}\n", said.decode())
