@@ -95,6 +95,8 @@ class Discovery:
         self._is_wanted = asyncio.Event()
         self._is_crowded = asyncio.Event()
         """A pool has opened whose pair has as many as are traded."""
+        self._told_count = 0
+        """Of pools that are traded, as the log was told."""
         self._trouble = Trouble(logger, "pools cannot be listed", "pools are listed again")
         self._full = Trouble(logger, "not all tokens that orders name are followed", "they all are again")
 
@@ -283,9 +285,9 @@ class Discovery:
             found = dict(chain.from_iterable(answers)).items()
             new = [
                 address
-                for address, mints in found
-                if mints[:32] in self._known_mints
-                and mints[32:] in self._known_mints
+                for address, its_mints in found
+                if its_mints[:32] in self._known_mints
+                and its_mints[32:] in self._known_mints
                 and str(address) not in self._pools
             ]
             _, accounts = await self._node.multiple_accounts(new)
@@ -295,7 +297,9 @@ class Discovery:
                     self._list(venue, address, account.data)
         is_other = await self._choose(None if mints is None else frozenset(mints))
         self._accounts.plan()
-        logger.info("trading %d pools", len(self._pools.traded))
+        if (count := len(self._pools.traded)) != self._told_count:
+            self._told_count = count
+            logger.info("trading %d pools", count)
         return is_other
 
     def _list(self, venue: Venue[Any], address: Pubkey, data: bytes) -> None:
