@@ -405,7 +405,11 @@ async def test_a_submit_that_is_interrupted_says_how_to_submit_it_again_safely()
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "cli", *SUBMIT, "--server", f"127.0.0.1:{port}"), stdout=PIPE, stderr=PIPE
+        *(sys.executable, "-m", "cli", *SUBMIT, "--server", f"127.0.0.1:{port}"),
+        stdout=PIPE,
+        stderr=PIPE,
+        # What a shell starts in the background ignores it, and all that is started from there.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     await silent.asked.wait()
     process.send_signal(signal.SIGINT)
