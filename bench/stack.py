@@ -73,6 +73,9 @@ async def own_server(
         # Prices move by the orders alone: moved every slot, at slots of 10 ms, the market is forty times as
         # fast as it should be, and what fails then is no figure of the engine.
         "SIMNET_MARKET_POOLS": "0",
+        # Orders that wait are put into the database as due in an hour. What is put off for longer than any
+        # retry is taken to have been so by a wrong clock, and made due.
+        "RETRY_CAP_SECONDS": "7200",
         # Nobody here orders what is launched.
         "SIMNET_LAUNCH_SLOTS": "0",
         "SIMNET_HISTORY_SLOTS": "0",
