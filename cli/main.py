@@ -108,22 +108,21 @@ def _from_now(seconds: float | None) -> float | None:
     return seconds
 
 
-def _time_with_zone(text: str | None) -> str | None:
-    if text is not None:
-        try:
-            has_zone = datetime.fromisoformat(text).tzinfo is not None
-        except ValueError:
-            has_zone = False
-        if not has_zone:
-            raise typer.BadParameter(f'"{text}" is not a time with its zone, such as 2030-01-31T18:00:00Z')
-    return text
+def _time(text: str) -> datetime:
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        time = None
+    if time is None or time.tzinfo is None:
+        raise typer.BadParameter(f'"{text}" is not a time with its zone, such as 2030-01-31T18:00:00Z')
+    return time
 
 
-def _expiry(seconds: float | None, text: str | None, request_id: str | None) -> datetime | None:
-    if text is not None:
+def _expiry(seconds: float | None, time: datetime | None, request_id: str | None) -> datetime | None:
+    if time is not None:
         if seconds is not None:
             raise TyperException("--expire-seconds and --expire-time exclude each other")
-        return datetime.fromisoformat(text)
+        return time
     if seconds is None:
         return None
     if request_id is not None:
@@ -258,10 +257,8 @@ def submit(
         typer.Option(min=0.001, help="Give up unless it is broadcast by then.", callback=_from_now),
     ] = None,
     expire_time: Annotated[
-        str | None,
-        typer.Option(
-            metavar="TIME", help="The same, as a time: 2030-01-31T18:00:00Z.", callback=_time_with_zone
-        ),
+        datetime | None,
+        typer.Option(metavar="TIME", help="The same, as a time: 2030-01-31T18:00:00Z.", parser=_time),
     ] = None,
     request_id: Annotated[
         str | None,

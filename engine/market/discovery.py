@@ -236,7 +236,7 @@ class Discovery:
         while True:
             await self._is_crowded.wait()
             self._is_crowded.clear()
-            await until_done(self._choose_again, self._trouble)
+            await until_done(self._choose, self._trouble)
             self._read_soon()
             await asyncio.sleep(_CHOOSE_SECONDS)
 
@@ -296,7 +296,6 @@ class Discovery:
                 if account is not None and str(address) not in self._pools:
                     self._list(venue, address, account.data)
         is_other = await self._choose(None if mints is None else frozenset(mints))
-        self._accounts.plan()
         if (count := len(self._pools.traded)) != self._told_count:
             self._told_count = count
             logger.info("trading %d pools", count)
@@ -320,15 +319,11 @@ class Discovery:
         )
         self._pools.add(listing, data)
 
-    async def _choose_again(self) -> None:
-        await self._choose(None)
-        self._accounts.plan()
-
-    async def _choose(self, mints: Set[str] | None) -> bool:
+    async def _choose(self, mints: Set[str] | None = None) -> bool:
         """Of pairs with more pools than are traded, trade those that hold the most of the better known token.
 
-        Of the other one its maker may have any amount. `mints`: only of pairs with one of these. Says whether
-        others are traded than before; what is read has to be planned anew then, in the same turn of the loop.
+        Of the other one its maker may have any amount. `mints`: only of pairs with one of these. Plans anew
+        what is read, and says whether others are traded than before.
         """
         pairs = self._pools.crowded(mints)
         answers = await asyncio.gather(*(self._node.multiple_accounts(self._vaults(pair)) for pair in pairs))
@@ -338,6 +333,8 @@ class Discovery:
             changed |= self._pools.trade_best(sorted(pools, key=amounts.__getitem__, reverse=True))
         if changed:
             self._forget_offers()
+        # In the same turn of the loop: a refresh in between would take what it reads of those that left.
+        self._accounts.plan()
         return changed
 
     def _vaults(self, pools: Sequence[Listing]) -> list[Pubkey]:

@@ -104,6 +104,15 @@ async def noted(settings: Settings) -> None:
         await store.set_place((await store.place()).here, OTHER)
 
 
+async def execute_orders(settings: Settings, simnet: Simnet, wallet: Wallet, count: int) -> None:
+    """Execute so many orders, one after the other."""
+    async with worker_of(settings, simnet, wallet) as worker:
+        for _ in range(count):
+            order = await stored(worker.store)
+            await worker.executor.take([order.order_id])
+            await worker.closed(order.order_id)
+
+
 async def route_of(worker: Worker, order: Order) -> Route:
     route = (await worker.decisions(order.order_id))[-1].route
     assert route is not None
@@ -353,11 +362,7 @@ async def test_no_wrong_clock_hides_what_was_executed(
 async def test_no_more_is_read_than_what_may_be_lacking(
     settings: Settings, simnet: Simnet, wallet: Wallet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with worker_of(settings, simnet, wallet) as worker:
-        for _ in range(5):
-            order = await stored(worker.store)
-            await worker.executor.take([order.order_id])
-            await worker.closed(order.order_id)
+    await execute_orders(settings, simnet, wallet, 5)
     async with restored(settings, simnet, wallet, 1) as (backup, _):
         monkeypatch.setattr("workers.reconciliation._SIGNED_SLOTS", 0)
         pages = pages_of_one(monkeypatch)
@@ -375,11 +380,7 @@ async def test_no_more_is_read_than_what_may_be_lacking(
 async def test_a_new_record_does_not_read_all_that_its_wallet_ever_did(
     settings: Settings, simnet: Simnet, wallet: Wallet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with worker_of(settings, simnet, wallet) as worker:
-        for _ in range(6):
-            order = await stored(worker.store)
-            await worker.executor.take([order.order_id])
-            await worker.closed(order.order_id)
+    await execute_orders(settings, simnet, wallet, 6)
     monkeypatch.setattr("workers.reconciliation._LOOKED_AT", 2)
     monkeypatch.setattr("workers.reconciliation._MARGIN", timedelta(hours=-1))
     pages = pages_of_one(monkeypatch)
